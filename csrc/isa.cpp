@@ -1,0 +1,26 @@
+// One instruction set: compiled once per set with SLIP_ISA naming the namespace (and SLIP_AVX512 or SLIP_AVX2 the flavour of vec.h).
+// Everything it instantiates lives in that namespace, so no code of one set can be linked into another.
+#include "attention.h"
+#include "elementwise.h"
+#include "linear.h"
+#include "peak.h"
+#include "sample.h"
+
+#define SLIP_TEXT_OF(x) #x
+#define SLIP_TEXT(x) SLIP_TEXT_OF(x)
+#define SLIP_JOIN_OF(a, b) a##b
+#define SLIP_JOIN(a, b) SLIP_JOIN_OF(a, b)
+
+namespace slip {
+
+const Kernels* SLIP_JOIN(SLIP_ISA, _kernels)() {
+    namespace isa = SLIP_ISA;
+    static const Kernels table = {
+        SLIP_TEXT(SLIP_ISA), isa::embed,       isa::norm,        isa::rope_write,  isa::gated,      isa::quantise,     isa::linear_fp32, isa::linear_bf16, isa::linear_int8,
+        isa::attention,      isa::argmax,      isa::tempered,    isa::weights,     isa::drop_below, isa::noisy_argmax, isa::noise,       isa::noise_words, isa::log_total,
+        isa::count_better,   isa::elementary,  isa::read,        isa::peak,
+    };
+    return &table;
+}
+
+}  // namespace slip

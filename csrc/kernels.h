@@ -1,0 +1,83 @@
+// Owns: the argument structs of all kernels and the table of entry points that every instruction set fills.
+// Must not know: how work is split over threads (drive.cpp), Python (bind.cpp). Sizes are in elements, layouts in docs/numerics.md.
+#pragma once
+#include <cstdint>
+
+namespace slip {
+
+using i64 = int64_t;
+constexpr i64 PANEL = 32;      // outputs per weight panel
+constexpr i64 BLOCK = 32;      // inputs per int8 activation scale
+constexpr i64 SEGMENT = 512;   // keys per attention segment
+constexpr i64 MAX_HEAD = 512;  // largest head_dim
+
+struct Linear {
+    const float* x;        // [rows, k]
+    const void* weight;    // packed panels
+    const float* scale;    // [n], int8 only
+    const float* bias;     // [n] or null
+    float* out;            // [rows, n]
+    i64 rows, n, k;
+    // int8 only: the quantised rows
+    int8_t* quant;         // [rows, padded k]
+    float* block_scale;    // [rows, blocks]
+    int32_t* block_offset; // [rows, blocks]: -128 * sum of the block's quants
+    i64 blocks;
+};
+
+struct Cache {  // one layer: [pages, kv_heads, page_size, head_dim]
+    void *keys, *values;
+    bool bf16;
+    i64 pages, kv_heads, page_size, head_dim;
+};
+
+struct Attention {
+    const float* qkv;  // [rows, width], q first
+    float* out;        // [rows, heads * head_dim]
+    Cache cache;
+    const int32_t *request, *positions, *linear, *tail_start, *tail_slots, *page_table;
+    i64 rows, heads, width, max_pages, window;
+    float scale;
+};
+
+struct RopeWrite {
+    float* qkv;  // [rows, (heads + 2 kv_heads) * head_dim]
+    const int32_t *positions, *slots;
+    const float* table;  // [max_len, 2, head_dim / 2]
+    Cache cache;
+    i64 rows, heads;
+};
+
+// `from`/`to` bound the rows (or panels, or tasks) of one call; every entry computes rows independently.
+struct Kernels {
+    const char* name;
+    void (*embed)(const int32_t* ids, const void* table, bool bf16, float* out, i64 hidden, i64 from, i64 to);
+    void (*norm)(float* x, const float* residual, const float* weight, float eps, float* out, i64 hidden, i64 from, i64 to);
+    void (*rope_write)(const RopeWrite&, i64 from, i64 to);
+    void (*gated)(const float* gate_up, float* out, i64 width, i64 from, i64 to);
+    void (*quantise)(const Linear&, i64 from, i64 to);
+    void (*linear_fp32)(const Linear&, i64 panel, i64 panels, i64 from, i64 to);
+    void (*linear_bf16)(const Linear&, i64 panel, i64 panels, i64 from, i64 to);
+    void (*linear_int8)(const Linear&, i64 panel, i64 panels, i64 from, i64 to);
+    void (*attention)(const Attention&, i64 row, i64 kv_head);
+    // sampling, all on one row; z is padded with -inf to a multiple of 64
+    int32_t (*argmax)(const float* logits, i64 n);
+    float (*tempered)(const float* logits, i64 n, float temperature, float* z, i64 padded);  // returns max z
+    void (*weights)(const float* z, i64 padded, float top, float* e);                        // e = exp(z - top)
+    void (*drop_below)(const float* e, float limit, float* z, i64 padded);
+    int32_t (*noisy_argmax)(const float* z, i64 padded, uint64_t seed, int32_t position, int32_t sample);
+    void (*noise)(float* out, i64 padded, uint64_t seed, int32_t position, int32_t sample);
+    void (*noise_words)(uint32_t* out, i64 padded, uint64_t seed, int32_t position, int32_t sample);
+    void (*log_total)(const float* logits, i64 n, float* top, float* log_sum);
+    i64 (*count_better)(const float* logits, i64 n, float value, i64 id);
+    void (*elementary)(int which, const float* x, float* out, i64 n);  // 0 exp, 1 log: for tests
+    // probes
+    float (*read)(const float* data, i64 n);
+    double (*peak)(int kind, i64 rounds);  // 0 fp32, 1 bf16, 2 int8; returns operations done
+};
+
+const Kernels* avx512_kernels();
+const Kernels* avx2_kernels();
+const Kernels* portable_kernels();
+
+}  // namespace slip

@@ -1,0 +1,94 @@
+// Owns: the loops that show what one core can do: multiply-adds held in registers, and reading memory.
+#pragma once
+#include "kernels.h"
+#include "scalar_math.h"
+
+namespace slip {
+namespace SLIP_ISA {
+
+#if defined(SLIP_AVX512)
+constexpr int CHAINS = 16;
+#else
+constexpr int CHAINS = 5;  // of two registers each: the latency is hidden and nothing spills
+#endif
+
+#if defined(SLIP_AVX512) || defined(SLIP_AVX2)
+static inline void keep(Vec& a) {
+#if defined(SLIP_AVX512)
+    asm volatile("" : "+v"(a.v));
+#else
+    asm volatile("" : "+x"(a.a), "+x"(a.b));
+#endif
+}
+#else
+static inline void keep(Vec& a) { asm volatile("" : : "r"(a.v) : "memory"); }
+#endif
+
+static double peak_fp32(i64 rounds) {
+    Vec acc[CHAINS], x = set1(0.999f), y = set1(1e-3f);
+    for (int i = 0; i < CHAINS; ++i) acc[i] = zero();
+    for (i64 r = 0; r < rounds; ++r) {
+#pragma GCC unroll 16
+        for (int i = 0; i < CHAINS; ++i) acc[i] = fma(x, acc[i], y);
+    }
+    for (int i = 0; i < CHAINS; ++i) keep(acc[i]);
+    return 2. * LANES * CHAINS * static_cast<double>(rounds);
+}
+
+#if defined(SLIP_AVX512)
+__attribute__((target("avx512bf16"))) static double peak_bf16(i64 rounds) {
+    __m512 acc[CHAINS];
+    const __m512bh x = (__m512bh)_mm512_set1_epi16(0x3f80);
+    for (int i = 0; i < CHAINS; ++i) acc[i] = _mm512_setzero_ps();
+    for (i64 r = 0; r < rounds; ++r) {
+#pragma GCC unroll 16
+        for (int i = 0; i < CHAINS; ++i) acc[i] = _mm512_dpbf16_ps(acc[i], x, x);
+    }
+    for (int i = 0; i < CHAINS; ++i) asm volatile("" : "+v"(acc[i]));
+    return 4. * LANES * CHAINS * static_cast<double>(rounds);
+}
+static double peak_int8(i64 rounds) {
+    __m512i acc[CHAINS];
+    const __m512i x = _mm512_set1_epi8(1);
+    for (int i = 0; i < CHAINS; ++i) acc[i] = _mm512_setzero_si512();
+    for (i64 r = 0; r < rounds; ++r) {
+#pragma GCC unroll 16
+        for (int i = 0; i < CHAINS; ++i) acc[i] = _mm512_dpbusd_epi32(acc[i], x, x);
+    }
+    for (int i = 0; i < CHAINS; ++i) asm volatile("" : "+v"(acc[i]));
+    return 8. * LANES * CHAINS * static_cast<double>(rounds);
+}
+static double peak(int kind, i64 rounds) {
+    if (kind == 1 && __builtin_cpu_supports("avx512bf16")) return peak_bf16(rounds);
+    return kind == 2 ? peak_int8(rounds) : peak_fp32(rounds);
+}
+#else
+static double peak_int8(i64 rounds) {  // the exact dot product that linear_int8 uses here
+    constexpr int MANY = 3;
+    uint8_t weight[LANES * 4];
+    std::memset(weight, 129, sizeof weight);
+    Int acc[MANY];
+    for (int i = 0; i < MANY; ++i) acc[i] = seti(0);
+    for (i64 r = 0; r < rounds; ++r) {
+        asm volatile("" : : "r"(weight) : "memory");
+        for (int i = 0; i < MANY; ++i) acc[i] = dot4(acc[i], weight, 0x01010101);
+    }
+    for (int i = 0; i < MANY; ++i) {
+        Vec shown = as_float(acc[i]);
+        keep(shown);
+    }
+    return 8. * LANES * MANY * static_cast<double>(rounds);
+}
+static double peak(int kind, i64 rounds) { return kind == 2 ? peak_int8(rounds) : peak_fp32(rounds); }
+#endif
+
+static float read(const float* data, i64 n) {  // n: a multiple of 256
+    Vec acc[4] = {zero(), zero(), zero(), zero()};
+    for (i64 i = 0; i < n; i += 8 * LANES)
+#pragma GCC unroll 8
+        for (int v = 0; v < 8; ++v) acc[v % 4] = add(acc[v % 4], load(data + i + v * LANES));
+    return sum(add(add(acc[0], acc[1]), add(acc[2], acc[3])));
+}
+
+}  // namespace SLIP_ISA
+}  // namespace slip

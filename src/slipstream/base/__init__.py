@@ -1,0 +1,1 @@
+"""Floor 0: configuration, registry, errors, logging and the native module. Imports nothing of Slipstream."""

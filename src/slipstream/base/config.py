@@ -1,0 +1,74 @@
+"""Options: everything a user may choose, in one frozen dataclass. What follows from them is made by engine/resolve.py."""
+
+import difflib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from slipstream.base.errors import InputError
+
+
+@dataclass(frozen=True)
+class Options:
+    """The user's choices. None means: decide from the model and the machine, and say what was decided.
+
+    Attributes:
+        model: folder of a checkpoint, `dummy:SHAPE[:FORMAT]` for random weights of a named shape, None for the built-in model.
+        device: "cpu".
+        threads: CPU threads (None: physical cores).
+        quant: weight format to convert to when loading (None: as stored; "int8").
+        kv: type of the KV cache, "fp32" or "bf16" (None: bf16 for bf16 weights, else fp32).
+        max_len: longest request, prompt and output, in tokens (None: what the model was made for, at most 8192).
+        max_batch: requests that run at once.
+        memory: bytes that weights, KV and scratch may take together (None: 90% of what is available).
+        kv_tokens: tokens the KV pool holds (None: max_batch requests of max_len, or what fits into memory).
+        page_size: tokens per KV page.
+        max_step_tokens: rows of one step at most, all requests together.
+        max_chunk: rows of one request in one step at most (None: max_step_tokens); a long prompt comes in such chunks.
+        prefix_cache: keep the KV of earlier requests for later ones that begin alike.
+        policy: order in which requests are served; a file of scheduler/policies.
+        speculate: drafter; a file of speculate/drafters, or an object with its interface.
+        kernels: "cpu" or "reference" to insist on one kernel set (None: the best that is there).
+    """
+
+    model: str | Path | None = None
+    device: str = "cpu"
+    threads: int | None = None
+    quant: str | None = None
+    kv: str | None = None
+    max_len: int | None = None
+    max_batch: int = 32
+    memory: int | None = None
+    kv_tokens: int | None = None
+    page_size: int = 16
+    max_step_tokens: int = 256
+    max_chunk: int | None = None
+    prefix_cache: bool = True
+    policy: str = "fcfs"
+    speculate: Any = "none"
+    kernels: str | None = None
+
+    def __post_init__(self):
+        for name in ("threads", "max_len", "max_batch", "memory", "kv_tokens", "page_size", "max_step_tokens", "max_chunk"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise InputError(f"{name}={value!r}: must be a whole number above 0")
+        for name, known in (("device", ("cpu",)), ("kv", (None, "fp32", "bf16")), ("kernels", (None, "cpu", "reference"))):
+            if getattr(self, name) not in known:
+                raise InputError(f"{name}={getattr(self, name)!r}: must be one of {', '.join(map(str, known))}")
+        if self.max_step_tokens < self.max_batch:
+            raise InputError(
+                f"max_step_tokens={self.max_step_tokens}: must be at least max_batch={self.max_batch}, so that every running request "
+                "can have its row in a step; raise the one or lower the other"
+            )
+
+    @staticmethod
+    def of(model: str | Path | None, options: dict[str, Any]) -> "Options":
+        """Options from keyword arguments; an unknown one is an error that names the nearest known."""
+        known = [field.name for field in fields(Options)]
+        for name in options:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1)
+                hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
+                raise InputError(f"{name}={options[name]!r}: there is no such option{hint}")
+        return Options(model=model, **options)

@@ -1,0 +1,43 @@
+"""Command-line arguments that choose a model and an engine, written once for all commands that load one.
+
+Must not import the engine: help and argument errors answer without torch.
+"""
+
+from typing import Annotated, Any
+
+import typer
+
+from slipstream.base.errors import InputError
+
+UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+Model = Annotated[
+    str | None, typer.Option(help="Checkpoint folder, or dummy:SHAPE[:FORMAT] for random weights (default: the built-in demo model).")
+]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads (default: physical cores).")]
+Quant = Annotated[str | None, typer.Option(metavar="FORMAT", help="Convert weights when loading: int8, bf16, fp32 (default: as stored).")]
+Kv = Annotated[str | None, typer.Option(metavar="TYPE", help="KV cache in fp32 or bf16 (default: bf16 for bf16 weights, else fp32).")]
+MaxLen = Annotated[int | None, typer.Option(min=1, help="Longest request, prompt and output, in tokens.")]
+Memory = Annotated[str | None, typer.Option(metavar="SIZE", help="Memory for weights, KV and scratch together, for instance 4G.")]
+Speculate = Annotated[str, typer.Option(metavar="DRAFTER", help="Who guesses ahead; the text stays the same.")]
+KernelSet = Annotated[
+    str | None, typer.Option("--kernels", metavar="SET", help="Insist on one kernel set: cpu or reference (default: the best there is).")
+]
+
+
+def parse_size(text: str | None) -> int | None:
+    """ "4G", "512MiB" or a number of bytes -> bytes; units are powers of two."""
+    if text is None:
+        return None
+    bare = text.strip().upper().removesuffix("IB").removesuffix("B")
+    digits, unit = (bare[:-1], bare[-1]) if bare[-1:].isalpha() else (bare, "")
+    try:
+        size = int(float(digits) * UNITS[unit])
+    except (KeyError, ValueError, OverflowError):
+        raise InputError(f"--memory {text!r}: give a size like 512M, 4G or a number of bytes") from None
+    return size
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """The options that were given: what is None is left to Options' own defaults."""
+    return {name: value for name, value in options.items() if value is not None}

@@ -1,0 +1,101 @@
+"""Result files: everything that is needed to judge a number, in one JSON per run.
+
+Owns the layout (SCHEMA) and the place. Must not measure.
+"""
+
+import json
+import platform
+import re
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import slipstream
+from slipstream.bench.driver import Ask, Run
+from slipstream.engine.llm import LLM
+from slipstream.hardware import read
+from slipstream.ops import probe
+
+SCHEMA = 1
+GIT_SECONDS = 5
+
+
+def record(ask: Ask, llm: LLM, runs: Sequence[Run], command: str) -> dict[str, Any]:
+    """The result file's content."""
+    config = llm.engine.config
+    return {
+        "schema": SCHEMA,
+        "case": ask.case,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command,
+        "commit": commit(),
+        "versions": {"slipstream": slipstream.__version__, "python": platform.python_version(), "torch": metadata.version("torch")},
+        "machine": asdict(read()),
+        "model": {"name": config.model_name, "parameters": config.spec.parameters(), "demo": config.demo},
+        "profile": config.profile,
+        "threads": config.threads,
+        "memory": config.memory.lines(),
+        "probe": probe.source,
+        "points": [point_record(run) for run in runs],
+    }
+
+
+def point_record(run: Run) -> dict[str, Any]:
+    """One point: medians, the limit they are to be held against, and every raw figure."""
+    shares, limit = run.shares(), run.limit
+    return {
+        **asdict(run.point),
+        "median": {name: run.figure(name) for name in run.repetitions[0].figures},
+        "share": {name: median(values) for name, values in shares.items()},
+        "binds": run.binds(),
+        "limit": {
+            "working_set_bytes": limit.working_set,
+            "bandwidth_gb_s": limit.bandwidth,
+            "peaks_gop_s": limit.peaks,
+            "probes": [asdict(reading) for reading in limit.readings],
+        },
+        "repetitions": [
+            {
+                "figures": measured.figures,
+                "share": {name: shares[name][number] for name in measured.spans},
+                "least_s": {name: sum(map(limit.seconds, span.steps)) for name, span in measured.spans.items()},
+                "wall_s": {name: span.seconds for name, span in measured.spans.items()},
+                "raw": measured.raw,
+            }
+            for number, measured in enumerate(run.repetitions)
+        ],
+    }
+
+
+def write(result: dict[str, Any], folder: Path) -> Path:
+    """Writes a new file, named by date, case and model; returns its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stamp = result["date"].replace(":", "").partition("+")[0]
+    name = re.sub(r"[^A-Za-z0-9.-]+", "-", f"{stamp}-{result['case']}-{result['model']['name']}")
+    path, number = folder / f"{name}.json", 1
+    while path.exists():
+        number += 1
+        path = folder / f"{name}-{number}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def commit() -> str | None:
+    """The commit of the source that runs, with "+changes" where files differ from it; None outside a repository."""
+    folder = Path(__file__).parent
+    try:
+        head = _git(folder, "rev-parse", "HEAD")
+        changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return f"{head}+changes" if changed else head
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=GIT_SECONDS, check=True)
+    return done.stdout.strip()

@@ -1,0 +1,51 @@
+"""`slipstream train demo`: repeats the recipe of the built-in model. Owns the arguments; the recipe is train/demo.py."""
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+train = typer.Typer(no_args_is_help=True, help="Train a small model from scratch.", rich_markup_mode=None)
+
+
+class Size(StrEnum):
+    """Shapes of the recipe: the built-in model, and the small sibling that will draft for it."""
+
+    demo = "demo"
+    draft = "draft"
+
+
+@train.callback()
+def group() -> None:
+    """Train a small model from scratch."""
+
+
+@train.command()
+def demo(
+    data: Annotated[
+        list[Path],
+        typer.Option("--data", exists=True, dir_okay=False, help="A book (Gutenberg text, .txt or .txt.gz); give it once per book."),
+    ],
+    out: Annotated[Path, typer.Option(file_okay=False, help="Folder for the checkpoint; a stopped run goes on from what is there.")],
+    size: Annotated[Size, typer.Option(help="The built-in model, or its small sibling.")] = Size.demo,
+    tokens: Annotated[int | None, typer.Option(min=1, help="Tokens to train on in all (default: the recipe's).")] = None,
+    teacher: Annotated[
+        Path | None, typer.Option(exists=True, file_okay=False, help="Checkpoint whose distribution (and tokenizer) to learn.")
+    ] = None,
+    distil: Annotated[float, typer.Option(min=0, max=1, help="Weight of the teacher in the loss.")] = 0.0,
+    more: Annotated[
+        list[Path] | None, typer.Argument(exists=True, dir_okay=False, metavar="[FILES]...", help="More books, as in --data a.txt b.txt.")
+    ] = None,
+) -> None:
+    """Trains the built-in model again from its books; the report says how well it reads held-out chapters."""
+    from slipstream.base.errors import InputError
+
+    if (distil > 0) != (teacher is not None):
+        raise InputError(f"--distil {distil} with --teacher {teacher}: the two go together; give both or neither")
+    from slipstream.train.demo import Recipe, run
+
+    recipe = Recipe(size=size.value, distil=distil, **({} if tokens is None else {"tokens": tokens}))
+    report = run([*data, *(more or [])], out, recipe, teacher=teacher, say=lambda line: typer.echo(line, err=True))
+    typer.echo(json.dumps(report, indent=2))

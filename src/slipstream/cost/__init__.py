@@ -1,0 +1,29 @@
+"""Floor 2: what a model costs, from its ModelSpec alone. Owns bytes, operations, limits and the memory plan; no torch, and
+no knowledge of kernels, schedulers or machines beyond the numbers given.
+
+    weights_bytes   weights as they lie in memory
+    step_cost       bytes and operations of one step -> Cost
+    limit           the least time that a Cost can take on a machine -> Limit
+    plan            does it fit, and how many pages of KV -> MemoryPlan
+"""
+
+from slipstream.cost.memory import MemoryPlan, kv_bytes, pages_that_fit, plan, scratch_bytes
+from slipstream.cost.roofline import Limit, limit
+from slipstream.cost.step import ARITHMETIC, KV_TYPES, WEIGHT_FORMATS, Cost, linear_operations, step_cost, weights_bytes
+
+__all__ = [
+    "ARITHMETIC",
+    "KV_TYPES",
+    "WEIGHT_FORMATS",
+    "Cost",
+    "Limit",
+    "MemoryPlan",
+    "kv_bytes",
+    "limit",
+    "linear_operations",
+    "pages_that_fit",
+    "plan",
+    "scratch_bytes",
+    "step_cost",
+    "weights_bytes",
+]

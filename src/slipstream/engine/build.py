@@ -1,0 +1,69 @@
+"""Puts an engine together: the only place that knows all parts."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from slipstream.base import native, registry
+from slipstream.base.config import Options
+from slipstream.engine.core import Core
+from slipstream.engine.intake import Intake
+from slipstream.engine.meter import Meter
+from slipstream.engine.resolve import Config, resolve
+from slipstream.hardware.machine import read as read_machine
+from slipstream.model.build import DUMMY, open_weights
+from slipstream.model.decoder import Decoder
+from slipstream.ops.dispatch import Kernels
+from slipstream.sampling.sampler import Sampler
+from slipstream.scheduler import Scheduler
+from slipstream.step import Executor
+from slipstream.text.tokenizer import Tokenizer
+from slipstream.worker.executors.local import LocalExecutor
+from slipstream.worker.pool import KVPool
+from slipstream.worker.runner import Runner, Sizes
+
+BUILTIN = Path(__file__).parents[1] / "builtin"
+DRAFTERS = "slipstream.speculate.drafters"
+KV_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Engine:
+    """The parts that faces (LLM, AsyncLLM, server) use."""
+
+    config: Config
+    core: Core
+    intake: Intake
+    kernels: Kernels
+    executor: Executor
+
+
+def build(options: Options) -> Engine:
+    """Loads the model and allocates everything that a run will need."""
+    source = BUILTIN / "demo" if options.model is None else options.model
+    kernels = Kernels(options.device, only=options.kernels)
+    weights = open_weights(source)
+    drafter: Any = registry.load(DRAFTERS, options.speculate).make() if isinstance(options.speculate, str) else options.speculate
+    config = resolve(options, weights.spec, weights.format, read_machine(with_gpus=False), kernels.profile, drafter.max_draft)
+    set_threads(config.threads)
+    rows = options.max_step_tokens
+    decoder = Decoder(
+        weights.spec, weights, kernels, rows, config.max_logit_rows, format=config.weight_format, max_len=config.max_len
+    )
+    shape = decoder.pool_shape(config.scheduler.pages, config.scheduler.page_size)
+    pool = KVPool(shape, KV_TYPES[config.kv], kernels)
+    sizes = Sizes(rows=rows, batch=config.max_batch, tokens=config.max_len)
+    executor = LocalExecutor(Runner(decoder, pool, Sampler(kernels, config.max_logit_rows), drafter, sizes))
+    core = Core(lambda watch: Scheduler(config.scheduler, watch), executor, Meter())
+    tokenizer = None if str(source).startswith(DUMMY) else Tokenizer.load(source)
+    room = config.scheduler.pages * config.scheduler.page_size
+    return Engine(config, core, Intake(tokenizer, config.spec.vocab, config.max_len, room), kernels, executor)
+
+
+def set_threads(count: int) -> None:
+    """Threads of the kernels. Where ours run, torch keeps to one thread, so that the two pools do not fight for cores."""
+    if native.module is not None:
+        native.module.set_threads(count)
+    torch.set_num_threads(1 if native.module is not None else count)

@@ -1,0 +1,120 @@
+"""The loop: every step of every request passes through `Core.step`.
+
+    drain inbox -> plan = schedule() -> executor.launch(plan) -> executor.finish() -> events = commit() -> emit
+
+Owns the order of these and the way from tokens to text. Knows nothing of torch, models or users' interfaces; other
+threads reach it through `submit` and `abort`, which only append to the inbox.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from slipstream.engine.meter import Meter
+from slipstream.engine.outputs import Delta
+from slipstream.scheduler import Event, Request, Scheduler
+from slipstream.step import Executor
+from slipstream.text.stream import NoText, TextStream
+
+Sink = Callable[[Delta], None]
+
+
+@dataclass(slots=True)
+class Ticket:
+    """One sample of a request on its way through the engine.
+
+    Attributes:
+        request: what the scheduler knows of it.
+        text: its detokeniser and stop strings.
+        sink: receives its deltas, called from the thread that runs the loop; must not block.
+        pending: text that was made since the last delta.
+    """
+
+    request: Request
+    text: TextStream | NoText
+    sink: Sink
+    pending: list[str] = field(default_factory=list)
+
+
+class Core:
+    """Runs requests to their end, one step at a time.
+
+    Args:
+        make_scheduler: makes the scheduler, given the function that it calls with every new token.
+        executor: runs plans.
+        meter: records what each step did.
+    """
+
+    def __init__(self, make_scheduler: Callable[[Callable[[int, int], str | None]], Scheduler], executor: Executor, meter: Meter):
+        self.scheduler = make_scheduler(self._watch)
+        self.executor = executor
+        self.meter = meter
+        self._inbox: deque[Ticket | int] = deque()
+        self._tickets: dict[int, Ticket] = {}
+
+    def submit(self, tickets: Sequence[Ticket]) -> None:
+        """Takes requests in; safe from any thread. The samples of one request come together, the first one leads."""
+        self._inbox.extend(tickets)
+
+    def abort(self, numbers: Sequence[int]) -> None:
+        """Ends requests before the next step; safe from any thread; finished or unknown ones are ignored."""
+        self._inbox.extend(numbers)
+
+    def step(self) -> bool:
+        """Runs one step; False if there was nothing to do."""
+        self._drain()
+        plan = self.scheduler.schedule()
+        if not plan.chunks and not plan.released:
+            return False
+        began = time.perf_counter()
+        try:
+            self.executor.launch(plan)
+            result = self.executor.finish()
+        except BaseException:  # Ctrl-C included
+            self.fail()
+            raise
+        self.meter.record(plan, result, time.perf_counter() - began)
+        for event in self.scheduler.commit(plan, result):
+            self._emit(event)
+        return True
+
+    def fail(self) -> None:
+        """Ends everything that waits or runs, with "error": what the device knows of the requests is uncertain now."""
+        self._drain()
+        for number in list(self._tickets):
+            self.scheduler.abort(number)
+            self._close(number, "error")
+        self.executor.reset()
+
+    def _drain(self) -> None:
+        while self._inbox:
+            item = self._inbox.popleft()
+            if isinstance(item, int):
+                if item in self._tickets:
+                    self.scheduler.abort(item)
+                    self._close(item, "abort")
+            else:
+                self._tickets[item.request.number] = item
+                self.scheduler.add(item.request)
+
+    def _watch(self, number: int, token: int) -> str | None:
+        """Turns a new token into text; the reason to stop, if the text says so."""
+        ticket = self._tickets[number]
+        delta, stopped = ticket.text.push(token)
+        ticket.pending.append(delta)
+        return "stop" if stopped else None
+
+    def _emit(self, event: Event) -> None:
+        ticket = self._tickets[event.request]
+        if event.finish_reason is not None:
+            ticket.pending.append(ticket.text.flush())
+            del self._tickets[event.request]
+        text = "".join(ticket.pending)
+        ticket.pending.clear()
+        sample = ticket.request.sample
+        ticket.sink(Delta(sample, text, event.tokens, event.logprobs, event.scores, event.finish_reason))
+
+    def _close(self, number: int, reason: str) -> None:
+        ticket = self._tickets.pop(number)
+        ticket.sink(Delta(ticket.request.sample, finish_reason=reason))

@@ -1,0 +1,100 @@
+"""From options, model and machine to a frozen Config. Pure: reads nothing, changes nothing, decides everything."""
+
+from dataclasses import dataclass
+
+from slipstream.arch.spec import ModelSpec
+from slipstream.base.config import Options
+from slipstream.base.errors import InputError
+from slipstream.cost.memory import MemoryPlan, plan
+from slipstream.hardware.machine import Machine
+from slipstream.scheduler import SchedulerOptions
+
+DEFAULT_MAX_LEN = 8192
+LOGIT_ROWS = 64  # rows of logits made at a time; bounds the scratch of large vocabularies
+
+
+@dataclass(frozen=True)
+class Config:
+    """What was decided, all of it. See Options for the fields of the same name.
+
+    Attributes:
+        model_name: folder or shape, for messages.
+        demo: no model was named, so the built-in one runs.
+        weight_format: of the linear layers as they are computed.
+        max_logit_rows: rows of logits made at a time.
+        memory: where the bytes go, pages included.
+        profile: id of the numerics profile: kernels, weight format, KV type.
+    """
+
+    spec: ModelSpec
+    model_name: str
+    demo: bool
+    threads: int
+    weight_format: str
+    kv: str
+    max_len: int
+    max_batch: int
+    max_logit_rows: int
+    memory: MemoryPlan
+    profile: str
+    scheduler: SchedulerOptions
+
+
+def resolve(options: Options, spec: ModelSpec, stored: str, machine: Machine, kernels: str, max_draft: int) -> Config:
+    """Decides.
+
+    Args:
+        spec: the model.
+        stored: format of its weights on disk.
+        machine: cores and memory.
+        kernels: id of the kernel set.
+        max_draft: nodes a draft may have; 0 without speculation.
+
+    Raises:
+        InputError: an option does not fit the model.
+        CapacityError: it does not fit into memory; names the sum and the way out.
+    """
+    if options.max_len is not None and options.max_len > spec.max_len:
+        raise InputError(f"max_len={options.max_len}: {spec.name} was made for up to {spec.max_len} positions; lower it")
+    max_len = options.max_len or min(spec.max_len, DEFAULT_MAX_LEN)
+    weight_format = options.quant or stored
+    kv = options.kv or ("bf16" if stored == "bf16" else "fp32")
+    memory = plan(
+        spec,
+        weight_format=weight_format,
+        kv_type=kv,
+        page_size=options.page_size,
+        max_len=max_len,
+        max_batch=options.max_batch,
+        max_rows=options.max_step_tokens,
+        max_logit_rows=LOGIT_ROWS,
+        available=machine.memory_available,
+        memory=options.memory,
+        pages=None if options.kv_tokens is None else -(-options.kv_tokens // options.page_size),
+        stored=stored,
+    )
+    return Config(
+        spec=spec,
+        model_name=spec.name,
+        demo=options.model is None,
+        threads=options.threads or machine.threads,
+        weight_format=weight_format,
+        kv=kv,
+        max_len=max_len,
+        max_batch=options.max_batch,
+        max_logit_rows=LOGIT_ROWS,
+        memory=memory,
+        profile=f"{kernels}/w-{weight_format}/kv-{kv}",
+        scheduler=SchedulerOptions(
+            page_size=options.page_size,
+            pages=memory.pages,
+            max_batch=options.max_batch,
+            max_step_tokens=options.max_step_tokens,
+            max_len=max_len,
+            max_chunk=options.max_chunk or options.max_step_tokens,
+            prefix_cache=options.prefix_cache,
+            policy=options.policy,
+            vocab=spec.vocab,
+            max_draft=max_draft,
+        ),
+    )

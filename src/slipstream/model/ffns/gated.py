@@ -1,0 +1,29 @@
+"""Gated feed-forward layer: down(silu(gate(x)) * up(x)). Must not know norms, residuals or other layers."""
+
+from torch import Tensor
+
+from slipstream.arch.spec import FfnSpec
+from slipstream.model.linear import Linear
+from slipstream.ops.dispatch import Kernels
+from slipstream.weights.source import Weights
+
+
+def widths(spec: FfnSpec) -> dict[str, int]:
+    """Scratch buffers by width."""
+    return {"gate_up": 2 * spec.width, "gated": spec.width}
+
+
+class Ffn:
+    """One gated feed-forward sub-layer."""
+
+    def __init__(self, spec: FfnSpec, prefix: str, weights: Weights, format: str, kernels: Kernels):
+        self._gate_up = Linear(weights, [f"{prefix}.gate", f"{prefix}.up"], spec.bias, format, kernels)
+        self._down = Linear(weights, [f"{prefix}.down"], spec.bias, format, kernels)
+        self._gated = kernels.gated
+
+    def run(self, x: Tensor, out: Tensor, scratch: dict[str, Tensor]) -> None:
+        """out [rows, hidden] from x [rows, hidden]."""
+        gate_up, gated = scratch["gate_up"], scratch["gated"]
+        self._gate_up(x, gate_up)
+        self._gated(gate_up, gated)
+        self._down(gated, out)

@@ -1,0 +1,221 @@
+"""Candidate "cpu": the C++ kernels of slipstream._native, checked and called with addresses.
+
+Owns the checks of type, shape and layout before an address leaves Python. Must not know the arithmetic (csrc/, docs/numerics.md).
+Every function writes into tensors of the caller; arguments are described in ops/types.py and ops/reference.py. A tensor that does not
+fit raises InputError naming it; an index out of range raises IndexError from the kernel.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from slipstream.base import native
+from slipstream.base.errors import InputError
+from slipstream.ops.types import KV, AttentionRows, Declined, SampleRows
+
+NAME = "cpu"
+VERSION = 1
+_native = native.module
+PROFILE = f"cpu-{_native.isa()}.{VERSION}" if _native else ""  # every instruction set gives the same bits; the name tells the speed
+
+_FLOATS = (torch.float32, torch.bfloat16)
+
+
+def _fits(op: str, name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> int:
+    """The address of a contiguous CPU tensor of this type and shape."""
+    if tensor.shape == shape and tensor.dtype is dtype and tensor.is_cpu and tensor.is_contiguous():
+        return tensor.data_ptr()
+    layout = "" if tensor.is_contiguous() else ", not contiguous"
+    raise InputError(
+        f"{op}: {name} must be a contiguous CPU tensor {list(shape)} of {dtype}; found {list(tensor.shape)} of {tensor.dtype} on {tensor.device}{layout}"
+    )
+
+
+def _float_type(op: str, name: str, tensor: Tensor) -> torch.dtype:
+    if tensor.dtype not in _FLOATS:
+        raise InputError(f"{op}: {name} must be fp32 or bf16; found {tensor.dtype}")
+    return tensor.dtype
+
+
+def _cache(op: str, kv: KV) -> tuple[int, int, bool, int, int, int, int]:
+    if kv.keys.dim() != 4:
+        raise InputError(f"{op}: kv.keys must be [pages, kv_heads, page_size, head_dim]; found {list(kv.keys.shape)}")
+    shape = tuple(kv.keys.shape)
+    dtype = _float_type(op, "kv.keys", kv.keys)
+    return _fits(op, "kv.keys", kv.keys, shape, dtype), _fits(op, "kv.values", kv.values, shape, dtype), dtype is torch.bfloat16, *shape
+
+
+def _integers(op: str, name: str, tensor: Tensor, n: int) -> int:
+    return _fits(op, name, tensor, (n,), torch.int32)
+
+
+def embed(ids: Tensor, table: Tensor, out: Tensor) -> None:
+    """out [rows, hidden] = table [vocab, hidden] at ids [rows]."""
+    rows, (vocab, hidden) = ids.shape[0], table.shape
+    dtype = _float_type("embed", "table", table)
+    _native.embed(
+        _integers("embed", "ids", ids, rows), _fits("embed", "table", table, (vocab, hidden), dtype), dtype is torch.bfloat16,
+        _fits("embed", "out", out, (rows, hidden)), rows, vocab, hidden,
+    )  # fmt: skip
+
+
+def norm(x: Tensor, weight: Tensor, eps: float, out: Tensor, residual: Tensor | None = None) -> None:
+    """out = RMSNorm(x) * weight (Zhang and Sennrich 2019); with a residual, x += residual in place first."""
+    rows, hidden = x.shape
+    added = 0 if residual is None else _fits("norm", "residual", residual, (rows, hidden))
+    _native.norm(
+        _fits("norm", "x", x, (rows, hidden)), added, _fits("norm", "weight", weight, (hidden,)), eps,
+        _fits("norm", "out", out, (rows, hidden)), rows, hidden,
+    )  # fmt: skip
+
+
+def rope_write(qkv: Tensor, positions: Tensor, slots: Tensor, table: Tensor, kv: KV, heads: int) -> None:
+    """Rotates q and k in place in qkv (Su et al. 2021) and writes k and v to the cache at `slots`."""
+    cache = _cache("rope_write", kv)
+    kv_heads, head_dim = cache[4], cache[6]
+    rows, max_len = qkv.shape[0], table.shape[0]
+    if head_dim % 2:
+        raise InputError(f"rope_write: head_dim={head_dim} must be even")
+    _native.rope_write(
+        _fits("rope_write", "qkv", qkv, (rows, (heads + 2 * kv_heads) * head_dim)), _integers("rope_write", "positions", positions, rows),
+        _integers("rope_write", "slots", slots, rows), _fits("rope_write", "table", table, (max_len, 2, head_dim // 2)),
+        rows, heads, max_len, *cache,
+    )  # fmt: skip
+
+
+def attention(qkv: Tensor, kv: KV, rows: AttentionRows, heads: int, scale: float, window: int, out: Tensor) -> None:
+    """out [rows, heads * head_dim] = softmax(scale * q k^T) v over the keys that `rows` names, `window` of them at most (0: all)."""
+    cache = _cache("attention", kv)
+    head_dim = cache[6]
+    count, width = qkv.shape
+    if not scale > 0 or window < 0 or width < heads * head_dim:
+        raise InputError(f"attention: scale={scale}, window={window}, qkv width {width}: need scale > 0, window >= 0, width >= {heads * head_dim}")
+    requests, max_pages = rows.page_table.shape
+    tails = rows.tail_slots.shape[0]
+    _native.attention(
+        _fits("attention", "qkv", qkv, (count, width)), _fits("attention", "out", out, (count, heads * head_dim)),
+        count, heads, width, scale, window, *cache,
+        _integers("attention", "request", rows.request, count), _integers("attention", "positions", rows.positions, count),
+        _integers("attention", "linear", rows.linear, count), _integers("attention", "tail_start", rows.tail_start, count + 1),
+        _integers("attention", "tail_slots", rows.tail_slots, tails), tails,
+        _fits("attention", "page_table", rows.page_table, (requests, max_pages), torch.int32), requests, max_pages,
+    )  # fmt: skip
+
+
+def gated(gate_up: Tensor, out: Tensor) -> None:
+    """out [rows, f] = silu(gate) * up, gate_up [rows, 2 f], gate first."""
+    rows, width = out.shape
+    _native.gated(_fits("gated", "gate_up", gate_up, (rows, 2 * width)), _fits("gated", "out", out, (rows, width)), rows, width)
+
+
+def sample(logits: Tensor, rows: SampleRows, out: Tensor) -> None:
+    """out [rows] int32: one token id per row of logits [rows, vocab]; a NaN logit counts as -inf, a row of -inf yields 0."""
+    count, vocab = logits.shape
+    _native.sample(
+        _fits("sample", "logits", logits, (count, vocab)), count, vocab,
+        _fits("sample", "temperature", rows.temperature, (count,)), _integers("sample", "top_k", rows.top_k, count),
+        _fits("sample", "top_p", rows.top_p, (count,)), _fits("sample", "min_p", rows.min_p, (count,)),
+        _fits("sample", "seed", rows.seed, (count,), torch.int64), _integers("sample", "position", rows.position, count),
+        _integers("sample", "sample", rows.sample, count), _integers("sample", "out", out, count),
+    )  # fmt: skip
+
+
+def logprobs(logits: Tensor, tokens: Tensor, top: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Log-probability and rank of tokens [rows], and the `top` likeliest: (logprob [rows], rank [rows], ids [rows, top], logprobs [rows, top])."""
+    count, vocab = logits.shape
+    value, rank = torch.empty(count), torch.empty(count, dtype=torch.int32)
+    ids, values = torch.empty(count, top, dtype=torch.int32), torch.empty(count, top)
+    _native.logprobs(
+        _fits("logprobs", "logits", logits, (count, vocab)), count, vocab, _integers("logprobs", "tokens", tokens, count), top,
+        value.data_ptr(), rank.data_ptr(), ids.data_ptr(), values.data_ptr(),
+    )  # fmt: skip
+    return value, rank, ids, values
+
+
+def move(pool: Tensor, source: Tensor, target: Tensor) -> None:
+    """Copies token slots source[i] -> target[i] in all layers, one pair after the other; pool [layers, 2, pages, kv_heads, page_size, head_dim]."""
+    if pool.dim() != 6 or pool.shape[1] != 2:
+        raise InputError(f"move: pool must be [layers, 2, pages, kv_heads, page_size, head_dim]; found {list(pool.shape)}")
+    layers, _, pages, kv_heads, page_size, head_dim = pool.shape
+    count = source.shape[0]
+    _native.move(
+        _fits("move", "pool", pool, tuple(pool.shape), pool.dtype), layers, pages, kv_heads, page_size, head_dim * pool.element_size(),
+        _integers("move", "source", source, count), _integers("move", "target", target, count), count,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A weight in panels of 32 outputs (docs/numerics.md, "Packing").
+
+    Attributes:
+        panels: the bytes, in the kernel's layout.
+        scale: one per output, int8 only. [n]
+        n, k: outputs, inputs.
+    """
+
+    panels: Tensor
+    scale: Tensor | None
+    n: int
+    k: int
+
+
+_STORED = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
+
+
+class Linear:
+    """out = x @ weight.T + bias for one weight format."""
+
+    def __init__(self, format: str):
+        self.name = f"cpu_{format}"
+        self._format = format
+        self._run = getattr(_native, f"linear_{format}")
+
+    def prepare(self, stored: dict[str, Tensor]) -> Packed:
+        """Packs {"weight": [n, k]} (int8: and {"scale": fp32 [n]}) once; the result holds a copy."""
+        wanted = {"weight", "scale"} if self._format == "int8" else {"weight"}
+        if set(stored) != wanted or stored["weight"].dim() != 2:
+            found = {name: list(tensor.shape) for name, tensor in stored.items()}
+            raise InputError(f"{self.name}: needs exactly the tensors {sorted(wanted)}, weight as [n, k]; found {found}")
+        n, k = stored["weight"].shape
+        source = _fits(self.name, "weight", stored["weight"], (n, k), _STORED[self._format])
+        scale = stored.get("scale")
+        if scale is not None:
+            _fits(self.name, "scale", scale, (n,))
+        panels = torch.empty(_native.packed_bytes(self._format, n, k), dtype=torch.uint8)
+        _native.pack(self._format, source, panels.data_ptr(), n, k)
+        return Packed(panels, scale, n, k)
+
+    def run(self, x: Tensor, prepared: Packed, bias: Tensor | None, out: Tensor) -> None:
+        """Writes out [rows, n] from x [rows, k] and bias [n] or None."""
+        rows, n, k = x.shape[0], prepared.n, prepared.k
+        self._run(
+            _fits(self.name, "x", x, (rows, k)), prepared.panels.data_ptr(), 0 if prepared.scale is None else prepared.scale.data_ptr(),
+            0 if bias is None else _fits(self.name, "bias", bias, (n,)), _fits(self.name, "out", out, (rows, n)), rows, n, k,
+        )  # fmt: skip
+
+
+_OPS = {
+    "embed": embed,
+    "norm": norm,
+    "rope_write": rope_write,
+    "attention": attention,
+    "gated": gated,
+    "sample": sample,
+    "logprobs": logprobs,
+    "move": move,
+}
+
+
+def offer(op: str, device: str) -> Any:
+    """The callable (linear ops: the LinearKernel) that serves `op` on `device`, or Declined with the reason."""
+    if device != "cpu":
+        return Declined(f"runs on cpu, not on {device}")
+    if _native is None:
+        return Declined(f"no native module: {native.reason}")
+    if op in _OPS:
+        return _OPS[op]
+    format = op.removeprefix("linear_")
+    return Linear(format) if op.startswith("linear_") and format in _STORED else Declined(f"has no kernel for {op}")

@@ -1,0 +1,94 @@
+"""Kernels: which candidate serves which op on a device, and why the others do not.
+
+Owns the order of the candidates and the choice. Must not know how any op computes.
+A candidate is a module of this package with NAME, VERSION, PROFILE (what its arithmetic is called) and
+`offer(op, device)`, which answers the callable (for a "linear_*" op the LinearKernel) or Declined(reason). The first that
+does not decline serves.
+"""
+
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from slipstream.base.errors import BackendError
+from slipstream.base.registry import load, unknown
+from slipstream.ops.types import LINEAR_OPS, OPS, Declined, LinearKernel, Op
+
+CANDIDATES = ("cpu", "reference")  # modules of slipstream.ops, best first
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Who serves an op.
+
+    Attributes:
+        op: name of the op; "linear_<format>" for the linear layers.
+        chosen: the candidate that serves it.
+        declined: (candidate, reason) of those asked before.
+    """
+
+    op: str
+    chosen: str
+    declined: tuple[tuple[str, str], ...] = ()
+
+
+class Kernels:
+    """The kernels of one device, one attribute per op (arguments: docs/numerics.md and ops/reference.py).
+
+    `profile` names the arithmetic of all that serve, as "cpu-avx512.1" or "reference.1".
+
+    Args:
+        device: "cpu".
+        only: take this candidate for every op and no other (tests, diagnostics).
+
+    Raises:
+        InputError: `only` names no candidate.
+        BackendError: no candidate asked serves some op on this device; lists their reasons.
+    """
+
+    embed: Op
+    norm: Op
+    rope_write: Op
+    attention: Op
+    gated: Op
+    sample: Op
+    logprobs: Op
+    move: Op
+
+    def __init__(self, device: str = "cpu", *, only: str | None = None):
+        if only is not None and only not in CANDIDATES:
+            raise unknown("only", only, CANDIDATES)
+        candidates = [load("slipstream.ops", name) for name in (CANDIDATES if only is None else (only,))]
+        self.device = device
+        self._choices: list[Choice] = []
+        self._linear: dict[str, LinearKernel] = {}
+        for op in OPS:
+            setattr(self, op, self._choose(op, candidates))
+        for op in LINEAR_OPS:
+            self._linear[op.removeprefix("linear_")] = self._choose(op, candidates)
+        serving = {choice.chosen for choice in self._choices}
+        self.profile = "+".join(module.PROFILE for module in candidates if module.NAME in serving)
+
+    def linear(self, format: str) -> LinearKernel:
+        """The linear layer for weights stored as `format`; InputError names the known formats."""
+        if format not in self._linear:
+            raise unknown("format", format, self._linear)
+        return self._linear[format]
+
+    def choices(self) -> list[Choice]:
+        """One Choice per op, for `slipstream doctor`."""
+        return list(self._choices)
+
+    def _choose(self, op: str, candidates: list[ModuleType]) -> Any:
+        declined = []
+        for candidate in candidates:
+            answer = candidate.offer(op, self.device)
+            if not isinstance(answer, Declined):
+                self._choices.append(Choice(op, candidate.NAME, tuple(declined)))
+                return answer
+            declined.append((candidate.NAME, answer.reason))
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in declined)
+        raise BackendError(f"op {op!r} has no kernel on device {self.device!r}: {reasons}")
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(str(unknown("op", name, OPS)))  # reached only for names that are no attribute

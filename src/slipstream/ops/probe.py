@@ -1,0 +1,74 @@
+"""What this machine can do: read bandwidth by working-set size, and peaks of multiply-adds.
+
+Owns the measurements behind every "share of the limit". Must not know models or costs. Where there is no native module it falls back
+on torch, which reaches less; `source` says which of the two measured.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+
+import torch
+
+from slipstream.base import native
+from slipstream.base.errors import InputError
+from slipstream.base.registry import unknown
+
+KINDS = ("fp32", "bf16", "int8")
+source = f"native ({native.module.isa()})" if native.module else f"torch, a lower bound ({native.reason})"
+
+
+def read_bandwidth(bytes: int, threads: int, seconds: float = 0.2) -> float:
+    """GB/s (1e9 bytes) at which `threads` threads together read a working set of `bytes` again and again, in 2 MiB pages where possible.
+
+    Raises:
+        InputError: less than 1 KiB per thread, or no thread.
+    """
+    if threads < 1 or bytes < 1024 * threads:
+        raise InputError(f"bytes={bytes}, threads={threads}: needs at least one thread and 1 KiB for each")
+    if native.module:
+        return native.module.read_bandwidth(bytes, threads, seconds) / 1e9
+    parts = [torch.ones(bytes // threads // 8, dtype=torch.int64) for _ in range(threads)]
+    return _rate(threads, seconds, lambda t: (parts[t].sum(), parts[t].nbytes)[1]) / 1e9
+
+
+def peak(kind: str, threads: int, seconds: float = 0.1) -> float:
+    """Gop/s (two operations per multiply-add) of `threads` threads that multiply registers of this kind: "fp32", "bf16" or "int8".
+
+    Where the machine has no bf16 instruction, bf16 is what widening to fp32 reaches.
+
+    Raises:
+        InputError: unknown kind, or no thread.
+    """
+    if kind not in KINDS:
+        raise unknown("kind", kind, KINDS)
+    if threads < 1:
+        raise InputError(f"threads={threads}: must be at least 1")
+    if native.module:
+        return native.module.peak(KINDS.index(kind), threads, seconds) / 1e9
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}[kind]
+    size = 256
+    squares = [torch.ones(size, size, dtype=dtype) for _ in range(threads)]
+    multiply = torch._int_mm if kind == "int8" else torch.mm
+    return _rate(threads, seconds, lambda t: (multiply(squares[t], squares[t]), 2.0 * size**3)[1]) / 1e9
+
+
+def _rate(threads: int, seconds: float, step: Callable[[int], float]) -> float:
+    """Amounts per second of step(thread), summed over threads that start together."""
+    rates, start_line = [0.0] * threads, threading.Barrier(threads)
+
+    def work(t: int) -> None:
+        start_line.wait()
+        start, amount, spent = time.perf_counter(), 0.0, 0.0
+        while spent < seconds:
+            amount += step(t)
+            spent = time.perf_counter() - start
+        rates[t] = amount / spent
+
+    others = [threading.Thread(target=work, args=(t,)) for t in range(1, threads)]
+    for other in others:
+        other.start()
+    work(0)
+    for other in others:
+        other.join()
+    return sum(rates)

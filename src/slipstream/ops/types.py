@@ -1,0 +1,105 @@
+"""What the candidates of an op share: how they answer, and the arguments that come in groups.
+
+Owns data definitions only. Must not know any candidate, the cache's bookkeeping or the model.
+All tensors are contiguous and on the device of the kernels; ids and indices are int32, other numbers fp32 unless said.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+OPS = ("embed", "norm", "rope_write", "attention", "gated", "sample", "logprobs", "move")
+LINEAR_FORMATS = ("fp32", "bf16", "int8")
+LINEAR_OPS = tuple(f"linear_{name}" for name in LINEAR_FORMATS)
+SEGMENT = 512  # keys per attention segment, by absolute position (docs/numerics.md, section 3)
+INT8_BLOCK = 32  # activations that share one scale in the int8 linear
+
+
+@dataclass(frozen=True, slots=True)
+class Declined:
+    """A candidate's answer when it cannot serve an op; the reason is shown by `slipstream doctor`."""
+
+    reason: str
+
+
+class LinearKernel(Protocol):
+    """A linear layer of one weight format: `out = x @ weight.T + bias`. `name` is "<candidate>_<format>"."""
+
+    name: str
+
+    def prepare(self, stored: dict[str, Tensor]) -> Any:
+        """Packs the stored tensors of one layer once, at load; the result is opaque to everyone but `run`.
+
+        Args:
+            stored: fp32 and bf16 formats: {"weight": [n, k] in that type}; int8: {"weight": int8 [n, k], "scale": fp32 [n]}.
+
+        Raises:
+            InputError: a tensor is missing, or of the wrong type or shape.
+        """
+
+    def run(self, x: Tensor, prepared: Any, bias: Tensor | None, out: Tensor) -> None:
+        """Writes out [rows, n] from x [rows, k] and bias [n] or None."""
+
+
+@dataclass(slots=True)
+class KV:
+    """One layer's keys and values: views of the pool. slot = page * page_size + offset within the page.
+
+    Attributes:
+        keys, values: [pages, kv_heads, page_size, head_dim], fp32 or bf16.
+    """
+
+    keys: Tensor
+    values: Tensor
+
+
+@dataclass(slots=True)
+class AttentionRows:
+    """Which keys each row sees, the same for all layers of a step.
+
+    Keys 0 .. linear-1 of a row are found through its request's page table; the rest, up to and with its own position,
+    are tail slots in path order, so that key number p is always position p: linear + tail == position + 1.
+
+    Attributes:
+        request: row -> row of page_table. [rows]
+        positions: absolute position of the row. [rows]
+        linear: how many keys the page table gives. [rows]
+        tail_start: bounds of each row's part of tail_slots. [rows + 1]
+        tail_slots: slots past `linear`; none for trunk rows. [tails]
+        page_table: page ids of each request. [requests, max_pages]
+    """
+
+    request: Tensor
+    positions: Tensor
+    linear: Tensor
+    tail_start: Tensor
+    tail_slots: Tensor
+    page_table: Tensor
+
+
+@dataclass(slots=True)
+class SampleRows:
+    """Sampling parameters per row (docs/numerics.md, section 4).
+
+    Attributes:
+        temperature: 0 is greedy. [rows]
+        top_k: keep the k likeliest, 0 keeps all. [rows] int32
+        top_p: share of the mass to keep, 1 keeps all. [rows]
+        min_p: least probability relative to the likeliest, 0 keeps all. [rows]
+        seed: the bits of an unsigned 64-bit seed. [rows] int64
+        position: absolute position of the token to be sampled. [rows] int32
+        sample: index among the samples of one prompt. [rows] int32
+    """
+
+    temperature: Tensor
+    top_k: Tensor
+    top_p: Tensor
+    min_p: Tensor
+    seed: Tensor
+    position: Tensor
+    sample: Tensor
+
+
+Op = Callable[..., Any]

@@ -1,0 +1,104 @@
+"""The sampler: logits of a step's sampling rows in, tokens and log-probabilities out.
+
+Owns the order: raw log-probabilities are kept, processors edit, the `sample` op draws with noise keyed by position.
+Knows nothing of drafts beyond a row's `path` (the drafted tokens between the request's history and the row).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from slipstream.base import registry
+from slipstream.ops.dispatch import Kernels
+from slipstream.ops.types import SampleRows
+from slipstream.sampling.processors import Processor
+from slipstream.step import Admission, SamplingParams, TokenLogprobs
+
+_PROCESSORS = "slipstream.sampling.processors"
+
+
+@dataclass(slots=True)
+class Voice:
+    """How one request samples: its parameters, the key of its noise and its processors' state."""
+
+    params: SamplingParams
+    seed: int
+    sample: int
+    processors: list[Processor] = field(default_factory=list)
+
+    @staticmethod
+    def of(admission: Admission, vocab: int) -> "Voice":
+        modules = sorted((registry.load(_PROCESSORS, name) for name in registry.names(_PROCESSORS)), key=lambda module: module.STAGE)
+        made = (module.make(admission, vocab) for module in modules)
+        seed = admission.seed - 2**64 if admission.seed >= 2**63 else admission.seed  # the same 64 bits, as int64
+        return Voice(admission.params, seed, admission.sample, [processor for processor in made if processor is not None])
+
+    def append(self, tokens: Sequence[int]) -> None:
+        for processor in self.processors:
+            for token in tokens:
+                processor.append(token)
+
+
+@dataclass(slots=True)
+class SampleRow:
+    """One row that needs a token: whose it is, the position of the token to draw, the drafted tokens before it."""
+
+    voice: Voice
+    position: int
+    path: Sequence[int] = ()
+
+
+class Sampler:
+    """Draws tokens for up to `max_rows` rows at a time."""
+
+    def __init__(self, kernels: Kernels, max_rows: int):
+        self.kernels, self.max_rows = kernels, max_rows
+        self.floats = np.zeros((3, max_rows), np.float32)
+        self.ints = np.zeros((3, max_rows), np.int32)
+        self.seeds = np.zeros(max_rows, np.int64)
+        self.tokens = torch.zeros(max_rows, dtype=torch.int32)
+
+    def draw(self, logits: Tensor, rows: Sequence[SampleRow]) -> tuple[list[int], list[TokenLogprobs | None]]:
+        """Samples one token per row; edits `logits` [rows, vocab] in place."""
+        wanted = [row.voice.params.logprobs for row in rows]
+        raw = logits
+        if any(row.voice.processors for row in rows):
+            if any(top is not None for top in wanted):
+                raw = logits.clone()
+            for logit, row in zip(logits, rows, strict=True):
+                for processor in row.voice.processors:
+                    processor.apply(logit, row.path)
+        count = len(rows)
+        out = self.tokens[:count]
+        self.kernels.sample(logits, self._arguments(rows), out)
+        tokens = out.tolist()
+        chosen: list[TokenLogprobs | None] = [None] * count
+        asking = [index for index, top in enumerate(wanted) if top is not None]
+        if asking:
+            tops = [wanted[index] for index in asking]
+            for index, entry in zip(asking, self.score(raw[asking], [tokens[i] for i in asking], tops), strict=True):
+                chosen[index] = entry
+        return tokens, chosen
+
+    def score(self, logits: Tensor, tokens: Sequence[int], tops: Sequence[int]) -> list[TokenLogprobs]:
+        """Log-probabilities of given `tokens` under raw `logits` [rows, vocab], with the `tops` likeliest of each row."""
+        most = max(tops)
+        values, ranks, top_ids, top_values = self.kernels.logprobs(logits, torch.tensor(tokens, dtype=torch.int32), most)
+        lines = zip(tokens, values.tolist(), ranks.tolist(), top_ids.tolist(), top_values.tolist(), tops, strict=True)
+        return [
+            TokenLogprobs(token, value, rank, tuple(zip(ids[:top], vals[:top], strict=True))) for token, value, rank, ids, vals, top in lines
+        ]
+
+    def _arguments(self, rows: Sequence[SampleRow]) -> SampleRows:
+        count = len(rows)
+        for index, row in enumerate(rows):
+            params = row.voice.params
+            self.floats[:, index] = params.temperature, params.top_p, params.min_p
+            self.ints[:, index] = params.top_k, row.position, row.voice.sample
+            self.seeds[index] = row.voice.seed
+        temperature, top_p, min_p = torch.from_numpy(self.floats[:, :count]).unbind()
+        top_k, position, sample = torch.from_numpy(self.ints[:, :count]).unbind()
+        return SampleRows(temperature, top_k, top_p, min_p, torch.from_numpy(self.seeds[:count]), position, sample)

@@ -1,0 +1,93 @@
+"""Request: one text in the making, and Event: what a step added to it. State only; the scheduler acts on it."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from slipstream.cache import PageTable
+from slipstream.step import Chunk, DraftTree, SamplingParams, TokenLogprobs
+from slipstream.step.draft import EMPTY
+
+
+class State(Enum):
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One text in the making.
+
+    Invariant: outside a step, the cache holds exactly tokens[:cached].
+
+    Attributes:
+        number: its name, unique among the living, given by the caller.
+        tokens: the prompt, then what was added to it. The list is the scheduler's from `add` on.
+        params: what was asked for.
+        seed, sample: key of the noise.
+        arrival: time of arrival in seconds of any clock; the first key of fcfs.
+        priority: for policies that look at it; the smaller, the sooner.
+        leader: number of the first of n samples of one prompt, whose pages this one shares; None if it is that one.
+        ends: end-of-text ids.
+        banned: token sequences of params.bad_words.
+
+    Set by the scheduler:
+        prompt_len: how many tokens are prompt.
+        limit: length that the text cannot exceed.
+        state, cached: see above; cached is 0 while waiting.
+        scored: prompt logprobs delivered; the next one wanted is that of tokens[scored + 1].
+        table: its pages, while running.
+        draft: what may come next, according to the drafter.
+        planned: its chunk in the step under way.
+        origin: the leader, as long as its pages are waited for.
+    """
+
+    number: int
+    tokens: list[int]
+    params: SamplingParams
+    seed: int = 0
+    sample: int = 0
+    arrival: float = 0.0
+    priority: int = 0
+    leader: int | None = None
+    ends: tuple[int, ...] = ()
+    banned: tuple[tuple[int, ...], ...] = ()
+
+    prompt_len: int = field(default=0, init=False)
+    limit: int = field(default=0, init=False)
+    state: State = field(default=State.WAITING, init=False)
+    cached: int = field(default=0, init=False)
+    scored: int = field(default=0, init=False)
+    table: PageTable | None = field(default=None, init=False)
+    draft: DraftTree = field(default=EMPTY, init=False)
+    planned: Chunk | None = field(default=None, init=False)
+    origin: "Request | None" = field(default=None, init=False)
+
+    @property
+    def pages(self) -> list[int]:
+        """Pages held, in order; empty while waiting."""
+        return self.table.pages if self.table is not None else []
+
+    @property
+    def scores_wanted(self) -> bool:
+        """Whether prompt logprobs are still to be delivered. The leader's serve all samples of a prompt."""
+        return self.params.prompt_logprobs is not None and self.leader is None and self.scored < self.prompt_len - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What a step added to a request.
+
+    Attributes:
+        request: the request's number.
+        tokens: new tokens, an end token included.
+        logprobs: one per token of `tokens`, or None.
+        scores: prompt logprobs, those of the prompt's second token first, in as many events as it takes; or None.
+        finish_reason: None while the request goes on, else "stop", "length" or what `watch` said.
+    """
+
+    request: int
+    tokens: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprobs, ...] | None = None
+    scores: tuple[TokenLogprobs, ...] | None = None
+    finish_reason: str | None = None

@@ -1,0 +1,249 @@
+"""Scheduler: plans the rows of each step and takes in what came of them. It knows tokens, pages and budgets; it must not
+know models, tensors or text.
+
+There is no prefill and no decode here. A running request always wants the same: rows for tokens[cached:], and below the
+last of them its draft. How a step is filled:
+
+    1. every running request, in policy order: one row for certain, more while the budget lasts
+       (where pages are short: idle pages of the prefix tree go first, then the last running request is preempted)
+    2. waiting requests, in policy order, while there are seats, budget and pages for all they bring
+    3. drafts, with the budget and the pages that nobody else wanted
+"""
+
+import time
+from collections.abc import Callable
+
+from slipstream.base.errors import BackendError, InputError
+from slipstream.base.registry import load
+from slipstream.cache import PagePool, PageTables, PrefixCache
+from slipstream.scheduler.admission import check_fits, introduce, open_table, owed, waits_for_leader
+from slipstream.scheduler.chunk import make_chunk
+from slipstream.scheduler.options import SchedulerOptions, Stats
+from slipstream.scheduler.queue import Queue
+from slipstream.scheduler.request import Event, Request, State
+from slipstream.step import Admission, Chunk, Outcome, Plan, Result
+from slipstream.step.draft import EMPTY
+
+Watch = Callable[[int, int], str | None]
+
+
+class Scheduler:
+    """Owns every request from `add` to its last event.
+
+    Args:
+        options: what there is to share out.
+        watch: called with (number, token) for every new token, in order; may return a reason to end there.
+        clock: seconds, for policies that look at the time.
+    """
+
+    def __init__(self, options: SchedulerOptions, watch: Watch | None = None, clock: Callable[[], float] = time.monotonic):
+        self.options = options
+        pool = PagePool(options.pages, options.page_size)
+        self.tables = PageTables(pool, PrefixCache(pool), options.prefix_cache)
+        self._watch = watch
+        self._clock = clock
+        policy = load("slipstream.scheduler.policies", options.policy)
+        self._running, self._waiting = Queue(policy), Queue(policy)
+        self._requests: dict[int, Request] = {}
+        self._released: list[int] = []  # running no more, to be said in the next plan
+        self._seats = min(options.max_batch, options.max_step_tokens)
+        self._hits = self._preemptions = 0
+
+    # Requests come and go
+
+    def add(self, request: Request) -> None:
+        """Takes in a request.
+
+        Raises:
+            InputError: its number is in use, it is empty, or its prompt is not that of its leader.
+            CapacityError: it could never run, however empty the engine is.
+        """
+        if request.number in self._requests:
+            raise InputError(f"request {request.number}: this number is in use")
+        check_fits(request, self.options, self.tables)
+        request.origin = None if request.leader is None else self._requests.get(request.leader)
+        if request.origin is not None and request.origin.tokens[: request.origin.prompt_len] != request.tokens:
+            raise InputError(f"request {request.number}: its prompt is not that of its leader {request.leader}")
+        request.state = State.WAITING
+        self._requests[request.number] = request
+        self._waiting.add(request)
+
+    def abort(self, number: int) -> None:
+        """Ends a request without an event. Unknown numbers are ignored: it may just have finished."""
+        self.finish(number, "abort")
+
+    def finish(self, number: int, reason: str) -> Event | None:
+        """Ends a request now; what a step under way brings for it is ignored. Returns its last event; None if the number is
+        unknown."""
+        request = self._requests.get(number)
+        if request is None:
+            return None
+        self._end(request)
+        return Event(number, finish_reason=reason)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether there is anything to plan or to release."""
+        return bool(self._requests or self._released)
+
+    @property
+    def stats(self) -> Stats:
+        pool = self.tables.pool
+        return Stats(len(self._running), len(self._waiting), pool.free, pool.idle, self._hits, self._preemptions)
+
+    # A step is planned
+
+    def schedule(self) -> Plan:
+        """The next step. Its pages are reserved when this returns; `commit` must follow before the next call."""
+        now = self._clock()
+        self._running.order(now)
+        preemptions = self._preemptions
+        trunks, left = self._continue()
+        admitted: list[Admission] = []
+        if len(self._waiting) and left and preemptions == self._preemptions:  # where one has lost his seat, nobody takes one
+            self._waiting.order(now)
+            admitted, left = self._admit(trunks, left)
+        chunks = []
+        for request, trunk in trunks:
+            chunk = make_chunk(request, trunk, left, self.tables, self.options)
+            left -= len(chunk.draft.tokens)
+            request.planned = chunk
+            chunks.append(chunk)
+        released, self._released = tuple(self._released), []
+        return Plan(tuple(admitted), tuple(chunks), self.tables.take_copies(), released)
+
+    def _continue(self) -> tuple[list[tuple[Request, int]], int]:
+        """Trunk rows of the running requests, with pages for them. Returns (request, rows) and the budget left."""
+        tables, running, longest = self.tables, self._running, self.options.max_chunk
+        left = self.options.max_step_tokens - len(running)  # one row is promised to each
+        trunks: list[tuple[Request, int]] = []
+        while len(trunks) < len(running):
+            request = running[len(trunks)]
+            rows = len(request.tokens) - request.cached
+            if rows > 1:
+                rows = min(rows, 1 + left, longest)
+            if tables.grow(request.table, request.cached + rows):
+                trunks.append((request, rows))
+                left -= rows - 1
+            else:
+                self._preempt(running.pop())
+                left += 1
+        return trunks, left
+
+    def _admit(self, trunks: list[tuple[Request, int]], left: int) -> tuple[list[Admission], int]:
+        """Lets waiting requests in, in order, up to the first for which there is no room, and appends their trunks.
+        Returns them and the budget left."""
+        admitted: list[Admission] = []
+        spare = owed((request for request, _ in trunks), self.tables)
+        at = 0
+        while at < len(self._waiting) and left and len(self._running) < self._seats:
+            request = self._waiting[at]
+            if waits_for_leader(request):
+                at += 1
+                continue
+            if not open_table(request, self.tables, spare):
+                break
+            self._hits += request.cached
+            rows = min(len(request.tokens) - request.cached, left, self.options.max_chunk)
+            grown = self.tables.grow(request.table, request.cached + rows)
+            assert grown, "pages were counted before"
+            spare += owed((request,), self.tables)
+            left -= rows
+            self._running.add(self._waiting.pop(at))
+            request.state = State.RUNNING
+            trunks.append((request, rows))
+            admitted.append(introduce(request))
+        return admitted, left
+
+    def _preempt(self, request: Request) -> None:
+        """Takes a running request's pages and lets it wait; it will compute again what the tree does not remember."""
+        assert len(self._running), f"request {request.number} has all pages and needs more"
+        self.tables.close(request.table, request.tokens, request.cached)
+        request.table, request.cached, request.draft = None, 0, EMPTY
+        request.state = State.WAITING
+        self._waiting.add(request)
+        self._released.append(request.number)
+        self._preemptions += 1
+
+    # What came of it
+
+    def commit(self, plan: Plan, result: Result) -> list[Event]:
+        """Takes in the result of a plan. Requests that ended or were preempted since are passed over.
+
+        Raises:
+            BackendError: the result does not answer the plan.
+        """
+        events = []
+        if len(plan.chunks) != len(result.outcomes):
+            raise BackendError(f"{len(plan.chunks)} chunks were planned, {len(result.outcomes)} outcomes came back")
+        for chunk, outcome in zip(plan.chunks, result.outcomes, strict=True):
+            request = self._requests.get(chunk.request)
+            if request is None or request.planned is not chunk:
+                continue
+            if outcome.request != chunk.request or bool(outcome.tokens) != chunk.sample:
+                raise BackendError(f"the outcome of request {outcome.request} does not answer the chunk of request {chunk.request}")
+            event = self._advance(request, chunk, outcome)
+            if event.tokens or event.scores or event.finish_reason:
+                events.append(event)
+        return events
+
+    def _advance(self, request: Request, chunk: Chunk, outcome: Outcome) -> Event:
+        """Appends the new tokens up to the end of the text, if they reach it."""
+        new, taken, reason = outcome.tokens, 0, None
+        for token in new:
+            request.tokens.append(token)
+            taken += 1
+            reason = self._reason(request, token)
+            if reason is not None:
+                break
+        kept = min(taken, len(new) - 1) if new else 0  # the last of them was sampled, those before it were nodes
+        request.cached = chunk.start + len(chunk.trunk) + kept
+        request.planned = None
+        request.draft = outcome.draft
+        if outcome.scores is not None:
+            request.scored += len(outcome.scores)
+        if request.params.max_tokens == 0 and request.cached == request.prompt_len:
+            reason = "length"
+        if reason is None:
+            self.tables.publish(request.table, request.tokens, request.cached)
+        else:
+            self._end(request)
+        if taken == len(new):
+            return Event(request.number, new, outcome.logprobs, outcome.scores, reason)
+        logprobs = None if outcome.logprobs is None else outcome.logprobs[:taken]
+        return Event(request.number, new[:taken], logprobs, outcome.scores, reason)
+
+    def _reason(self, request: Request, token: int) -> str | None:
+        """Why the text ends with the token just appended, if it does."""
+        params = request.params
+        said = self._watch(request.number, token) if self._watch is not None else None
+        if len(request.tokens) - request.prompt_len >= params.min_tokens and (
+            (token in request.ends and not params.ignore_eos) or token in params.stop_token_ids
+        ):
+            return "stop"
+        if said is None and len(request.tokens) >= request.limit:
+            return "length"
+        return said
+
+    def _end(self, request: Request) -> None:
+        del self._requests[request.number]
+        if request.state is State.RUNNING:
+            self._running.remove(request)
+            self.tables.close(request.table, request.tokens, request.cached)
+            request.table = None
+            self._released.append(request.number)
+        else:
+            self._waiting.remove(request)
+        request.state = State.FINISHED
+
+    def check_integrity(self) -> None:
+        """Raises AssertionError if requests, tables, pages and tree contradict each other. Between steps only."""
+        running, waiting = list(self._running), list(self._waiting)
+        assert sorted(request.number for request in running + waiting) == sorted(self._requests)
+        assert len(running) <= self._seats
+        for request in running:
+            assert request.state is State.RUNNING and 0 <= request.cached < len(request.tokens) <= request.limit
+            assert request.prompt_len <= len(request.tokens)
+        for request in waiting:
+            assert request.state is State.WAITING and request.table is None and request.cached == 0
+        self.tables.check_integrity((request.table, request.cached) for request in running)

@@ -1,0 +1,140 @@
+"""Plan and Result: what one step shall do, and what came of it. Plain data; integers and tuples only.
+
+Rows of a request in a step: `trunk` rows are known tokens whose KV is not cached yet, `branch` rows are the nodes of a
+draft below the last trunk row. Chunked prefill is a long trunk, decoding a trunk of one, speculation a trunk of one
+with branches; nothing in a plan says which of them it is.
+
+    positions   0 ........ start | start ... start+u-1 | start+u ... (node i writes its KV at slot start+u+i)
+                cached           | trunk               | branch
+"""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from slipstream.step.draft import EMPTY, DraftTree
+from slipstream.step.params import SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A request that begins to run (again): what the device side must know of it, sent once.
+
+    Attributes:
+        request: the request's number, its name in every later plan.
+        tokens: all tokens known so far, prompt first.
+        prompt: how many of them are prompt.
+        seed, sample: key of the noise: 64-bit seed, index among the n samples of one prompt.
+        banned: token sequences of `params.bad_words`.
+        ends: end-of-text ids that `min_tokens` must hold back.
+    """
+
+    request: int
+    tokens: tuple[int, ...]
+    prompt: int
+    params: SamplingParams
+    seed: int
+    sample: int = 0
+    banned: tuple[tuple[int, ...], ...] = ()
+    ends: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The rows of one request in one step.
+
+    Attributes:
+        request: the request's number.
+        start: position of the first trunk row = number of cached tokens.
+        trunk: known tokens to compute, at least one. [u]
+        draft: guessed tokens below the last trunk row.
+        pages: page ids that cover positions 0 .. start + u + nodes - 1, in order.
+        sample: whether the last trunk row yields a token; False while more of the prompt is to come.
+        score: first trunk row whose logits score the token after it (prompt logprobs); u means none.
+        draft_budget: how many nodes the next draft may have.
+    """
+
+    request: int
+    start: int
+    trunk: tuple[int, ...]
+    pages: tuple[int, ...]
+    sample: bool
+    draft: DraftTree = EMPTY
+    score: int | None = None
+    draft_budget: int = 0
+
+    @property
+    def rows(self) -> int:
+        return len(self.trunk) + len(self.draft)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One step of all requests.
+
+    Attributes:
+        admitted: requests that run for the first time since they (re)entered.
+        chunks: their rows, in the order of the batch.
+        copies: (from page, to page) whole-page copies to make before the forward pass (copy-on-write tails).
+        released: requests that ended, were aborted or were preempted since the last plan.
+    """
+
+    admitted: tuple[Admission, ...] = ()
+    chunks: tuple[Chunk, ...] = ()
+    copies: tuple[tuple[int, int], ...] = ()
+    released: tuple[int, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        return sum(chunk.rows for chunk in self.chunks)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Log-probability of one token and of the likeliest ones at its position, from the raw distribution."""
+
+    token: int
+    logprob: float
+    rank: int
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of one chunk.
+
+    Attributes:
+        request: the request's number.
+        tokens: kept draft tokens, then the newly sampled one; empty if the chunk did not sample.
+        logprobs: one entry per token of `tokens`, or None.
+        scores: prompt logprobs of the tokens after the scored trunk rows, or None.
+        draft: the drafter's guess for the next step, below the last of `tokens`.
+    """
+
+    request: int
+    tokens: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprobs, ...] | None = None
+    scores: tuple[TokenLogprobs, ...] | None = None
+    draft: DraftTree = EMPTY
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Outcomes in the order of the plan's chunks."""
+
+    outcomes: tuple[Outcome, ...] = field(default=())
+
+
+class Executor(Protocol):
+    """Whoever runs plans: this process, many ranks, or a simulator on a virtual clock."""
+
+    def launch(self, plan: Plan) -> None:
+        """Starts the step; returns as soon as the host may go on."""
+
+    def finish(self) -> Result:
+        """Waits for the oldest launched step and returns its result."""
+
+    def reset(self) -> None:
+        """Forgets all requests and steps after a step failed; the content of pages stays."""
+
+    def close(self) -> None:
+        """Frees the device."""

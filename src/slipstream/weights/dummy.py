@@ -1,0 +1,50 @@
+"""Dummy weights: parameters of a named shape without a checkpoint, for benchmarks, tests and dry runs.
+
+Deterministic by seed and tensor name, made when asked for, and scaled so that activations stay near 1.
+"""
+
+import zlib
+
+import torch
+from torch import Tensor
+
+from slipstream.arch.spec import ModelSpec, TensorSpec, tensors
+
+_NOISE = 1_048_573  # numbers drawn per tensor; a prime, so that rows of any usual width begin at ever new places
+
+
+class Dummy:
+    """`Weights` that follow from a seed.
+
+    Args:
+        spec: the model.
+        format: "bf16" or "fp32", the type of embedding and linear layers.
+        seed: other seeds give other weights.
+    """
+
+    def __init__(self, spec: ModelSpec, format: str = "bf16", seed: int = 0):
+        self.spec, self.format = spec, format
+        self._seed = seed
+        self._wanted = {parameter.name: parameter for parameter in tensors(spec)}
+
+    def get(self, name: str) -> Tensor:
+        """See `Weights.get`."""
+        wanted = self._wanted[name]
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{self._seed}/{name}".encode()))
+        if wanted.role == "norm":
+            return torch.empty(wanted.shape).uniform_(0.8, 1.2, generator=generator)
+        if wanted.role == "bias":
+            return torch.empty(wanted.shape).normal_(0, 0.02, generator=generator)
+        return self._matrix(wanted, generator)
+
+    def _matrix(self, wanted: TensorSpec, generator: torch.Generator) -> Tensor:
+        """[rows, columns]: one stretch of noise repeated over the whole matrix, every row scaled by its own factor."""
+        rows, columns = wanted.shape
+        dtype = torch.bfloat16 if self.format == "bf16" else torch.float32
+        noise = torch.empty(min(_NOISE, wanted.size)).normal_(0, columns**-0.5, generator=generator).to(dtype)
+        flat = torch.empty(wanted.size, dtype=dtype)
+        for at in range(0, wanted.size, len(noise)):
+            part = flat[at : at + len(noise)]
+            part.copy_(noise[: len(part)])
+        scale = torch.empty(rows, 1).uniform_(0.5, 1.5, generator=generator).to(dtype)
+        return flat.view(rows, columns).mul_(scale)

@@ -1,0 +1,83 @@
+"""From a Plan to the tensors of a step. Owns the staging buffers and the addressing of rows; runs no op.
+
+Row order: chunk after chunk, trunk rows then branch rows. The KV of row number i of a chunk is written at position index
+start + i of its page table; for branch rows that is a scratch place behind the trunk, while their rotary position is
+that of their depth:
+
+    page table   0 ... start-1 | start ... start+u-1 | start+u+node ...
+                 cached        | trunk               | branch (kept nodes are moved forward after verification)
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from slipstream.model.batch import Batch
+from slipstream.ops.types import AttentionRows
+from slipstream.step import Chunk
+from slipstream.worker.slots import Slot, Slots
+
+
+class Batcher:
+    """Builds the Batch of a step in buffers allocated once for `max_rows` rows."""
+
+    def __init__(self, slots: Slots, page_size: int, max_rows: int):
+        self.slots, self.page_size = slots, page_size
+        self.rows = np.zeros((5, max_rows), np.int32)  # ids, positions, slots, request, linear
+        self.tail_start = np.zeros(max_rows + 1, np.int32)
+
+    def build(self, chunks: Sequence[Chunk]) -> Batch:
+        slots = [self.slots[chunk.request] for chunk in chunks]
+        for slot, chunk in zip(slots, chunks, strict=True):
+            self.slots.extend_table(slot, chunk)
+        counts = np.array([chunk.rows for chunk in chunks], np.int64)  # [chunks]
+        first = np.cumsum(counts) - counts  # [chunks] index of each chunk's first row
+        total = int(counts.sum())
+        ids, positions, cells, request, linear = self.rows[:, :total]
+        ids[:] = np.fromiter((token for chunk in chunks for part in (chunk.trunk, chunk.draft.tokens) for token in part), np.int32, total)
+        request[:] = np.repeat(np.array([slot.index for slot in slots], np.int32), counts)
+        starts = np.array([chunk.start for chunk in chunks], np.int64)
+        index = np.repeat(starts - first, counts) + np.arange(total)  # place in the page table, [rows]
+        positions[:] = index
+        cells[:] = self.slots.table[request, index // self.page_size] * self.page_size + index % self.page_size
+        linear[:] = index + 1
+        tails = self._branches(chunks, first, positions, cells, linear, total)
+        tensors = [torch.from_numpy(row) for row in (ids, positions, cells, request, linear)]
+        attention = AttentionRows(
+            request=tensors[3],
+            positions=tensors[1],
+            linear=tensors[4],
+            tail_start=torch.from_numpy(self.tail_start[: total + 1]),
+            tail_slots=torch.from_numpy(tails),
+            page_table=self.slots.table_tensor,
+        )
+        return Batch(ids=tensors[0], positions=tensors[1], slots=tensors[2], attention=attention)
+
+    def _branches(self, chunks: Sequence[Chunk], first, positions, cells, linear, total: int) -> np.ndarray:
+        """Corrects the rows of draft nodes: position by depth, keys past the trunk along the path. Returns tail slots."""
+        self.tail_start[: total + 1] = 0
+        tails: list[int] = []
+        for chunk, begin in zip(chunks, first.tolist(), strict=True):
+            if not chunk.draft:
+                continue
+            branch = begin + len(chunk.trunk)  # row of node 0
+            end = chunk.start + len(chunk.trunk)  # positions before it are linear for every node
+            for node, depth in enumerate(chunk.draft.depths()):
+                row = branch + node
+                positions[row], linear[row] = end + depth - 1, end
+                path = chunk.draft.path(node)
+                tails.extend(int(cells[branch + ancestor]) for ancestor in path)
+                self.tail_start[row + 1] = len(path)
+        if tails:
+            np.cumsum(self.tail_start[: total + 1], out=self.tail_start[: total + 1])
+        return np.array(tails, np.int32)
+
+    def moves(self, chunk: Chunk, slot: Slot, kept: Sequence[int]) -> list[tuple[int, int]]:
+        """Slot moves that make the kept nodes of a draft contiguous behind the trunk. Ascending, so that no source is
+        overwritten before it was read (node kept[j] lies at or behind place j)."""
+        base = chunk.start + len(chunk.trunk)
+        return [(self._cell(slot, base + node), self._cell(slot, base + place)) for place, node in enumerate(kept) if node != place]
+
+    def _cell(self, slot: Slot, index: int) -> int:
+        return int(self.slots.table[slot.index, index // self.page_size]) * self.page_size + index % self.page_size

@@ -1,0 +1,33 @@
+"""The KV pool: one tensor for all layers and pages. Owns page tensors and moves between them; page ids come from outside."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from slipstream.ops.dispatch import Kernels
+
+
+class KVPool:
+    """Keys and values of all layers: [layers, 2, pages, kv_heads, page_size, head_dim].
+
+    Args:
+        shape: the tensor's shape.
+        dtype: fp32 or bf16, the KV type of the numerics profile.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, kernels: Kernels):
+        self.tensor: Tensor = torch.zeros(shape, dtype=dtype)
+        self.page_size = shape[4]
+        self.kernels = kernels
+
+    def copy_pages(self, copies: Sequence[tuple[int, int]]) -> None:
+        """Copies whole pages (from, to) in all layers: copy-on-write tails."""
+        for source, target in copies:
+            self.tensor[:, :, target] = self.tensor[:, :, source]
+
+    def move(self, moves: Sequence[tuple[int, int]]) -> None:
+        """Moves token slots (from, to) in all layers, in the order given: a kept branch becomes part of the trunk."""
+        if moves:
+            source, target = torch.tensor(moves, dtype=torch.int32).t().contiguous()  # [moves] each
+            self.kernels.move(self.tensor, source, target)

@@ -1,0 +1,65 @@
+"""Slots: what the worker remembers of each running request between steps.
+
+Owns the slot numbers, the page tables as one tensor, and each request's history and sampling state. A slot lives from a
+request's Admission to its release; after a preemption the request gets a fresh one.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from slipstream.sampling.sampler import Voice
+from slipstream.step import Admission, Chunk
+
+
+@dataclass(slots=True)
+class Slot:
+    """One running request.
+
+    Attributes:
+        index: its row in the page table tensor.
+        tokens: prompt and output so far; grows as tokens are kept.
+        prompt: how many of them are prompt.
+        voice: how it samples.
+        pages: how many entries of its page table are filled in.
+    """
+
+    index: int
+    tokens: list[int]
+    prompt: int
+    voice: Voice
+    pages: int = 0
+
+
+class Slots:
+    """Up to `count` slots with page tables of up to `max_pages` pages."""
+
+    def __init__(self, count: int, max_pages: int, vocab: int):
+        self.table = np.zeros((count, max_pages), np.int32)  # [slots, max_pages]
+        self.table_tensor: Tensor = torch.from_numpy(self.table)  # the same memory
+        self.vocab = vocab
+        self._free = list(range(count))[::-1]
+        self._of: dict[int, Slot] = {}
+
+    def admit(self, admission: Admission) -> None:
+        slot = Slot(self._free.pop(), list(admission.tokens), admission.prompt, Voice.of(admission, self.vocab))
+        self._of[admission.request] = slot
+
+    def release(self, request: int) -> None:
+        slot = self._of.pop(request, None)  # a request that ended before it ever ran has no slot
+        if slot is not None:
+            self._free.append(slot.index)
+
+    def requests(self) -> list[int]:
+        return list(self._of)
+
+    def __getitem__(self, request: int) -> Slot:
+        return self._of[request]
+
+    def extend_table(self, slot: Slot, chunk: Chunk) -> None:
+        """Fills in the pages that are new since the request's last step; a running request's pages only grow."""
+        if len(chunk.pages) > slot.pages:
+            self.table[slot.index, slot.pages : len(chunk.pages)] = chunk.pages[slot.pages :]
+            slot.pages = len(chunk.pages)

@@ -1,0 +1,118 @@
+"""Bytes and operations against numbers computed by hand."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from slipstream.arch import shape
+from slipstream.base.errors import InputError
+from slipstream.cost import Cost, step_cost, weights_bytes
+
+# Llama 3.2 1B: per layer q, o 2048*2048, k, v 512*2048, gate, up, down 8192*2048; rows 2048+512+512+2048+8192+8192+2048
+LINEAR = 16 * 60_817_408
+ROWS = 16 * 23_552
+NORMS = 33 * 2048
+TABLE = 128_256 * 2048
+
+
+@pytest.mark.parametrize(
+    ("weight_format", "expected"),
+    [
+        ("fp32", 4 * 1536 + 4 * 40 + 4 * 80 + 4 * 80),  # linear, five norms, head, table
+        ("bf16", 2 * 1536 + 4 * 40 + 2 * 80 + 2 * 80),
+        ("int8", 1536 + 4 * 160 + 4 * 40 + 80 + 4 * 10 + 2 * 80),
+    ],
+)
+def test_weights_of_the_tiny_spec(tiny, weight_format, expected):
+    assert weights_bytes(tiny, weight_format) == expected
+
+
+def test_weights_of_llama_3_2_1b(one_billion):
+    assert LINEAR + TABLE + NORMS == one_billion.parameters() == 1_235_814_400
+    assert weights_bytes(one_billion, "bf16") == 2 * LINEAR + 4 * NORMS + 2 * 2 * TABLE == 2_997_100_544
+    assert weights_bytes(one_billion, "fp32") == 4 * LINEAR + 4 * NORMS + 2 * 4 * TABLE
+    assert weights_bytes(one_billion, "int8") == LINEAR + 4 * ROWS + 4 * NORMS + TABLE + 4 * 128_256 + 2 * TABLE
+    assert weights_bytes(one_billion, "int8", stored="fp32") - weights_bytes(one_billion, "int8") == 2 * TABLE
+
+
+def test_tied_heads_count_again_because_they_are_packed(tiny):
+    assert weights_bytes(dataclasses.replace(tiny, tied=True), "bf16") == weights_bytes(tiny, "bf16")
+
+
+def test_biases_are_fp32(tiny):
+    layer = tiny.layers[0]
+    biased = dataclasses.replace(layer, mixer=dataclasses.replace(layer.mixer, bias=True))
+    spec = dataclasses.replace(tiny, layers=(biased, layer))
+    assert weights_bytes(spec, "int8") - weights_bytes(tiny, "int8") == 4 * (16 + 8 + 8 + 8)
+
+
+def test_decode_step_of_the_tiny_spec(tiny):
+    cost = step_cost(tiny, "bf16", "bf16", rows=1, context=5, sampled_rows=1)
+    assert cost.weights == 2 * 1536 + 4 * 40 + 2 * 80 + 2 * 8
+    assert cost.kv_read == 6 * 64 and cost.kv_written == 64  # a position: 2 layers * (k, v) * 2 heads * 4 * 2 bytes
+    assert cost.operations == {"fp32": 2 * (1536 + 80) + 6 * 2 * 4 * 16}
+    assert cost.bytes == 3408 + 384 + 64
+
+
+def test_prefill_chunk_of_the_tiny_spec(tiny):
+    cost = step_cost(tiny, "int8", "fp32", rows=4, context=3, sampled_rows=0)
+    assert cost.weights == 1536 + 4 * 160 + 4 * 40 + 4 * 8 * 2, "no head, four rows of the bf16 table"
+    assert (cost.kv_read, cost.kv_written) == (7 * 128, 4 * 128)
+    assert cost.operations == {"int8": 2 * 4 * 1536, "fp32": (4 + 5 + 6 + 7) * 2 * 4 * 16}
+
+
+def test_decode_step_of_llama_3_2_1b(one_billion):
+    cost = step_cost(one_billion, "bf16", "bf16", rows=1, context=1000, sampled_rows=1)
+    assert cost.weights == 2 * LINEAR + 4 * NORMS + 2 * TABLE + 2 * 2048 == 2_471_768_064
+    assert cost.kv_written == 16 * 2 * 8 * 64 * 2 == 32_768
+    assert cost.kv_read == 1001 * 32_768
+    assert cost.operations == {"fp32": 2 * (LINEAR + TABLE) + 1001 * 16 * 4 * 2048}
+
+
+def test_the_weights_are_read_once_for_the_whole_batch(tiny):
+    one = step_cost(tiny, "bf16", "bf16", rows=1, context=9, sampled_rows=1)
+    batch = step_cost(tiny, "bf16", "bf16", rows=8, context=9, sampled_rows=8, requests=8)
+    assert batch.weights == one.weights + 7 * 2 * 8, "seven more rows of the table"
+    assert (batch.kv_read, batch.kv_written) == (8 * one.kv_read, 8 * one.kv_written)
+    assert batch.operations == {"fp32": 8 * one.operations["fp32"]}
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.integers(1, 40), st.integers(0, 300), st.integers(1, 39))
+def test_chunks_of_a_prompt_compute_as_much_as_the_whole(rows, context, cut):
+    """Cutting costs bytes, never operations; the KV written is the same."""
+    spec = shape("tiny")
+    cut = min(cut, rows)
+    whole = step_cost(spec, "bf16", "bf16", rows, context, 0)
+    parts = step_cost(spec, "bf16", "bf16", cut, context, 0)
+    if cut < rows:
+        parts = parts + step_cost(spec, "bf16", "bf16", rows - cut, context + cut, 0)
+    assert parts.operations == whole.operations
+    assert parts.kv_written == whole.kv_written
+    assert parts.bytes >= whole.bytes
+
+
+def test_costs_add_up_by_kind():
+    total = Cost(1, 2, 3, {"fp32": 4}) + Cost(10, 20, 30, {"fp32": 40, "int8": 5})
+    assert total == Cost(11, 22, 33, {"fp32": 44, "int8": 5})
+    assert total.bytes == 66
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"weight_format": "fp8"}, "weight_format='fp8'.*int8"),
+        ({"kv_type": "int8"}, "kv_type='int8'.*bf16"),
+        ({"stored": "int8"}, "stored='int8'"),
+        ({"rows": 0}, "rows=0"),
+        ({"context": -1}, "context=-1"),
+        ({"sampled_rows": 5}, "sampled_rows=5"),
+        ({"rows": 5, "requests": 2}, "divide evenly"),
+    ],
+)
+def test_contradictions_are_named(tiny, change, match):
+    good = {"weight_format": "bf16", "kv_type": "bf16", "rows": 4, "context": 0, "sampled_rows": 1}
+    with pytest.raises(InputError, match=match):
+        step_cost(tiny, **(good | change))

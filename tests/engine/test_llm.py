@@ -1,0 +1,205 @@
+"""LLM: what a user calls, on a tiny checkpoint."""
+
+import pytest
+import torch
+
+from slipstream import LLM, CapacityError, InputError, SamplingParams
+from slipstream.step import DraftTree
+
+PROMPTS = ["the quick brown fox", "naïve café", "jumps over the lazy dog and the lazy fox"]
+WARM = SamplingParams(max_tokens=24, temperature=0.8, seed=5, ignore_eos=True)
+
+
+@pytest.fixture(scope="module")
+def llm(folder):
+    return LLM(folder)
+
+
+def texts(outputs):
+    return [sample.text for output in outputs for sample in output.outputs]
+
+
+def test_prompts_come_in_several_forms(llm):
+    ids = llm.engine.intake.tokenizer.encode(PROMPTS[0])
+    whole = llm.generate(PROMPTS, WARM)
+    assert [output.prompt for output in whole] == PROMPTS
+    assert texts(llm.generate(PROMPTS[0], WARM)) == texts(whole)[:1]
+    assert texts(llm.generate(ids, WARM)) == texts(whole)[:1]
+    assert texts(llm.generate([ids, PROMPTS[1]], WARM)) == texts(whole)[:2]
+    assert llm.generate(PROMPTS[::-1], [WARM] * 3)[2].outputs[0].text == texts(whole)[0]
+
+
+def test_text_is_the_decoded_tokens(llm):
+    for output in llm.generate(PROMPTS, WARM):
+        prompt, said = output.prompt_token_ids, output.outputs[0].token_ids
+        decode = llm.engine.intake.tokenizer.decode
+        assert decode([*prompt, *said]) == decode(prompt) + output.outputs[0].text
+
+
+def test_stream_gives_the_same_in_pieces(llm):
+    whole = llm.generate(PROMPTS[1], WARM)[0].outputs[0]
+    deltas = list(llm.stream(PROMPTS[1], WARM))
+    assert "".join(delta.text for delta in deltas) == whole.text
+    assert [token for delta in deltas for token in delta.token_ids] == whole.token_ids
+    assert [delta.finish_reason for delta in deltas[-2:]] == [None, "length"]
+
+
+def test_leaving_a_stream_frees_its_pages(llm):
+    scheduler = llm.engine.core.scheduler
+    stream = llm.stream(PROMPTS[0], SamplingParams(max_tokens=200, ignore_eos=True))
+    next(stream)
+    assert scheduler.has_work
+    stream.close()
+    assert not scheduler.has_work
+    scheduler.check_integrity()
+
+
+def test_stop_strings_end_the_text_wherever_they_lie(llm, folder):
+    whole = llm.generate(PROMPTS[2], WARM)[0].outputs[0].text
+    stop = whole[9:13]
+    for drafter in ("none", Echo(llm.generate(PROMPTS[2], WARM)[0])):
+        again = LLM(folder, speculate=drafter) if drafter != "none" else llm
+        output = again.generate(PROMPTS[2], SamplingParams(max_tokens=24, temperature=0.8, seed=5, ignore_eos=True, stop=(stop, "never said")))[0].outputs[0]
+        assert output.text == whole[: whole.index(stop)]
+        assert output.finish_reason == "stop"
+
+
+class Echo:
+    """A drafter that knows one output by heart."""
+
+    max_draft = 8
+
+    def __init__(self, output):
+        self.known = [*output.prompt_token_ids, *output.outputs[0].token_ids]
+
+    def propose(self, contexts):
+        return [DraftTree.chain(self.known[len(context.tokens) : len(context.tokens) + context.budget]) for context in contexts]
+
+    def drop(self, request):
+        return None
+
+
+def test_seeds_fix_the_text_and_samples_differ(llm):
+    several = SamplingParams(max_tokens=16, temperature=1.0, seed=9, n=3, ignore_eos=True)
+    first, second = (llm.generate(PROMPTS[0], several)[0] for _ in range(2))
+    assert texts([first]) == texts([second])
+    assert len(set(texts([first]))) == 3
+    free = SamplingParams(max_tokens=16, temperature=1.0, ignore_eos=True)
+    assert len({llm.generate(PROMPTS[0], free)[0].outputs[0].text for _ in range(4)}) > 1
+
+
+def test_logprobs_are_those_of_the_model(folder):
+    """Output and prompt log-probabilities against transformers, which shares nothing with us but the checkpoint."""
+    from transformers import LlamaForCausalLM
+
+    llm = LLM(folder, kv="fp32")
+    params = SamplingParams(max_tokens=12, temperature=0.9, seed=2, ignore_eos=True, logprobs=3, prompt_logprobs=2, frequency_penalty=0.5)
+    output = llm.generate(PROMPTS[2], params)[0]
+    said = output.outputs[0]
+    tokens = [*output.prompt_token_ids, *said.token_ids]
+    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        expected = model(torch.tensor([tokens])).logits[0].log_softmax(-1)  # [tokens, vocab]
+    entries = [*output.prompt_logprobs, *said.logprobs]
+    assert [entry.token for entry in entries] == tokens[1:]
+    for position, entry in enumerate(entries):
+        assert entry.logprob == pytest.approx(expected[position, entry.token].item(), abs=2e-3)
+        assert len(entry.top) == (2 if position < len(output.prompt_logprobs) else 3)
+        for token, value in entry.top:
+            assert value == pytest.approx(expected[position, token].item(), abs=2e-3)
+        surely = (expected[position] > entry.logprob + 4e-3).sum().item()  # bf16 weights, fp32 sums in another order: near ties are open
+        perhaps = (expected[position] > entry.logprob - 4e-3).sum().item()
+        assert surely < entry.rank <= perhaps
+
+
+def test_prompt_logprobs_do_not_depend_on_what_is_cached(llm):
+    params = SamplingParams(max_tokens=0, prompt_logprobs=0)
+    llm.generate(PROMPTS[2], WARM)
+    first, second = (llm.generate(PROMPTS[2], params)[0] for _ in range(2))
+    assert len(first.prompt_logprobs) == len(first.prompt_token_ids) - 1
+    assert first.prompt_logprobs == second.prompt_logprobs
+    assert first.outputs[0].token_ids == [] and first.outputs[0].finish_reason == "length"
+
+
+def test_end_token_and_min_tokens(folder, llm):
+    always = {0: 100.0}
+    ended = llm.generate(PROMPTS[0], SamplingParams(max_tokens=8, logit_bias=always))[0].outputs[0]
+    assert (ended.text, ended.finish_reason, ended.token_ids) == ("", "stop", [0])
+    later = llm.generate(PROMPTS[0], SamplingParams(max_tokens=8, min_tokens=3, logit_bias=always))[0].outputs[0]
+    assert len(later.token_ids) == 4 and later.token_ids[-1] == 0
+    on = llm.generate(PROMPTS[0], SamplingParams(max_tokens=8, ignore_eos=True, logit_bias=always))[0].outputs[0]
+    assert on.token_ids == [0] * 8 and on.finish_reason == "length"
+
+
+def test_bad_words_and_allowed_tokens(llm):
+    plain = llm.generate(PROMPTS[0], SamplingParams(max_tokens=12, temperature=0, ignore_eos=True))[0].outputs[0]
+    word = llm.engine.intake.tokenizer.decode(plain.token_ids[4:5])
+    without = llm.generate(PROMPTS[0], SamplingParams(max_tokens=12, temperature=0, ignore_eos=True, bad_words=(word,)))[0].outputs[0]
+    assert plain.token_ids[4] in plain.token_ids and plain.token_ids[4] not in without.token_ids
+    only = llm.generate(PROMPTS[0], SamplingParams(max_tokens=12, allowed_token_ids=(40, 41), ignore_eos=True))[0].outputs[0]
+    assert set(only.token_ids) <= {40, 41}
+
+
+def test_long_requests_end_at_max_len(folder):
+    llm = LLM(folder, max_len=32)
+    output = llm.generate(PROMPTS[0], SamplingParams(max_tokens=100, ignore_eos=True))[0]
+    assert len(output.prompt_token_ids) + len(output.outputs[0].token_ids) == 32
+    assert output.outputs[0].finish_reason == "length"
+    with pytest.raises(InputError, match="max_len=32"):
+        llm.generate([list(range(4, 40))])
+
+
+@pytest.mark.parametrize(
+    "prompt, params, message",
+    [
+        ("", None, "empty"),
+        ([], None, "empty"),
+        ([3, 10**6], None, "1000000"),
+        ([3, -1], None, "-1"),
+        ([3], SamplingParams(stop_token_ids=(999,)), "stop_token_ids"),
+        ([3], SamplingParams(logit_bias={999: 1}), "logit_bias"),
+    ],
+)
+def test_bad_requests_are_refused_before_they_run(llm, prompt, params, message):
+    with pytest.raises(InputError, match=message):
+        llm.generate([prompt], params)
+    assert not llm.engine.core.scheduler.has_work
+
+
+def test_bad_options_name_the_way_out(folder):
+    with pytest.raises(InputError, match="did you mean 'max_batch'"):
+        LLM(folder, max_batches=3)
+    with pytest.raises(InputError, match="threads"):
+        LLM(folder, threads=0)
+    with pytest.raises(InputError, match="max_step_tokens"):
+        LLM(folder, max_step_tokens=8, max_batch=16)
+    with pytest.raises(InputError, match="ngrams|none"):
+        LLM(folder, speculate="ngrams")
+    with pytest.raises(CapacityError, match="memory"):
+        LLM(folder, memory=1000)
+    with pytest.raises(CapacityError, match="max_len"):
+        LLM(folder, kv_tokens=32)
+
+
+def test_an_interrupted_batch_leaves_nothing_behind(llm, folder, monkeypatch):
+    calls = 0
+    launch = llm.engine.executor.launch
+
+    def interrupted(plan):
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        launch(plan)
+
+    monkeypatch.setattr(llm.engine.executor, "launch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        llm.generate(PROMPTS, WARM)
+    monkeypatch.undo()
+    assert texts(llm.generate(PROMPTS, WARM)) == texts(LLM(folder).generate(PROMPTS, WARM))
+    llm.engine.core.scheduler.check_integrity()
+
+
+def test_progress_bar(llm, capsys):
+    llm.generate(PROMPTS, WARM, progress=True)
+    assert "3/3" in capsys.readouterr().out

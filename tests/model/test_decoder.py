@@ -1,0 +1,87 @@
+"""The decoder's own rules: no torch operation but the kernels', limits, nothing from the network."""
+
+import socket
+
+import pytest
+import torch
+from paged import Paged, Rows
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from slipstream.base.errors import CapacityError, InputError
+from slipstream.model import load_model
+from slipstream.model.scratch import Scratch
+from slipstream.ops import Kernels
+
+
+class SilentLinear:
+    name = "silent"
+
+    def prepare(self, stored):
+        return stored
+
+    def run(self, x, prepared, bias, out):
+        assert x.shape == (len(out), prepared["weight"].shape[1]) and out.shape[1] == prepared["weight"].shape[0]
+        assert x.is_contiguous() and out.is_contiguous()
+
+
+class SilentKernels:
+    """Kernels that compute nothing, so that all torch operations seen are the decoder's own."""
+
+    embed = norm = rope_write = attention = gated = staticmethod(lambda *arguments: None)
+
+    def linear(self, format):
+        return SilentLinear()
+
+
+class NoOperations(TorchDispatchMode):
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        raise AssertionError(f"{function} on the hot path")
+
+
+def test_hot_path_makes_no_torch_operation():
+    decoder = load_model("dummy:tiny", SilentKernels(), max_rows=8, max_logit_rows=4)
+    paged = Paged(decoder)
+    batch, _ = paged.batch((Rows(0, [1, 2, 3]), Rows(1, [4])))
+    rows = torch.tensor([2, 3], dtype=torch.int32)
+    first = decoder.logits(decoder.forward(batch, paged.pool), rows)  # makes the views of these row counts
+    with NoOperations():
+        again = decoder.logits(decoder.forward(batch, paged.pool), rows)
+    assert again.data_ptr() == first.data_ptr()
+
+
+def test_limits_are_named():
+    decoder = load_model("dummy:tiny", SilentKernels(), max_rows=4, max_logit_rows=2)
+    paged = Paged(decoder)
+    batch, _ = paged.batch((Rows(0, [1, 2, 3, 4, 5]),))
+    with pytest.raises(CapacityError, match="max_rows=4"):
+        decoder.forward(batch, paged.pool)
+    with pytest.raises(CapacityError, match="max_logit_rows=2"):
+        decoder.logits(torch.empty(4, 64), torch.arange(3, dtype=torch.int32))
+    for wrong in (0, 2049):
+        with pytest.raises(InputError, match=f"max_len={wrong}.*2048"):
+            load_model("dummy:tiny", SilentKernels(), max_rows=1, max_logit_rows=1, max_len=wrong)
+    assert decoder.scratch_bytes == 4 * (4 * (3 * 64 + 480) + 2 * (2 * 64 + 512)) + 4 * 2048 * 16
+
+
+def test_scratch_groups_overlay_each_other():
+    scratch = Scratch(4, {"a": 3}, [{"b": 5, "c": 2}, {"d": 6}])
+    assert scratch.bytes == 4 * 4 * (3 + 7)
+    views = scratch.rows(2)
+    assert views is scratch.rows(2)
+    for number, name in enumerate("abc"):
+        views[name].fill_(number)
+    assert [views[name].unique().tolist() for name in "abc"] == [[0], [1], [2]]
+    assert views["d"].data_ptr() == views["b"].data_ptr()
+
+
+def test_nothing_touches_the_network(make_llama, tmp_path, monkeypatch):
+    make_llama().save_pretrained(tmp_path)
+
+    def refuse(*arguments, **options):
+        raise AssertionError("a socket was opened")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    load_model(tmp_path, Kernels(only="reference"), max_rows=1, max_logit_rows=1)
+    with pytest.raises(InputError, match="nothing is downloaded"):
+        load_model("meta-llama/Llama-3.2-1B", Kernels(only="reference"), max_rows=1, max_logit_rows=1)

@@ -1,0 +1,130 @@
+"""Inputs for the tests of ops: random rows over a paged cache, weights of every format, rows to sample."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from slipstream.ops import KV, AttentionRows, Kernels, SampleRows
+
+FORMATS = ("fp32", "bf16", "int8")
+
+
+def random(*shape: int, seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@dataclass
+class Scene:
+    """Attention inputs and, for each row, the keys and values it should see: [position + 1, kv_heads, head_dim]."""
+
+    qkv: Tensor
+    kv: KV
+    rows: AttentionRows
+    heads: int
+    keys: list[Tensor]
+    values: list[Tensor]
+
+
+def build_scene(
+    rows: list[tuple[int, int, int]],
+    *,
+    page_size: int = 16,
+    kv_heads: int = 2,
+    group: int = 2,
+    head_dim: int = 16,
+    dtype: torch.dtype = torch.float32,
+    layout: int = 0,
+) -> Scene:
+    """Rows (request, position, how many of its keys are tail slots). The same row has the same query, keys and values in
+    every scene; `layout` and `page_size` only decide where they lie. Slots that nobody may read hold NaN."""
+    requests = max(request for request, _, _ in rows) + 1
+    linear = [max([p + 1 - tail for r, p, tail in rows if r == request], default=0) for request in range(requests)]
+    table_width = max(-(-length // page_size) for length in linear) + 1
+    tails = sum(tail for _, _, tail in rows)
+    pages = requests * table_width + -(-tails // page_size) + 1
+    order = torch.randperm(pages, generator=torch.Generator().manual_seed(layout))
+    page_table = order[: requests * table_width].view(requests, table_width)
+    spare = order[requests * table_width :]
+    spare_slots = (spare[:, None] * page_size + torch.arange(page_size)).flatten()
+    spare_slots = spare_slots[torch.randperm(len(spare_slots), generator=torch.Generator().manual_seed(layout + 1))]
+    kv = KV(*(torch.full((pages, kv_heads, page_size, head_dim), torch.nan, dtype=dtype) for _ in range(2)))
+    longest = max(position for _, position, _ in rows) + 1
+    contents = [random(2, 4096, kv_heads, head_dim, seed=100 + request)[:, :longest].to(dtype) for request in range(requests)]
+
+    def write(slots: Tensor, content: Tensor) -> None:
+        kv.keys[slots // page_size, :, slots % page_size] = content[0]
+        kv.values[slots // page_size, :, slots % page_size] = content[1]
+
+    for request, length in enumerate(linear):
+        position = torch.arange(length)
+        write(page_table[request][position // page_size] * page_size + position % page_size, contents[request][:, :length])
+    starts, tail_slots, used = [0], [], 0
+    for request, position, tail in rows:
+        slots = spare_slots[used : used + tail]
+        write(slots, contents[request][:, position + 1 - tail : position + 1])
+        tail_slots.append(slots)
+        used += tail
+        starts.append(used)
+    heads = kv_heads * group
+    width = (heads + 2 * kv_heads) * head_dim
+    return Scene(
+        qkv=torch.stack([random(width, seed=7919 * request + position) for request, position, _ in rows]),
+        kv=kv,
+        rows=AttentionRows(
+            request=torch.tensor([request for request, _, _ in rows], dtype=torch.int32),
+            positions=torch.tensor([position for _, position, _ in rows], dtype=torch.int32),
+            linear=torch.tensor([position + 1 - tail for _, position, tail in rows], dtype=torch.int32),
+            tail_start=torch.tensor(starts, dtype=torch.int32),
+            tail_slots=torch.cat(tail_slots).int(),
+            page_table=page_table.int().contiguous(),
+        ),
+        heads=heads,
+        keys=[contents[request][0, : position + 1] for request, position, _ in rows],
+        values=[contents[request][1, : position + 1] for request, position, _ in rows],
+    )
+
+
+def bits(x: Tensor) -> Tensor:
+    return x.contiguous().view({1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()])
+
+
+def equal_bits(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and torch.equal(bits(a), bits(b))
+
+
+def stored(format: str, n: int, k: int) -> dict[str, Tensor]:
+    weight = random(n, k, seed=5) / math.sqrt(k)
+    if format == "int8":
+        scale = weight.abs().amax(1) / 127
+        return {"weight": torch.round(weight / scale[:, None]).to(torch.int8), "scale": scale}
+    return {"weight": weight.to({"fp32": torch.float32, "bf16": torch.bfloat16}[format])}
+
+
+def sample_rows(count: int, *, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, seed=0, position=None, sample=0) -> SampleRows:
+    def full(value, dtype):
+        return torch.full((count,), value, dtype=dtype) if not torch.is_tensor(value) else value.to(dtype)
+
+    return SampleRows(
+        temperature=full(temperature, torch.float32),
+        top_k=full(top_k, torch.int32),
+        top_p=full(top_p, torch.float32),
+        min_p=full(min_p, torch.float32),
+        seed=full(seed, torch.int64),
+        position=full(torch.arange(count) if position is None else position, torch.int32),
+        sample=full(sample, torch.int32),
+    )
+
+
+def draw(kernels: Kernels, logits: Tensor, rows: SampleRows) -> Tensor:
+    out = torch.full((len(logits),), -1, dtype=torch.int32)
+    kernels.sample(logits, rows, out)
+    return out
+
+
+def attend(kernels: Kernels, scene: Scene, window: int = 0, scale: float = 0.25) -> Tensor:
+    head_dim = scene.kv.keys.shape[-1]
+    out = torch.full((len(scene.qkv), scene.heads * head_dim), torch.nan)
+    kernels.attention(scene.qkv, scene.kv, scene.rows, scene.heads, scale, window, out)
+    return out

@@ -1,0 +1,90 @@
+"""P1, same text: tokens and log-probabilities of a request are bitwise the same whatever else happens."""
+
+import functools
+
+import pytest
+
+from slipstream import LLM
+from tests.promises import oracles
+from tests.promises.scenarios import Scenario, every, pairwise, params, prompts
+
+MODEL, VOCAB, NEW = "dummy:tiny:fp32", 512, 14
+LONGEST = 90 + NEW
+
+
+def said(llm: LLM, asked, scenario_params) -> list:
+    """Per prompt and sample: token ids and log-probabilities, every bit of them."""
+    return [[(tuple(s.token_ids), tuple(s.logprobs)) for s in out.outputs] for out in llm.generate(asked, scenario_params)]
+
+
+@functools.cache
+def truth(sampling: str, kernels: str | None) -> dict[tuple[int, ...], list]:
+    """What each prompt says when it is alone on an idle machine: one request, one page table, no cache, no draft."""
+    llm = LLM(MODEL, max_batch=1, max_step_tokens=128, prefix_cache=False, threads=1, kernels=kernels)
+    own = params(sampling, NEW, 1)
+    found = {}
+    for prompt in prompts(32, VOCAB):
+        found[tuple(prompt)] = said(llm, [prompt], own)[0]
+    for prompt in prompts(8, VOCAB):  # the other samples, each derived alone too
+        found[tuple(prompt)] = said(llm, [prompt], params(sampling, NEW, 3))[0]
+    return found
+
+
+def check(scenario: Scenario, kernels: str | None = None) -> LLM:
+    expected = truth(scenario.sampling, kernels)
+    count = max(scenario.batch, 4)
+    asked = prompts(8 if scenario.samples > 1 else 32, VOCAB)[:count]
+    known = [[*prompt, *tokens] for prompt, samples in expected.items() for tokens, _ in samples]
+    drafter = "none" if scenario.drafter == "none" else oracles.ORACLES[scenario.drafter](known, VOCAB)
+    scarce = scenario.room == "scarce"
+    llm = LLM(
+        MODEL,
+        max_batch=scenario.batch,
+        max_step_tokens=max(scenario.chunk, scenario.batch, 16),
+        max_chunk=scenario.chunk,
+        page_size=scenario.page_size,
+        prefix_cache=scenario.prefix != "off",
+        # room for the longest request and little more: others must give way to it
+        kv_tokens=LONGEST + 2 * scenario.page_size + 8 if scarce else None,
+        max_len=LONGEST if scarce else None,
+        threads=scenario.threads,
+        speculate=drafter,
+        kernels=kernels,
+    )
+    own = params(scenario.sampling, NEW, scenario.samples)
+    if scenario.prefix == "hit":
+        llm.generate(asked, own)
+    got = said(llm, asked, own)
+    for prompt, samples in zip(asked, got, strict=True):
+        want = expected[tuple(prompt)][: scenario.samples]
+        assert [tokens for tokens, _ in samples] == [tokens for tokens, _ in want], f"other text after {len(prompt)} tokens of prompt"
+        assert samples == want, f"same text, other log-probabilities after {len(prompt)} tokens of prompt"
+    scheduler = llm.engine.core.scheduler
+    scheduler.check_integrity()
+    if scarce and scenario.batch >= 8:
+        assert scheduler.stats.preemptions > 0, "the scarce pool was meant to preempt"
+    if scenario.prefix == "hit":
+        assert scheduler.stats.hits > 0
+    return llm
+
+
+@pytest.mark.parametrize("scenario", pairwise(), ids=str)
+def test_same_text(scenario):
+    check(scenario)
+
+
+@pytest.mark.parametrize("scenario", pairwise(1)[::6], ids=str)
+def test_same_text_with_reference_kernels(scenario):
+    check(scenario, "reference")
+
+
+@pytest.mark.slow
+def test_same_text_in_full():
+    for scenario in every():
+        check(scenario)
+
+
+def test_samples_differ():
+    """n > 1 must not mean n times the same: the noise depends on the sample's index."""
+    samples = truth("seeded", None)[tuple(prompts(8, VOCAB)[3])]
+    assert len({tokens for tokens, _ in samples}) == 3

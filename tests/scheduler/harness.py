@@ -1,0 +1,98 @@
+"""A scheduler on a SlotModel, with everything checked around every step."""
+
+from slot_model import VOCAB, SlotModel, expected_output, logprob_of
+
+from slipstream.scheduler import Request, Scheduler, SchedulerOptions
+from slipstream.step import SamplingParams
+
+END = 3
+
+
+def make_options(**changes) -> SchedulerOptions:
+    values = {"page_size": 4, "pages": 64, "max_batch": 8, "max_step_tokens": 32, "max_len": 64, "max_chunk": 16}
+    values |= {"prefix_cache": True, "policy": "fcfs", "vocab": VOCAB, "max_draft": 0}
+    return SchedulerOptions(**(values | changes))
+
+
+class Harness:
+    """Adds requests, runs steps, collects what comes out and compares it with what each request says when alone."""
+
+    def __init__(self, options: SchedulerOptions, draft: str = "none", seed: int = 0, watched: int | None = None):
+        self.options = options
+        self.watched = watched
+        self.seen: dict[int, list[int]] = {}
+        self.scheduler = Scheduler(options, self.watch, clock=lambda: 0.0)
+        self.model = SlotModel(options, draft, seed)
+        self.requests: dict[int, Request] = {}
+        self.prompts: dict[int, tuple[int, ...]] = {}
+        self.output: dict[int, list[int]] = {}
+        self.logprobs: dict[int, list] = {}
+        self.scores: dict[int, list] = {}
+        self.reason: dict[int, str] = {}
+        self.plans = []
+
+    def watch(self, number: int, token: int) -> str | None:
+        self.seen[number].append(token)
+        return "watched" if token == self.watched else None
+
+    def add(self, number: int, prompt, *, sample: int = 0, leader: int | None = None, seed: int = 1, **params) -> Request:
+        params = {"max_tokens": 8, "ignore_eos": True} | params
+        request = Request(number, list(prompt), SamplingParams(**params), seed, sample, leader=leader, ends=(END,))
+        self.scheduler.add(request)
+        self.requests[number], self.prompts[number] = request, tuple(prompt)
+        self.output[number], self.logprobs[number], self.scores[number], self.seen[number] = [], [], [], []
+        return request
+
+    def step(self, between=lambda: None):
+        """One step; `between` is called while it is under way."""
+        plan = self.scheduler.schedule()
+        self.plans.append(plan)
+        assert plan.chunks or plan.released or not self.scheduler.has_work, "nothing moves"
+        result = self.model.run(plan)
+        between()
+        for event in self.scheduler.commit(plan, result):
+            assert event.request not in self.reason, "an event after the end"
+            self.output[event.request].extend(event.tokens)
+            assert self.seen[event.request] == self.output[event.request]
+            if self.requests[event.request].params.logprobs is not None:
+                assert len(event.logprobs or ()) == len(event.tokens)
+            self.logprobs[event.request].extend(event.logprobs or ())
+            self.scores[event.request].extend(event.scores or ())
+            if event.finish_reason is not None:
+                self.reason[event.request] = event.finish_reason
+        self.scheduler.check_integrity()
+        return plan
+
+    def abort(self, number: int) -> None:
+        self.scheduler.abort(number)
+        self.reason.setdefault(number, "abort")
+
+    def run(self, steps: int = 2000) -> int:
+        """Steps until nothing is left to do. Returns how many it took."""
+        for taken in range(steps):
+            if not self.scheduler.has_work:
+                self.check_ends()
+                return taken
+            self.step()
+        raise AssertionError(f"not finished after {steps} steps: {self.scheduler.stats}")
+
+    def check_ends(self) -> None:
+        """Every request said what it says when alone, and every page came home."""
+        assert set(self.reason) == set(self.requests)
+        for number, request in self.requests.items():
+            if self.reason[number] != "abort":
+                self.check_text(number, request)
+        assert self.scheduler.tables.available == self.options.pages
+        if not self.options.prefix_cache:
+            assert self.scheduler.tables.pool.free == self.options.pages
+
+    def check_text(self, number: int, request: Request) -> None:
+        prompt, params = self.prompts[number], request.params
+        watch = lambda token: "watched" if token == self.watched else None  # noqa: E731
+        said, why = expected_output(prompt, params, request.seed, request.sample, request.ends, self.options.max_len, watch)
+        assert (tuple(self.output[number]), self.reason[number]) == (said, why)
+        text = prompt + said
+        if params.logprobs is not None:
+            assert self.logprobs[number] == [logprob_of(text[:at], text[at]) for at in range(len(prompt), len(text))]
+        wanted = params.prompt_logprobs is not None and request.leader is None
+        assert self.scores[number] == ([logprob_of(prompt[:at], prompt[at]) for at in range(1, len(prompt))] if wanted else [])
