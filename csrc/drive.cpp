@@ -164,11 +164,12 @@ void attention(const Attention& a, i64 requests, i64 tails) {
     }
     const Kernels& kernels = active();
     const i64 pairs = a.rows * c.kv_heads;
+    const auto attend = [&](i64 p) { kernels.attention(a, p % a.rows, p / a.rows); };  // rows of one kv head in turn: they share its keys
     if (work < SMALL) {
-        for (i64 p = 0; p < pairs; ++p) kernels.attention(a, p / c.kv_heads, p % c.kv_heads);
-        return;
+        for (i64 p = 0; p < pairs; ++p) attend(p);
+    } else {
+        parallel(pairs, attend);
     }
-    parallel(pairs, [&](i64 p) { kernels.attention(a, p / c.kv_heads, p % c.kv_heads); });
 }
 
 void gated(const float* gate_up, float* out, i64 rows, i64 width) {

@@ -19,7 +19,7 @@ constexpr i64 LINE_BLOCK = 1024;  // bytes: what the read kernel takes at a time
 using Clock = std::chrono::steady_clock;
 double since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-constexpr int ROUNDS = 8;
+constexpr int ROUNDS = 32;
 
 // Runs step(thread) -> amount on every thread for `seconds` in all, in rounds that all threads begin together; the amounts per second of all
 // threads in the best round. (The question is what the machine can do; neighbours take from it in some rounds.)

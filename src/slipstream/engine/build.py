@@ -63,7 +63,8 @@ def build(options: Options) -> Engine:
 
 
 def set_threads(count: int) -> None:
-    """Threads of the kernels. Where ours run, torch keeps to one thread, so that the two pools do not fight for cores."""
+    """Threads of our kernels. Torch keeps to one: two pools would fight for cores, and its reference ops are row-invariant on
+    one thread only."""
     if native.module is not None:
         native.module.set_threads(count)
-    torch.set_num_threads(1 if native.module is not None else count)
+    torch.set_num_threads(1)
