@@ -107,7 +107,8 @@ static void soften(float* scores, i64 first, i64 count, float scale, Part& part)
 // One segment for G heads. `first` is the lane of the first of `count` keys: its position within the segment, mod 16. `offset` is
 // readable up to 15 keys further (any valid keys); what they score is overwritten.
 template <class T, int G>
-static void segment(const float* q, const T* keys, const T* values, const i64* offset, i64 count, i64 first, i64 d, float scale, Part* parts) {
+static void segment(const float* q, const T* keys, const T* values, const i64* offset, i64 count, i64 first, i64 d, float scale,
+                    Part* parts) {
     Scores scores;
     for (i64 j = 0; j < count; j += LANES / G) dots<T, G>(q, keys, offset + j, d, first + j, scores);
     float* out[G];
@@ -151,7 +152,8 @@ static void attend(const Attention& a, i64 row, i64 kv_head, i64 head) {
         at = stop;
     }
     for (int g = 0; g < G; ++g)
-        for (i64 i = 0; i < d; i += LANES) store_up_to(all[g].values + i, div(load_up_to(all[g].values + i, d - i), set1(all[g].total)), d - i);
+        for (i64 i = 0; i < d; i += LANES)
+            store_up_to(all[g].values + i, div(load_up_to(all[g].values + i, d - i), set1(all[g].total)), d - i);
 }
 
 template <class T>

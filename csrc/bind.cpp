@@ -1,4 +1,5 @@
-// Owns: the Python face. Tensors arrive as addresses with sizes (tensor.data_ptr()); ops/cpu.py asserts shapes. The GIL is released around every op.
+// Owns: the Python face. Tensors arrive as addresses with sizes (tensor.data_ptr()); ops/cpu.py asserts shapes. The GIL is released around
+// every op.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -13,7 +14,9 @@ using Address = uintptr_t;
 namespace {
 
 template <class T>
-T* at(Address address) { return reinterpret_cast<T*>(address); }
+T* at(Address address) {
+    return reinterpret_cast<T*>(address);
+}
 
 Weight weight_named(const std::string& format) {
     if (format == "fp32") return Weight::fp32;
@@ -32,21 +35,28 @@ void run_linear(Address x, Address weight, Address scale, Address bias, Address 
     linear(static_cast<Weight>(KIND), a);
 }
 
-void run_rope(Address qkv, Address positions, Address slots, Address table, i64 rows, i64 heads, i64 max_len, Address keys, Address values, bool bf16, i64 pages, i64 kv_heads,
-              i64 page_size, i64 head_dim) {
-    rope_write({at<float>(qkv), at<int32_t>(positions), at<int32_t>(slots), at<float>(table), cache(keys, values, bf16, pages, kv_heads, page_size, head_dim), rows, heads}, max_len);
+void run_rope(Address qkv, Address positions, Address slots, Address table, i64 rows, i64 heads, i64 max_len, Address keys, Address values,
+              bool bf16, i64 pages, i64 kv_heads, i64 page_size, i64 head_dim) {
+    rope_write({at<float>(qkv), at<int32_t>(positions), at<int32_t>(slots), at<float>(table),
+                cache(keys, values, bf16, pages, kv_heads, page_size, head_dim), rows, heads},
+               max_len);
 }
 
-void run_attention(Address qkv, Address out, i64 rows, i64 heads, i64 width, float scale, i64 window, Address keys, Address values, bool bf16, i64 pages, i64 kv_heads, i64 page_size,
-                   i64 head_dim, Address request, Address positions, Address linear, Address tail_start, Address tail_slots, i64 tails, Address page_table, i64 requests, i64 max_pages) {
-    attention({at<float>(qkv), at<float>(out), cache(keys, values, bf16, pages, kv_heads, page_size, head_dim), at<int32_t>(request), at<int32_t>(positions), at<int32_t>(linear),
-               at<int32_t>(tail_start), at<int32_t>(tail_slots), at<int32_t>(page_table), rows, heads, width, max_pages, window, scale},
+void run_attention(Address qkv, Address out, i64 rows, i64 heads, i64 width, float scale, i64 window, Address keys, Address values,
+                   bool bf16, i64 pages, i64 kv_heads, i64 page_size, i64 head_dim, Address request, Address positions, Address linear,
+                   Address tail_start, Address tail_slots, i64 tails, Address page_table, i64 requests, i64 max_pages) {
+    attention({at<float>(qkv), at<float>(out), cache(keys, values, bf16, pages, kv_heads, page_size, head_dim), at<int32_t>(request),
+               at<int32_t>(positions), at<int32_t>(linear), at<int32_t>(tail_start), at<int32_t>(tail_slots), at<int32_t>(page_table), rows,
+               heads, width, max_pages, window, scale},
               requests, tails);
 }
 
-void run_sample(Address logits, i64 rows, i64 vocab, Address temperature, Address top_k, Address top_p, Address min_p, Address seed, Address position, Address index, Address out) {
+void run_sample(Address logits, i64 rows, i64 vocab, Address temperature, Address top_k, Address top_p, Address min_p, Address seed,
+                Address position, Address index, Address out) {
     sample(at<float>(logits), rows, vocab,
-           {at<float>(temperature), at<int32_t>(top_k), at<float>(top_p), at<float>(min_p), at<int64_t>(seed), at<int32_t>(position), at<int32_t>(index)}, at<int32_t>(out));
+           {at<float>(temperature), at<int32_t>(top_k), at<float>(top_p), at<float>(min_p), at<int64_t>(seed), at<int32_t>(position),
+            at<int32_t>(index)},
+           at<int32_t>(out));
 }
 
 void make_noise(Address out, i64 padded, uint64_t seed, i64 position, i64 index, bool words) {
@@ -70,25 +80,50 @@ NB_MODULE(_native, m) {
     m.def("force_isa", &force_isa, nb::arg("name"), "For tests: all sets give the same bits.");
     m.def("threads", &threads);
     m.def("set_threads", &set_thread_count, nb::arg("count"), free);
-    m.def("embed", [](Address ids, Address table, bool bf16, Address out, i64 rows, i64 vocab, i64 hidden) { embed(at<int32_t>(ids), at<void>(table), bf16, at<float>(out), rows, vocab, hidden); }, free);
-    m.def("norm", [](Address x, Address residual, Address weight, float eps, Address out, i64 rows, i64 hidden) { norm(at<float>(x), at<float>(residual), at<float>(weight), eps, at<float>(out), rows, hidden); }, free);
+    m.def(
+        "embed",
+        [](Address ids, Address table, bool bf16, Address out, i64 rows, i64 vocab, i64 hidden) {
+            embed(at<int32_t>(ids), at<void>(table), bf16, at<float>(out), rows, vocab, hidden);
+        },
+        free);
+    m.def(
+        "norm",
+        [](Address x, Address residual, Address weight, float eps, Address out, i64 rows, i64 hidden) {
+            norm(at<float>(x), at<float>(residual), at<float>(weight), eps, at<float>(out), rows, hidden);
+        },
+        free);
     m.def("rope_write", &run_rope, free);
     m.def("attention", &run_attention, free);
     m.def("gated", [](Address gate_up, Address out, i64 rows, i64 width) { gated(at<float>(gate_up), at<float>(out), rows, width); }, free);
     m.def("packed_bytes", [](const std::string& format, i64 n, i64 k) { return packed_bytes(weight_named(format), n, k); });
-    m.def("pack", [](const std::string& format, Address from, Address to, i64 n, i64 k) { pack(weight_named(format), at<void>(from), at<void>(to), n, k); }, free);
+    m.def(
+        "pack",
+        [](const std::string& format, Address from, Address to, i64 n, i64 k) {
+            pack(weight_named(format), at<void>(from), at<void>(to), n, k);
+        },
+        free);
     m.def("linear_fp32", &run_linear<static_cast<int>(Weight::fp32)>, free);
     m.def("linear_bf16", &run_linear<static_cast<int>(Weight::bf16)>, free);
     m.def("linear_int8", &run_linear<static_cast<int>(Weight::int8)>, free);
     m.def("sample", &run_sample, free);
-    m.def("logprobs", [](Address logits, i64 rows, i64 vocab, Address tokens, i64 top, Address logprob, Address rank, Address ids, Address values) {
-        logprobs(at<float>(logits), rows, vocab, at<int32_t>(tokens), top, at<float>(logprob), at<int32_t>(rank), at<int32_t>(ids), at<float>(values));
-    }, free);
-    m.def("move", [](Address pool, i64 layers, i64 pages, i64 kv_heads, i64 page_size, i64 bytes, Address source, Address target, i64 n) {
-        move(at<char>(pool), layers, pages, kv_heads, page_size, bytes, at<int32_t>(source), at<int32_t>(target), n);
-    }, free);
-    m.def("noise", &make_noise, nb::arg("out"), nb::arg("n"), nb::arg("seed"), nb::arg("position"), nb::arg("sample"), nb::arg("words") = false, "Gumbel noise (or its Philox words) of ids 0..n-1.");
-    m.def("elementary", [](int which, Address x, Address out, i64 n) { active().elementary(which, at<float>(x), at<float>(out), n); }, "exp (0) or log (1) of n numbers.");
+    m.def(
+        "logprobs",
+        [](Address logits, i64 rows, i64 vocab, Address tokens, i64 top, Address logprob, Address rank, Address ids, Address values) {
+            logprobs(at<float>(logits), rows, vocab, at<int32_t>(tokens), top, at<float>(logprob), at<int32_t>(rank), at<int32_t>(ids),
+                     at<float>(values));
+        },
+        free);
+    m.def(
+        "move",
+        [](Address pool, i64 layers, i64 pages, i64 kv_heads, i64 page_size, i64 bytes, Address source, Address target, i64 n) {
+            move(at<char>(pool), layers, pages, kv_heads, page_size, bytes, at<int32_t>(source), at<int32_t>(target), n);
+        },
+        free);
+    m.def("noise", &make_noise, nb::arg("out"), nb::arg("n"), nb::arg("seed"), nb::arg("position"), nb::arg("sample"),
+          nb::arg("words") = false, "Gumbel noise (or its Philox words) of ids 0..n-1.");
+    m.def(
+        "elementary", [](int which, Address x, Address out, i64 n) { active().elementary(which, at<float>(x), at<float>(out), n); },
+        "exp (0) or log (1) of n numbers.");
     m.def("read_bandwidth", &read_bandwidth, nb::arg("bytes"), nb::arg("threads"), nb::arg("seconds"), free);
     m.def("peak", &peak, nb::arg("kind"), nb::arg("threads"), nb::arg("seconds"), free);
 }

@@ -16,7 +16,7 @@ constexpr double SMALL = 60e3;  // multiply-adds (or elements touched) below whi
 
 // A thread's own growing block of memory, 64-byte aligned.
 class Scratch {
-   public:
+ public:
     ~Scratch() { std::free(data_); }
     char* take(i64 bytes) {
         if (bytes > size_) {
@@ -28,7 +28,7 @@ class Scratch {
         return data_;
     }
 
-   private:
+ private:
     char* data_ = nullptr;
     i64 size_ = 0;
 };
@@ -66,7 +66,8 @@ void over_rows(i64 rows, double cost, Body body) {
 }
 
 [[noreturn]] void outside(const char* op, const char* what, i64 index, i64 value, i64 limit) {
-    throw std::out_of_range(std::string(op) + ": " + what + "[" + std::to_string(index) + "] = " + std::to_string(value) + " is outside 0.." + std::to_string(limit - 1));
+    throw std::out_of_range(std::string(op) + ": " + what + "[" + std::to_string(index) + "] = " + std::to_string(value) +
+                            " is outside 0.." + std::to_string(limit - 1));
 }
 void within(const char* op, const char* what, const int32_t* values, i64 n, i64 limit) {
     for (i64 i = 0; i < n; ++i)
@@ -77,10 +78,12 @@ void check_row(const Attention& a, i64 row, i64 requests) {
     const i64 keys = a.positions[row] + i64{1}, linear = a.linear[row], tails = a.tail_start[row + 1] - a.tail_start[row];
     if (a.request[row] < 0 || a.request[row] >= requests) outside("attention", "request", row, a.request[row], requests);
     if (keys < 1 || linear < 0 || tails < 0 || linear + tails != keys)
-        refuse("attention: row " + std::to_string(row) + " at position " + std::to_string(keys - 1) + " has linear=" + std::to_string(linear) + " and " + std::to_string(tails) +
-               " tail slots; together they must be position + 1");
+        refuse("attention: row " + std::to_string(row) + " at position " + std::to_string(keys - 1) + " has linear=" +
+               std::to_string(linear) + " and " + std::to_string(tails) + " tail slots; together they must be position + 1");
     const i64 pages = (linear + a.cache.page_size - 1) / a.cache.page_size;
-    if (pages > a.max_pages) refuse("attention: row " + std::to_string(row) + " needs " + std::to_string(pages) + " pages; page_table holds " + std::to_string(a.max_pages));
+    if (pages > a.max_pages)
+        refuse("attention: row " + std::to_string(row) + " needs " + std::to_string(pages) + " pages; page_table holds " +
+               std::to_string(a.max_pages));
     within("attention", "page_table", a.page_table + a.request[row] * a.max_pages, pages, a.cache.pages);
 }
 
@@ -100,7 +103,8 @@ void pack_panel(Weight kind, const void* from, void* to, i64 n, i64 k, i64 panel
         const int8_t* w = static_cast<const int8_t*>(from) + first * k;
         uint8_t* out = static_cast<uint8_t*>(to) + first * deep;
         for (i64 i = 0; i < deep; ++i)
-            for (i64 c = 0; c < PANEL; ++c) out[i / 4 * PANEL * 4 + c * 4 + i % 4] = static_cast<uint8_t>(c < count && i < k ? w[c * k + i] + 128 : 128);
+            for (i64 c = 0; c < PANEL; ++c)
+                out[i / 4 * PANEL * 4 + c * 4 + i % 4] = static_cast<uint8_t>(c < count && i < k ? w[c * k + i] + 128 : 128);
     }
 }
 
@@ -140,7 +144,8 @@ void embed(const int32_t* ids, const void* table, bool bf16, float* out, i64 row
 
 void norm(float* x, const float* residual, const float* weight, float eps, float* out, i64 rows, i64 hidden) {
     const Kernels& kernels = active();
-    over_rows(rows, 2. * static_cast<double>(hidden), [&](i64 from, i64 to) { kernels.norm(x, residual, weight, eps, out, hidden, from, to); });
+    over_rows(rows, 2. * static_cast<double>(hidden),
+              [&](i64 from, i64 to) { kernels.norm(x, residual, weight, eps, out, hidden, from, to); });
 }
 
 void rope_write(const RopeWrite& a, i64 max_len) {
@@ -153,9 +158,12 @@ void rope_write(const RopeWrite& a, i64 max_len) {
 
 void attention(const Attention& a, i64 requests, i64 tails) {
     const Cache& c = a.cache;
-    if (c.head_dim < 1 || c.head_dim > MAX_HEAD) refuse("attention: head_dim=" + std::to_string(c.head_dim) + " must be between 1 and " + std::to_string(MAX_HEAD));
-    if (a.heads % c.kv_heads) refuse("attention: " + std::to_string(a.heads) + " heads cannot share " + std::to_string(c.kv_heads) + " kv heads");
-    if (a.rows && (a.tail_start[0] < 0 || a.tail_start[a.rows] > tails)) outside("attention", "tail_start", a.rows, a.tail_start[a.rows], tails + 1);
+    if (c.head_dim < 1 || c.head_dim > MAX_HEAD)
+        refuse("attention: head_dim=" + std::to_string(c.head_dim) + " must be between 1 and " + std::to_string(MAX_HEAD));
+    if (a.heads % c.kv_heads)
+        refuse("attention: " + std::to_string(a.heads) + " heads cannot share " + std::to_string(c.kv_heads) + " kv heads");
+    if (a.rows && (a.tail_start[0] < 0 || a.tail_start[a.rows] > tails))
+        outside("attention", "tail_start", a.rows, a.tail_start[a.rows], tails + 1);
     within("attention", "tail_slots", a.tail_slots, tails, c.pages * c.page_size);
     double work = 0;
     for (i64 r = 0; r < a.rows; ++r) {
@@ -164,7 +172,7 @@ void attention(const Attention& a, i64 requests, i64 tails) {
     }
     const Kernels& kernels = active();
     const i64 pairs = a.rows * c.kv_heads;
-    const auto attend = [&](i64 p) { kernels.attention(a, p % a.rows, p / a.rows); };  // rows of one kv head in turn: they share its keys
+    auto attend = [&](i64 p) { kernels.attention(a, p % a.rows, p / a.rows); };  // rows of one kv head in turn: they share its keys
     if (work < SMALL) {
         for (i64 p = 0; p < pairs; ++p) attend(p);
     } else {
@@ -203,7 +211,8 @@ void linear(Weight kind, Linear a) {
     const i64 panels = (a.n + PANEL - 1) / PANEL;
     const double cost = static_cast<double>(a.k * PANEL) * static_cast<double>(a.rows < 8 ? 8 : a.rows) / 8;
     i64 groups = tasks_for(panels, cost), parts = 1;
-    if (groups == panels && a.rows >= 32) parts = tasks_for(a.rows / 16, cost * static_cast<double>(panels) * 16 / static_cast<double>(a.rows));
+    if (groups == panels && a.rows >= 32)
+        parts = tasks_for(a.rows / 16, cost * static_cast<double>(panels) * 16 / static_cast<double>(a.rows));
     parallel(groups * parts, [&](i64 t) {
         const i64 g = t / parts, part = t % parts, first = panels * g / groups;
         kernel(a, first, panels * (g + 1) / groups - first, a.rows * part / parts, a.rows * (part + 1) / parts);
@@ -227,7 +236,8 @@ void sample(const float* logits, i64 rows, i64 vocab, const SampleRows& choices,
     if (vocab < 1) refuse("sample: vocab=" + std::to_string(vocab) + " must be at least 1");
     for (i64 r = 0; r < rows; ++r)
         if (!(choices.temperature[r] >= 0.f) || std::isinf(choices.temperature[r]))
-            refuse("sample: temperature[" + std::to_string(r) + "] = " + std::to_string(choices.temperature[r]) + " must be a number of at least 0");
+            refuse("sample: temperature[" + std::to_string(r) + "] = " + std::to_string(choices.temperature[r]) +
+                   " must be a number of at least 0");
     const Kernels& kernels = active();
     over_rows(rows, 4. * static_cast<double>(vocab), [&](i64 from, i64 to) {
         for (i64 r = from; r < to; ++r) out[r] = sample_row(kernels, logits + r * vocab, vocab, choices, r);
@@ -236,9 +246,11 @@ void sample(const float* logits, i64 rows, i64 vocab, const SampleRows& choices,
 
 static float cleaned(float z) { return z != z ? -INFINITY : z > 3.40282347e38f ? 3.40282347e38f : z; }
 
-void logprobs(const float* logits, i64 rows, i64 vocab, const int32_t* tokens, i64 top, float* logprob, int32_t* rank, int32_t* ids, float* values) {
+void logprobs(const float* logits, i64 rows, i64 vocab, const int32_t* tokens, i64 top, float* logprob, int32_t* rank, int32_t* ids,
+              float* values) {
     within("logprobs", "tokens", tokens, rows, vocab);
-    if (top < 0 || top > vocab) refuse("logprobs: top=" + std::to_string(top) + " must be between 0 and the vocabulary's " + std::to_string(vocab));
+    if (top < 0 || top > vocab)
+        refuse("logprobs: top=" + std::to_string(top) + " must be between 0 and the vocabulary's " + std::to_string(vocab));
     const Kernels& kernels = active();
     over_rows(rows, 8. * static_cast<double>(vocab), [&](i64 from, i64 to) {
         for (i64 r = from; r < to; ++r) {
@@ -261,7 +273,8 @@ void move(char* pool, i64 layers, i64 pages, i64 kv_heads, i64 page_size, i64 by
     const auto place = [&](i64 slot, i64 head) { return ((slot / page_size * kv_heads + head) * page_size + slot % page_size) * bytes; };
     for (i64 layer = 0; layer < layers * 2; ++layer)  // keys and values
         for (i64 i = 0; i < n; ++i)
-            for (i64 h = 0; h < kv_heads; ++h) std::memmove(pool + layer * plane + place(target[i], h), pool + layer * plane + place(source[i], h), bytes);
+            for (i64 h = 0; h < kv_heads; ++h)
+                std::memmove(pool + layer * plane + place(target[i], h), pool + layer * plane + place(source[i], h), bytes);
 }
 
 }  // namespace slip

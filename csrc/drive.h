@@ -1,5 +1,5 @@
-// Owns: one entry point per op: checks what would read or write out of range, splits the work over threads, calls the kernels of the active set.
-// Errors: std::invalid_argument (a size), std::out_of_range (an index); both name the op, the value and the limit.
+// Owns: one entry point per op: checks what would read or write out of range, splits the work over threads, calls the kernels of the active
+// set. Errors: std::invalid_argument (a size), std::out_of_range (an index); both name the op, the value and the limit.
 #pragma once
 #include <string>
 #include <vector>
@@ -9,7 +9,7 @@
 namespace slip {
 
 const Kernels& active();
-std::vector<std::string> usable_isas();         // best first
+std::vector<std::string> usable_isas();  // best first
 void force_isa(const std::string& name);
 [[noreturn]] void refuse(const std::string& message);
 
@@ -31,7 +31,8 @@ i64 packed_bytes(Weight, i64 n, i64 k);
 void pack(Weight, const void* from, void* to, i64 n, i64 k);
 void linear(Weight, Linear);
 void sample(const float* logits, i64 rows, i64 vocab, const SampleRows&, int32_t* out);
-void logprobs(const float* logits, i64 rows, i64 vocab, const int32_t* tokens, i64 top, float* logprob, int32_t* rank, int32_t* ids, float* values);
+void logprobs(const float* logits, i64 rows, i64 vocab, const int32_t* tokens, i64 top, float* logprob, int32_t* rank, int32_t* ids,
+              float* values);
 void move(char* pool, i64 layers, i64 pages, i64 kv_heads, i64 page_size, i64 bytes, const int32_t* source, const int32_t* target, i64 n);
 
 // select.cpp: sets z to -inf outside top_k (0: all) and then top_p (1: all); top = max z, e = exp(z - top), read only where top_p < 1.
@@ -39,8 +40,8 @@ void keep_top(float* z, const float* e, i64 n, float top, i64 top_k, float top_p
 void likeliest(const float* logits, i64 n, i64 top, int32_t* ids);  // order: (logit descending, id ascending)
 
 // probe.cpp
-double read_bandwidth(i64 bytes, int threads, double seconds);     // bytes per second
-double peak(int kind, int threads, double seconds);                // operations per second; 0 fp32, 1 bf16, 2 int8
-void advise_huge(void* start, i64 bytes);                          // 2 MiB pages for what lies inside, where the system can
+double read_bandwidth(i64 bytes, int threads, double seconds);  // bytes per second
+double peak(int kind, int threads, double seconds);             // operations per second; 0 fp32, 1 bf16, 2 int8
+void advise_huge(void* start, i64 bytes);                       // 2 MiB pages for what lies inside, where the system can
 
 }  // namespace slip

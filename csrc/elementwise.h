@@ -42,7 +42,8 @@ static void norm(float* x, const float* residual, const float* weight, float eps
 static void rotate(float* head, const float* table, i64 half) {
     for (i64 i = 0; i < half; i += LANES) {
         const i64 n = half - i;
-        const Vec a = load_up_to(head + i, n), b = load_up_to(head + half + i, n), c = load_up_to(table + i, n), s = load_up_to(table + half + i, n);
+        const Vec a = load_up_to(head + i, n), b = load_up_to(head + half + i, n), c = load_up_to(table + i, n),
+                  s = load_up_to(table + half + i, n);
         store_up_to(head + i, fma(sub(zero(), b), s, mul(a, c)), n);
         store_up_to(head + half + i, fma(a, s, mul(b, c)), n);
     }

@@ -12,16 +12,16 @@ constexpr i64 SEGMENT = 512;   // keys per attention segment
 constexpr i64 MAX_HEAD = 512;  // largest head_dim
 
 struct Linear {
-    const float* x;        // [rows, k]
-    const void* weight;    // packed panels
-    const float* scale;    // [n], int8 only
-    const float* bias;     // [n] or null
-    float* out;            // [rows, n]
+    const float* x;      // [rows, k]
+    const void* weight;  // packed panels
+    const float* scale;  // [n], int8 only
+    const float* bias;   // [n] or null
+    float* out;          // [rows, n]
     i64 rows, n, k;
     // int8 only: the quantised rows
-    int8_t* quant;         // [rows, padded k]
-    float* block_scale;    // [rows, blocks]
-    int32_t* block_offset; // [rows, blocks]: -128 * sum of the block's quants
+    int8_t* quant;          // [rows, padded k]
+    float* block_scale;     // [rows, blocks]
+    int32_t* block_offset;  // [rows, blocks]: -128 * sum of the block's quants
     i64 blocks;
 };
 

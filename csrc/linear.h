@@ -1,5 +1,6 @@
 // Owns: out = x W^T + bias over packed panels of 32 outputs, in fp32, bf16 and int8 weights.
-// Rule: one output is one chain of FMAs in ascending k (int8: in ascending blocks of 32); tiles only choose how many chains run side by side.
+// Rule: one output is one chain of FMAs in ascending k (int8: in ascending blocks of 32); tiles only choose how many chains run side by
+// side.
 #pragma once
 #include "kernels.h"
 #include "scalar_math.h"
@@ -8,8 +9,8 @@ namespace slip {
 namespace SLIP_ISA {
 
 #if defined(SLIP_AVX512)
-constexpr int WIDTH = 2;     // Vecs of a panel in one tile
-constexpr int ROWS = 12;     // rows of the largest tile
+constexpr int WIDTH = 2;  // Vecs of a panel in one tile
+constexpr int ROWS = 12;  // rows of the largest tile
 constexpr int ROWS_INT8 = 6;
 #elif defined(SLIP_AVX2)
 constexpr int WIDTH = 1;
@@ -26,7 +27,8 @@ constexpr i64 ROW_BLOCK = 48;  // rows whose partial sums are kept while k passe
 // fp32 panel: [k][32]. Reads Vecs first .. first+W-1 of step k.
 struct Fp32Panel {
     static constexpr i64 STEP = 32 * 4;  // bytes per k
-    template <int W> static inline void read(const char* at, int first, Vec* out) {
+    template <int W>
+    static inline void read(const char* at, int first, Vec* out) {
         for (int v = 0; v < W; ++v) out[v] = load(reinterpret_cast<const float*>(at) + (first + v) * LANES);
     }
 };
@@ -34,7 +36,8 @@ struct Fp32Panel {
 // bf16 panel: [k][16] words; the low half of word l is output l, the high half is output l + 16.
 struct Bf16Panel {
     static constexpr i64 STEP = 32 * 2;
-    template <int W> static inline void read(const char* at, int first, Vec* out) {
+    template <int W>
+    static inline void read(const char* at, int first, Vec* out) {
         const Int words = load(reinterpret_cast<const int32_t*>(at));
         for (int v = 0; v < W; ++v)
             out[v] = as_float(first + v ? bit_and(words, seti(static_cast<int32_t>(0xffff0000))) : shift_left<16>(words));
@@ -84,10 +87,14 @@ static void whole_tile(const float* x, i64 stride, const char* weight, i64 panel
 
 template <class Panel, int P>
 static void some_rows(int rows, const float* x, i64 stride, const char* weight, i64 panel_bytes, i64 steps, float* acc) {
-#define SLIP_ROWS(R) case R: if constexpr (R <= ROWS && R * P <= ROWS) whole_tile<Panel, R, P>(x, stride, weight, panel_bytes, steps, acc); break;
+#define SLIP_ROWS(R)                                                                                                   \
+    case R:                                                                                                            \
+        if constexpr (R <= ROWS && R * P <= ROWS) whole_tile<Panel, R, P>(x, stride, weight, panel_bytes, steps, acc); \
+        break;
     switch (rows) {
-        SLIP_ROWS(1) SLIP_ROWS(2) SLIP_ROWS(3) SLIP_ROWS(4) SLIP_ROWS(5) SLIP_ROWS(6)
-        SLIP_ROWS(7) SLIP_ROWS(8) SLIP_ROWS(9) SLIP_ROWS(10) SLIP_ROWS(11) SLIP_ROWS(12)
+        SLIP_ROWS(1)
+        SLIP_ROWS(2) SLIP_ROWS(3) SLIP_ROWS(4) SLIP_ROWS(5) SLIP_ROWS(6) SLIP_ROWS(7) SLIP_ROWS(8) SLIP_ROWS(9) SLIP_ROWS(10) SLIP_ROWS(11)
+            SLIP_ROWS(12)
     }
 #undef SLIP_ROWS
 }
@@ -119,7 +126,8 @@ static void few_panels(const Linear& a, i64 panel, i64 from, i64 to) {
             const i64 steps = a.k - k < K_BLOCK ? a.k - k : K_BLOCK;
             for (i64 i = 0; i < parts; ++i) {
                 const i64 r = cut(rows, parts, i), count = cut(rows, parts, i + 1) - r;
-                some_rows<Panel, P>(static_cast<int>(count), a.x + (row + r) * a.k + k, a.k, weight + k * Panel::STEP, panel_bytes, steps, acc + r * P * PANEL);
+                some_rows<Panel, P>(static_cast<int>(count), a.x + (row + r) * a.k + k, a.k, weight + k * Panel::STEP, panel_bytes, steps,
+                                    acc + r * P * PANEL);
             }
         }
         for (i64 r = 0; r < rows; ++r)
@@ -140,11 +148,14 @@ static void linear_bf16(const Linear& a, i64 panel, i64 panels, i64 from, i64 to
 
 // int8 panel: [k / 4][32][4] of q + 128. dot4 adds four exact products to each of 16 lanes, less 128 * x (AVX-512: see `block_offset`).
 #if defined(SLIP_AVX512)
-static inline Int dot4(Int acc, const uint8_t* weight, int32_t four) { return {_mm512_dpbusd_epi32(acc.v, _mm512_loadu_si512(weight), _mm512_set1_epi32(four))}; }
+static inline Int dot4(Int acc, const uint8_t* weight, int32_t four) {
+    return {_mm512_dpbusd_epi32(acc.v, _mm512_loadu_si512(weight), _mm512_set1_epi32(four))};
+}
 constexpr bool OFFSET = true;
 #elif defined(SLIP_AVX2)
 static inline __m256i dot8(__m256i acc, const uint8_t* weight, __m256i four) {  // |w| <= 128 and |x| <= 127: the pair sums fit 16 bits
-    const __m256i w = _mm256_xor_si256(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(weight)), _mm256_set1_epi8(static_cast<char>(0x80)));
+    const __m256i w =
+        _mm256_xor_si256(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(weight)), _mm256_set1_epi8(static_cast<char>(0x80)));
     const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(four, w));
     return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
@@ -205,7 +216,11 @@ static void tile_int8(const Linear& a, i64 row, const uint8_t* weight, int first
 }
 
 static void some_rows_int8(int rows, const Linear& a, i64 row, const uint8_t* weight, i64 block, i64 blocks, float* acc) {
-#define SLIP_ROWS(R) case R: if constexpr (R <= ROWS_INT8) for (int first = 0; first < 2; first += WIDTH) tile_int8<R, WIDTH>(a, row, weight, first, block, blocks, acc); break;
+#define SLIP_ROWS(R)                                                                                                       \
+    case R:                                                                                                                \
+        if constexpr (R <= ROWS_INT8)                                                                                      \
+            for (int first = 0; first < 2; first += WIDTH) tile_int8<R, WIDTH>(a, row, weight, first, block, blocks, acc); \
+        break;
     switch (rows) { SLIP_ROWS(1) SLIP_ROWS(2) SLIP_ROWS(3) SLIP_ROWS(4) SLIP_ROWS(5) SLIP_ROWS(6) }
 #undef SLIP_ROWS
 }
@@ -255,7 +270,8 @@ static void quantise(const Linear& a, i64 from, i64 to) {
     for (i64 r = from; r < to; ++r)
         for (i64 b = 0; b < a.blocks; ++b) {
             const i64 at = r * a.blocks + b;
-            quantise_block(a.x + r * a.k + b * BLOCK, a.k - b * BLOCK < BLOCK ? a.k - b * BLOCK : BLOCK, a.quant + at * BLOCK, a.block_scale + at, a.block_offset + at);
+            quantise_block(a.x + r * a.k + b * BLOCK, a.k - b * BLOCK < BLOCK ? a.k - b * BLOCK : BLOCK, a.quant + at * BLOCK,
+                           a.block_scale + at, a.block_offset + at);
         }
 }
 

@@ -21,8 +21,8 @@ double since(Clock::time_point start) { return std::chrono::duration<double>(Clo
 
 constexpr int ROUNDS = 32;
 
-// Runs step(thread) -> amount on every thread for `seconds` in all, in rounds that all threads begin together; the amounts per second of all
-// threads in the best round. (The question is what the machine can do; neighbours take from it in some rounds.)
+// Runs step(thread) -> amount on every thread for `seconds` in all, in rounds that all threads begin together; the amounts per second of
+// all threads in the best round. (The question is what the machine can do; neighbours take from it in some rounds.)
 template <class Prepare, class Step>
 double rate(int threads, double seconds, Prepare prepare, Step step) {
     std::atomic<int> ready{0};
@@ -55,8 +55,10 @@ double rate(int threads, double seconds, Prepare prepare, Step step) {
 
 void advise_huge(void* start, i64 bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
-    const uintptr_t first = (reinterpret_cast<uintptr_t>(start) + HUGE - 1) / HUGE * HUGE, last = (reinterpret_cast<uintptr_t>(start) + bytes) / HUGE * HUGE;
-    if (last > first) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);  // only a hint: a refusal costs speed, not correctness
+    const uintptr_t first = (reinterpret_cast<uintptr_t>(start) + HUGE - 1) / HUGE * HUGE,
+                    last = (reinterpret_cast<uintptr_t>(start) + bytes) / HUGE * HUGE;
+    if (last > first)
+        madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);  // only a hint: a refusal costs speed, not correctness
 #else
     (void)start, (void)bytes;
 #endif

@@ -7,8 +7,8 @@
 namespace slip {
 namespace SLIP_ISA {
 
-constexpr i64 GROUP = 64;           // ids whose noise is made together: 16 Philox blocks of 4 words
-constexpr float NOISE_LIMIT = 23.f; // no Gumbel value reaches it: -log(2^-33) = 22.9
+constexpr i64 GROUP = 64;            // ids whose noise is made together: 16 Philox blocks of 4 words
+constexpr float NOISE_LIMIT = 23.f;  // no Gumbel value reaches it: -log(2^-33) = 22.9
 constexpr float LOWEST = -INFINITY, LARGEST = 3.40282347e38f;
 
 static inline Vec cleaned(Vec z) {  // NaN counts as -inf, +inf as the largest number
@@ -31,7 +31,8 @@ static int32_t argmax(const float* logits, i64 n) {
     const float top = highest(logits, n);
     if (top == LOWEST) return 0;
     for (i64 i = 0; i < n; i += LANES)
-        if (const uint32_t bits = equal_bits(load_logits(logits + i, n - i), set1(top))) return static_cast<int32_t>(i + __builtin_ctz(bits));
+        if (const uint32_t bits = equal_bits(load_logits(logits + i, n - i), set1(top)))
+            return static_cast<int32_t>(i + __builtin_ctz(bits));
     return 0;
 }
 
@@ -131,7 +132,8 @@ static void noise(float* out, i64 padded, uint64_t seed, int32_t position, int32
 }
 
 static void noise_words(uint32_t* out, i64 padded, uint64_t seed, int32_t position, int32_t sample) {
-    for (i64 at = 0; at < padded; at += GROUP) philox(seed, position, sample, static_cast<int32_t>(at / 4), reinterpret_cast<int32_t*>(out + at));
+    for (i64 at = 0; at < padded; at += GROUP)
+        philox(seed, position, sample, static_cast<int32_t>(at / 4), reinterpret_cast<int32_t*>(out + at));
 }
 
 static void log_total(const float* logits, i64 n, float* top, float* log_sum) {

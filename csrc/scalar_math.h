@@ -26,7 +26,8 @@ static inline Vec exp(Vec x) {
 
 // Natural logarithm of positive normal numbers.
 static inline Vec log(Vec x) {
-    static constexpr float C[9] = {0.333333126f, -0.250000096f, 0.200021187f, -0.166679957f, 0.142195509f, -0.124055914f, 0.118881746f, -0.116756413f, 0.0674660132f};
+    static constexpr float C[9] = {0.333333126f,  -0.250000096f, 0.200021187f,  -0.166679957f, 0.142195509f,
+                                   -0.124055914f, 0.118881746f,  -0.116756413f, 0.0674660132f};
     const Int bits = as_int(x), e = shift_right<23>(sub(bits, seti(0x3f3504f3)));  // mantissa in [sqrt(1/2), sqrt(2))
     const Vec f = sub(as_float(sub(bits, shift_left<23>(e))), set1(1.f)), n = to_float(e);
     const Vec z = mul(f, f);

@@ -75,7 +75,9 @@ void keep_top(float* z, const float* e, i64 n, float top, i64 top_k, float top_p
     const double enough = top_p * census.total * (1 + 1e-9);  // bins are summed in another order than the ids
     int last = 0;
     double mass = census.mass[0];
-    for (i64 count = census.count[0]; last < BINS - 1 && (by_count ? count < top_k : mass < enough); count += census.count[last], mass += census.mass[last]) ++last;
+    for (i64 count = census.count[0]; last < BINS - 1 && (by_count ? count < top_k : mass < enough);
+         count += census.count[last], mass += census.mass[last])
+        ++last;
     keys.clear();
     for (i64 id = 0; id < n; ++id) {
         if (z[id] == -INFINITY) continue;

@@ -58,7 +58,7 @@ struct alignas(64) Share {  // a thread's own range of tasks; others take from i
 };
 
 class Pool {
-   public:
+ public:
     explicit Pool(int count) : shares_(new Share[count]), count_(count) {
         for (int i = 1; i < count; ++i) workers_.emplace_back([this, i] { serve(i); });
     }
@@ -87,7 +87,7 @@ class Pool {
         waiting_ = false;
     }
 
-   private:
+ private:
     void open_job() {
         ++job_;
         if (parked_ > 0) {

@@ -10,7 +10,7 @@ void run_tasks(int64_t tasks, void (*task)(void* context, int64_t index), void* 
 
 // Calls body(i) for i in 0..tasks-1, in any order, on all threads.
 template <class Body>
-void parallel(int64_t tasks, Body&& body) {
+void parallel(int64_t tasks, Body body) {
     run_tasks(tasks, [](void* context, int64_t index) { (*static_cast<Body*>(context))(index); }, &body);
 }
 

@@ -15,8 +15,12 @@ constexpr int LANES = 16;
 
 #if defined(SLIP_AVX512)
 
-struct Vec { __m512 v; };
-struct Int { __m512i v; };
+struct Vec {
+    __m512 v;
+};
+struct Int {
+    __m512i v;
+};
 static inline Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
 static inline void store(float* p, Vec a) { _mm512_storeu_ps(p, a.v); }
 static inline Vec set1(float x) { return {_mm512_set1_ps(x)}; }
@@ -27,8 +31,12 @@ static inline Vec div(Vec a, Vec b) { return {_mm512_div_ps(a.v, b.v)}; }
 static inline Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 static inline Vec max(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }  // b where either is NaN
 static inline Vec min(Vec a, Vec b) { return {_mm512_min_ps(a.v, b.v)}; }
-static inline Vec where_less(Vec a, Vec b, Vec yes, Vec no) { return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), no.v, yes.v)}; }
-static inline Vec where_equal(Vec a, Vec b, Vec yes, Vec no) { return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_EQ_OQ), no.v, yes.v)}; }
+static inline Vec where_less(Vec a, Vec b, Vec yes, Vec no) {
+    return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), no.v, yes.v)};
+}
+static inline Vec where_equal(Vec a, Vec b, Vec yes, Vec no) {
+    return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_EQ_OQ), no.v, yes.v)};
+}
 static inline uint32_t equal_bits(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_EQ_OQ); }
 static inline uint32_t less_bits(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ); }
 
@@ -39,13 +47,21 @@ static inline Int add(Int a, Int b) { return {_mm512_add_epi32(a.v, b.v)}; }
 static inline Int sub(Int a, Int b) { return {_mm512_sub_epi32(a.v, b.v)}; }
 static inline Int bit_and(Int a, Int b) { return {_mm512_and_si512(a.v, b.v)}; }
 static inline Int bit_xor(Int a, Int b) { return {_mm512_xor_si512(a.v, b.v)}; }
-template <int N> static inline Int shift_left(Int a) { return {_mm512_slli_epi32(a.v, N)}; }
-template <int N> static inline Int shift_right(Int a) { return {_mm512_srai_epi32(a.v, N)}; }  // arithmetic
+template <int N>
+static inline Int shift_left(Int a) {
+    return {_mm512_slli_epi32(a.v, N)};
+}
+template <int N>
+static inline Int shift_right(Int a) {
+    return {_mm512_srai_epi32(a.v, N)};
+}  // arithmetic
 static inline Vec to_float(Int a) { return {_mm512_cvtepi32_ps(a.v)}; }
 static inline Vec unsigned_to_float(Int a) { return {_mm512_cvtepu32_ps(a.v)}; }
 static inline Vec as_float(Int a) { return {_mm512_castsi512_ps(a.v)}; }
 static inline Int as_int(Vec a) { return {_mm512_castps_si512(a.v)}; }
-static inline Int widen_words(const uint16_t* p) { return {_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))}; }
+static inline Int widen_words(const uint16_t* p) {
+    return {_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+}
 static inline void narrow_words(uint16_t* p, Int a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(a.v)); }
 static inline void wide_product(Int a, uint32_t b, Int& high, Int& low) {  // 32 x 32 -> 64 bits per lane, unsigned
     const __m512i factor = _mm512_set1_epi32(static_cast<int32_t>(b));
@@ -70,9 +86,11 @@ static inline Vec sums(const Vec* x) {
         w[i] = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xEE));
     }
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) u[i] = _mm512_add_ps(_mm512_shuffle_f32x4(w[2 * i], w[2 * i + 1], 0x88), _mm512_shuffle_f32x4(w[2 * i], w[2 * i + 1], 0xDD));
+    for (int i = 0; i < 4; ++i)
+        u[i] = _mm512_add_ps(_mm512_shuffle_f32x4(w[2 * i], w[2 * i + 1], 0x88), _mm512_shuffle_f32x4(w[2 * i], w[2 * i + 1], 0xDD));
 #pragma GCC unroll 2
-    for (int i = 0; i < 2; ++i) t[i] = _mm512_add_ps(_mm512_shuffle_ps(u[2 * i], u[2 * i + 1], 0x44), _mm512_shuffle_ps(u[2 * i], u[2 * i + 1], 0xEE));
+    for (int i = 0; i < 2; ++i)
+        t[i] = _mm512_add_ps(_mm512_shuffle_ps(u[2 * i], u[2 * i + 1], 0x44), _mm512_shuffle_ps(u[2 * i], u[2 * i + 1], 0xEE));
     return {_mm512_add_ps(_mm512_shuffle_ps(t[0], t[1], 0x88), _mm512_shuffle_ps(t[0], t[1], 0xDD))};
 }
 static inline Vec load_part(const float* p, int n) { return {_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1), p)}; }
@@ -80,10 +98,17 @@ static inline void store_part(float* p, Vec a, int n) { _mm512_mask_storeu_ps(p,
 
 #elif defined(SLIP_AVX2)
 
-struct Vec { __m256 a, b; };
-struct Int { __m256i a, b; };
+struct Vec {
+    __m256 a, b;
+};
+struct Int {
+    __m256i a, b;
+};
 static inline Vec load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
-static inline void store(float* p, Vec x) { _mm256_storeu_ps(p, x.a); _mm256_storeu_ps(p + 8, x.b); }
+static inline void store(float* p, Vec x) {
+    _mm256_storeu_ps(p, x.a);
+    _mm256_storeu_ps(p + 8, x.b);
+}
 static inline Vec set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 static inline Vec add(Vec x, Vec y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
 static inline Vec sub(Vec x, Vec y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
@@ -93,10 +118,12 @@ static inline Vec fma(Vec x, Vec y, Vec z) { return {_mm256_fmadd_ps(x.a, y.a, z
 static inline Vec max(Vec x, Vec y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
 static inline Vec min(Vec x, Vec y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
 static inline Vec where_less(Vec x, Vec y, Vec yes, Vec no) {
-    return {_mm256_blendv_ps(no.a, yes.a, _mm256_cmp_ps(x.a, y.a, _CMP_LT_OQ)), _mm256_blendv_ps(no.b, yes.b, _mm256_cmp_ps(x.b, y.b, _CMP_LT_OQ))};
+    return {_mm256_blendv_ps(no.a, yes.a, _mm256_cmp_ps(x.a, y.a, _CMP_LT_OQ)),
+            _mm256_blendv_ps(no.b, yes.b, _mm256_cmp_ps(x.b, y.b, _CMP_LT_OQ))};
 }
 static inline Vec where_equal(Vec x, Vec y, Vec yes, Vec no) {
-    return {_mm256_blendv_ps(no.a, yes.a, _mm256_cmp_ps(x.a, y.a, _CMP_EQ_OQ)), _mm256_blendv_ps(no.b, yes.b, _mm256_cmp_ps(x.b, y.b, _CMP_EQ_OQ))};
+    return {_mm256_blendv_ps(no.a, yes.a, _mm256_cmp_ps(x.a, y.a, _CMP_EQ_OQ)),
+            _mm256_blendv_ps(no.b, yes.b, _mm256_cmp_ps(x.b, y.b, _CMP_EQ_OQ))};
 }
 static inline uint32_t equal_bits(Vec x, Vec y) {
     return _mm256_movemask_ps(_mm256_cmp_ps(x.a, y.a, _CMP_EQ_OQ)) | _mm256_movemask_ps(_mm256_cmp_ps(x.b, y.b, _CMP_EQ_OQ)) << 8;
@@ -117,8 +144,14 @@ static inline Int add(Int x, Int y) { return {_mm256_add_epi32(x.a, y.a), _mm256
 static inline Int sub(Int x, Int y) { return {_mm256_sub_epi32(x.a, y.a), _mm256_sub_epi32(x.b, y.b)}; }
 static inline Int bit_and(Int x, Int y) { return {_mm256_and_si256(x.a, y.a), _mm256_and_si256(x.b, y.b)}; }
 static inline Int bit_xor(Int x, Int y) { return {_mm256_xor_si256(x.a, y.a), _mm256_xor_si256(x.b, y.b)}; }
-template <int N> static inline Int shift_left(Int x) { return {_mm256_slli_epi32(x.a, N), _mm256_slli_epi32(x.b, N)}; }
-template <int N> static inline Int shift_right(Int x) { return {_mm256_srai_epi32(x.a, N), _mm256_srai_epi32(x.b, N)}; }
+template <int N>
+static inline Int shift_left(Int x) {
+    return {_mm256_slli_epi32(x.a, N), _mm256_slli_epi32(x.b, N)};
+}
+template <int N>
+static inline Int shift_right(Int x) {
+    return {_mm256_srai_epi32(x.a, N), _mm256_srai_epi32(x.b, N)};
+}
 static inline Vec to_float(Int x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
 static inline __m256 unsigned8(__m256i x) {  // both halves convert exactly; the one addition rounds
     const __m256 high = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_srli_epi32(x, 16)), _mm256_set1_ps(65536.f));
@@ -154,9 +187,16 @@ static inline float sum(Vec x) {
 
 #else  // portable
 
-struct Vec { float v[16]; };
-struct Int { int32_t v[16]; };
-#define SLIP_LANES(R, expression) R r; for (int l = 0; l < 16; ++l) r.v[l] = (expression); return r
+struct Vec {
+    float v[16];
+};
+struct Int {
+    int32_t v[16];
+};
+#define SLIP_LANES(R, expression)                       \
+    R r;                                                \
+    for (int l = 0; l < 16; ++l) r.v[l] = (expression); \
+    return r
 static inline Vec load(const float* p) { SLIP_LANES(Vec, p[l]); }
 static inline void store(float* p, Vec a) { std::memcpy(p, a.v, sizeof a.v); }
 static inline Vec set1(float x) { SLIP_LANES(Vec, x); }
@@ -187,14 +227,30 @@ static inline Int add(Int a, Int b) { SLIP_LANES(Int, static_cast<int32_t>(word(
 static inline Int sub(Int a, Int b) { SLIP_LANES(Int, static_cast<int32_t>(word(a.v[l]) - word(b.v[l]))); }
 static inline Int bit_and(Int a, Int b) { SLIP_LANES(Int, a.v[l] & b.v[l]); }
 static inline Int bit_xor(Int a, Int b) { SLIP_LANES(Int, a.v[l] ^ b.v[l]); }
-template <int N> static inline Int shift_left(Int a) { SLIP_LANES(Int, static_cast<int32_t>(word(a.v[l]) << N)); }
-template <int N> static inline Int shift_right(Int a) { SLIP_LANES(Int, a.v[l] >> N); }
+template <int N>
+static inline Int shift_left(Int a) {
+    SLIP_LANES(Int, static_cast<int32_t>(word(a.v[l]) << N));
+}
+template <int N>
+static inline Int shift_right(Int a) {
+    SLIP_LANES(Int, a.v[l] >> N);
+}
 static inline Vec to_float(Int a) { SLIP_LANES(Vec, static_cast<float>(a.v[l])); }
 static inline Vec unsigned_to_float(Int a) { SLIP_LANES(Vec, static_cast<float>(word(a.v[l]))); }
-static inline Vec as_float(Int a) { Vec r; std::memcpy(r.v, a.v, sizeof r.v); return r; }
-static inline Int as_int(Vec a) { Int r; std::memcpy(r.v, a.v, sizeof r.v); return r; }
+static inline Vec as_float(Int a) {
+    Vec r;
+    std::memcpy(r.v, a.v, sizeof r.v);
+    return r;
+}
+static inline Int as_int(Vec a) {
+    Int r;
+    std::memcpy(r.v, a.v, sizeof r.v);
+    return r;
+}
 static inline Int widen_words(const uint16_t* p) { SLIP_LANES(Int, p[l]); }
-static inline void narrow_words(uint16_t* p, Int a) { for (int l = 0; l < 16; ++l) p[l] = static_cast<uint16_t>(a.v[l]); }
+static inline void narrow_words(uint16_t* p, Int a) {
+    for (int l = 0; l < 16; ++l) p[l] = static_cast<uint16_t>(a.v[l]);
+}
 static inline void wide_product(Int a, uint32_t b, Int& high, Int& low) {
     for (int l = 0; l < 16; ++l) {
         const uint64_t product = static_cast<uint64_t>(word(a.v[l])) * b;

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from slipstream.base.errors import InputError
-from slipstream.cost import Cost, limit, step_cost
+from slipstream.cost import Cost, Work, limit, step_cost
 
 GIGA = 10**9
 COST = Cost(weights=6 * GIGA, kv_read=3 * GIGA, kv_written=GIGA, operations={"int8": 400 * GIGA, "fp32": 50 * GIGA})
@@ -24,10 +24,10 @@ def test_both_sides_and_the_longer_one():
 
 def test_decode_of_llama_3_2_1b_is_bound_by_memory_and_prefill_by_compute(one_billion):
     peaks = {"fp32": 200.0}
-    decode = limit(step_cost(one_billion, "bf16", "bf16", 1, 1000, 1), 25.0, peaks)
+    decode = limit(step_cost(one_billion, "bf16", "bf16", Work.of([(1000, 1, ())], 1)), 25.0, peaks)
     assert decode.binds == "memory"
     assert math.isclose(decode.seconds, (2_471_768_064 + 1002 * 32_768) / 25e9)
-    assert limit(step_cost(one_billion, "bf16", "bf16", 512, 0, 1), 25.0, peaks).binds == "compute"
+    assert limit(step_cost(one_billion, "bf16", "bf16", Work.of([(0, 512, ())], 1)), 25.0, peaks).binds == "compute"
 
 
 def test_only_the_peaks_that_are_needed():

@@ -8,13 +8,16 @@ from hypothesis import strategies as st
 
 from slipstream.arch import shape
 from slipstream.base.errors import InputError
-from slipstream.cost import Cost, step_cost, weights_bytes
+from slipstream.cost import Cost, Work, step_cost, weights_bytes
+from slipstream.step import DraftTree
 
 # Llama 3.2 1B: per layer q, o 2048*2048, k, v 512*2048, gate, up, down 8192*2048; rows 2048+512+512+2048+8192+8192+2048
 LINEAR = 16 * 60_817_408
 ROWS = 16 * 23_552
 NORMS = 33 * 2048
 TABLE = 128_256 * 2048
+
+CHUNKS = st.lists(st.tuples(st.integers(0, 30), st.integers(1, 9), st.lists(st.integers(0, 99), max_size=6)), min_size=1, max_size=4)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +52,7 @@ def test_biases_are_fp32(tiny):
 
 
 def test_decode_step_of_the_tiny_spec(tiny):
-    cost = step_cost(tiny, "bf16", "bf16", rows=1, context=5, sampled_rows=1)
+    cost = step_cost(tiny, "bf16", "bf16", Work.of([(5, 1, ())], sampled=1))
     assert cost.weights == 2 * 1536 + 4 * 40 + 2 * 80 + 2 * 8
     assert cost.kv_read == 6 * 64 and cost.kv_written == 64  # a position: 2 layers * (k, v) * 2 heads * 4 * 2 bytes
     assert cost.operations == {"fp32": 2 * (1536 + 80) + 6 * 2 * 4 * 16}
@@ -57,23 +60,65 @@ def test_decode_step_of_the_tiny_spec(tiny):
 
 
 def test_prefill_chunk_of_the_tiny_spec(tiny):
-    cost = step_cost(tiny, "int8", "fp32", rows=4, context=3, sampled_rows=0)
+    cost = step_cost(tiny, "int8", "fp32", Work.of([(3, 4, ())], sampled=0))
     assert cost.weights == 1536 + 4 * 160 + 4 * 40 + 4 * 8 * 2, "no head, four rows of the bf16 table"
     assert (cost.kv_read, cost.kv_written) == (7 * 128, 4 * 128)
     assert cost.operations == {"int8": 2 * 4 * 1536, "fp32": (4 + 5 + 6 + 7) * 2 * 4 * 16}
 
 
 def test_decode_step_of_llama_3_2_1b(one_billion):
-    cost = step_cost(one_billion, "bf16", "bf16", rows=1, context=1000, sampled_rows=1)
+    cost = step_cost(one_billion, "bf16", "bf16", Work.of([(1000, 1, ())], sampled=1))
     assert cost.weights == 2 * LINEAR + 4 * NORMS + 2 * TABLE + 2 * 2048 == 2_471_768_064
     assert cost.kv_written == 16 * 2 * 8 * 64 * 2 == 32_768
     assert cost.kv_read == 1001 * 32_768
     assert cost.operations == {"fp32": 2 * (LINEAR + TABLE) + 1001 * 16 * 4 * 2048}
 
 
+def test_draft_of_the_tiny_spec(tiny):
+    """Three cached, a trunk of two that see 4 and 5 keys, below it two children that see 6 and a grandchild that sees 7."""
+    work = Work.of([(3, 2, (1, 1, 2))], sampled=4)
+    assert work == Work(rows=5, sampled=4, read=8, keys=4 + 5 + 6 + 6 + 7)
+    cost = step_cost(tiny, "bf16", "bf16", work)
+    assert cost.weights == 2 * 1536 + 4 * 40 + 2 * 80 + 5 * 2 * 8
+    assert (cost.kv_read, cost.kv_written) == (8 * 64, 5 * 64)
+    assert cost.operations == {"fp32": 2 * (5 * 1536 + 4 * 80) + 28 * 2 * 4 * 16}
+
+
+def test_unequal_chunks_share_the_weights_and_nothing_else(tiny):
+    """A long prefill, a decode and a draft in one step: all but the weights is the sum over them."""
+    chunks = [(20, 100, ()), (300, 1, ()), (50, 1, (1, 2, 3))]
+    apart = [step_cost(tiny, "int8", "bf16", Work.of([chunk], 1)) for chunk in chunks]
+    whole = step_cost(tiny, "int8", "bf16", Work.of(chunks, sampled=3))
+    together = apart[0] + apart[1] + apart[2]
+    assert (whole.kv_read, whole.kv_written) == (together.kv_read, together.kv_written) == ((120 + 301 + 54) * 64, 105 * 64)
+    assert whole.operations == together.operations
+    assert whole.operations["fp32"] == (100 * 20 + 5050 + 301 + 51 + 52 + 53 + 54) * 2 * 4 * 16
+    assert whole.weights == 1536 + 4 * 160 + 4 * 40 + 80 + 4 * 10 + 10 * 2 * 8, "head once; of the table all ten rows, not 105"
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(CHUNKS)
+def test_work_counts_what_the_rows_see(drawn):
+    """Against sets of visible positions, written out row by row: reads are their union per request, keys their sizes."""
+    chunks, rows, read, keys = [], 0, 0, 0
+    for start, trunk, shape_of in drawn:
+        draft = DraftTree(tuple(shape_of), tuple(number % (node + 1) - 1 for node, number in enumerate(shape_of)))
+        end = start + trunk
+        seen = [set(range(position + 1)) for position in range(start, end)]
+        seen += [set(range(end)) | {end + ancestor for ancestor in draft.path(node)} for node in range(len(draft))]
+        rows, read, keys = rows + len(seen), read + len(set().union(*seen)), keys + sum(map(len, seen))
+        chunks.append((start, trunk, draft.depths()))
+    assert Work.of(chunks, sampled=len(chunks)) == Work(rows, len(chunks), read, keys)
+
+
+def test_empty_work_costs_nothing(tiny):
+    assert Work.of([], sampled=0) == Work()
+    assert step_cost(tiny, "int8", "bf16", Work()) == Cost()
+
+
 def test_the_weights_are_read_once_for_the_whole_batch(tiny):
-    one = step_cost(tiny, "bf16", "bf16", rows=1, context=9, sampled_rows=1)
-    batch = step_cost(tiny, "bf16", "bf16", rows=8, context=9, sampled_rows=8, requests=8)
+    one = step_cost(tiny, "bf16", "bf16", Work.of([(9, 1, ())], sampled=1))
+    batch = step_cost(tiny, "bf16", "bf16", Work.of([(9, 1, ())] * 8, sampled=8))
     assert batch.weights == one.weights + 7 * 2 * 8, "seven more rows of the table"
     assert (batch.kv_read, batch.kv_written) == (8 * one.kv_read, 8 * one.kv_written)
     assert batch.operations == {"fp32": 8 * one.operations["fp32"]}
@@ -85,10 +130,10 @@ def test_chunks_of_a_prompt_compute_as_much_as_the_whole(rows, context, cut):
     """Cutting costs bytes, never operations; the KV written is the same."""
     spec = shape("tiny")
     cut = min(cut, rows)
-    whole = step_cost(spec, "bf16", "bf16", rows, context, 0)
-    parts = step_cost(spec, "bf16", "bf16", cut, context, 0)
+    whole = step_cost(spec, "bf16", "bf16", Work.of([(context, rows, ())], 0))
+    parts = step_cost(spec, "bf16", "bf16", Work.of([(context, cut, ())], 0))
     if cut < rows:
-        parts = parts + step_cost(spec, "bf16", "bf16", rows - cut, context + cut, 0)
+        parts = parts + step_cost(spec, "bf16", "bf16", Work.of([(context + cut, rows - cut, ())], 0))
     assert parts.operations == whole.operations
     assert parts.kv_written == whole.kv_written
     assert parts.bytes >= whole.bytes
@@ -106,13 +151,31 @@ def test_costs_add_up_by_kind():
         ({"weight_format": "fp8"}, "weight_format='fp8'.*int8"),
         ({"kv_type": "int8"}, "kv_type='int8'.*bf16"),
         ({"stored": "int8"}, "stored='int8'"),
-        ({"rows": 0}, "rows=0"),
-        ({"context": -1}, "context=-1"),
-        ({"sampled_rows": 5}, "sampled_rows=5"),
-        ({"rows": 5, "requests": 2}, "divide evenly"),
     ],
 )
-def test_contradictions_are_named(tiny, change, match):
-    good = {"weight_format": "bf16", "kv_type": "bf16", "rows": 4, "context": 0, "sampled_rows": 1}
+def test_unknown_formats_are_named(tiny, change, match):
+    good = {"weight_format": "bf16", "kv_type": "bf16", "work": Work.of([(0, 4, ())], 1)}
     with pytest.raises(InputError, match=match):
         step_cost(tiny, **(good | change))
+
+
+@pytest.mark.parametrize(
+    ("chunk", "sampled", "match"),
+    [
+        ((0, 0, ()), 0, "trunk=0"),
+        ((-1, 4, ()), 0, "start=-1"),
+        ((0, 4, (1, 0)), 0, r"depths=\[1, 0\]"),
+        ((0, 4, ()), 5, "sampled=5"),
+        ((0, 4, ()), -1, "sampled=-1"),
+    ],
+)
+def test_contradictions_are_named(chunk, sampled, match):
+    with pytest.raises(InputError, match=match):
+        Work.of([chunk], sampled)
+
+
+@pytest.mark.parametrize("numbers", [(3, 1, 2, 9), (3, 1, 9, 8), (3, 1, 9, 28), (0, 0, 1, 0)])
+def test_numbers_that_no_step_has_are_refused(numbers):
+    """Fewer positions read than rows, fewer keys than positions, more keys than all rows can see, and keys of no rows."""
+    with pytest.raises(InputError, match="must satisfy"):
+        Work(*numbers)

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from source import PACKAGE, Source, imports, sources
+from tests.floors.source import PACKAGE, Source, imports, sources
 
 FLOORS = {
     0: "base files",

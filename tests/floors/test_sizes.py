@@ -2,7 +2,7 @@
 
 import ast
 
-from source import sources
+from tests.floors.source import sources
 
 FILE, KERNEL_FILE, FUNCTION, CLASS, CORE = 400, 700, 60, 250, 150
 

@@ -4,7 +4,7 @@ import socket
 
 import pytest
 import torch
-from paged import Paged, Rows
+from tests.model.paged import Paged, Rows
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from slipstream.base.errors import CapacityError, InputError

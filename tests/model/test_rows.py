@@ -4,7 +4,7 @@ import random
 
 import pytest
 import torch
-from paged import Paged, Rows
+from tests.model.paged import Paged, Rows
 
 from slipstream.model import load_model
 from slipstream.step import DraftTree

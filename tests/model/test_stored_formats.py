@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from paged import Paged, Rows
+from tests.model.paged import Paged, Rows
 
 from slipstream.arch import shape
 from slipstream.base import registry

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from paged import Paged, Rows
+from tests.model.paged import Paged, Rows
 from tokenizers import Tokenizer
 
 from slipstream.model import load_model

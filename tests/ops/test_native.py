@@ -44,7 +44,7 @@ def same_everywhere(make):
             N.set_threads(threads)
             results.append((isa, threads, make()))
     for isa, threads, result in results:
-        for got, want in zip(result, results[0][2]):
+        for got, want in zip(result, results[0][2], strict=True):
             assert torch.equal(got.view(torch.uint8), want.view(torch.uint8)), f"{isa} with {threads} threads differs from {results[0][:2]}"
     return results[0][2]
 
@@ -230,7 +230,8 @@ def test_attention_does_not_depend_on_the_page_size():
 def choices(rows: int, **given) -> SampleRows:
     plain = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 1, "position": 0, "sample": 0} | given
     kinds = {"top_k": torch.int32, "position": torch.int32, "sample": torch.int32, "seed": torch.int64}
-    return SampleRows(**{name: torch.as_tensor(value, dtype=kinds.get(name, torch.float32)).expand(rows).contiguous() for name, value in plain.items()})
+    columns = {name: torch.as_tensor(value, dtype=kinds.get(name, torch.float32)) for name, value in plain.items()}
+    return SampleRows(**{name: column.expand(rows).contiguous() for name, column in columns.items()})
 
 
 def draw(logits: torch.Tensor, **given) -> torch.Tensor:
@@ -269,7 +270,10 @@ def test_noise_is_gumbel_distributed_finite_and_the_same_everywhere():
     assert abs(noise.mean() - 0.5772) < 0.02 and abs(noise.var() - np.pi**2 / 6) < 0.05
 
 
-@pytest.mark.parametrize("given", [{}, {"top_k": 5}, {"top_p": 0.7}, {"min_p": 0.1}, {"top_k": 40, "top_p": 0.9, "temperature": 1.7}, {"temperature": 0}])
+WAYS = [{}, {"top_k": 5}, {"top_p": 0.7}, {"min_p": 0.1}, {"top_k": 40, "top_p": 0.9, "temperature": 1.7}, {"temperature": 0}]
+
+
+@pytest.mark.parametrize("given", WAYS)
 def test_sampling_is_the_same_everywhere_and_the_arg_max_of_what_is_kept(given):
     vocab, rows = 1003, 12
     logits, positions = random(rows, vocab) * 3, torch.arange(rows) * 11

@@ -8,7 +8,7 @@ import math
 
 import pytest
 import torch
-from scenes import FORMATS, attend, build_scene, draw, equal_bits, random, sample_rows, stored
+from tests.ops.scenes import FORMATS, attend, build_scene, draw, equal_bits, random, sample_rows, stored
 
 from slipstream.base import native
 from slipstream.ops import KV, Kernels, SampleRows, reference

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from scenes import draw, random, sample_rows
+from tests.ops.scenes import draw, random, sample_rows
 
 from slipstream.ops import reference
 

@@ -5,7 +5,7 @@ the native kernels where they are built.
 import numpy as np
 import pytest
 import torch
-from scenes import FORMATS, attend, build_scene, random, stored
+from tests.ops.scenes import FORMATS, attend, build_scene, random, stored
 
 from slipstream.ops import KV, reference
 

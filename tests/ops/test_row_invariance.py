@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from scenes import FORMATS, SampleRows, attend, build_scene, draw, equal_bits, random, sample_rows, stored
+from tests.ops.scenes import FORMATS, SampleRows, attend, build_scene, draw, equal_bits, random, sample_rows, stored
 
 from slipstream.ops import KV
 

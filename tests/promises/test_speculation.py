@@ -19,24 +19,24 @@ def run(drafter, new: int, **sampling) -> LLM:
 @pytest.mark.parametrize("sampling", [dict(temperature=0), dict(temperature=0.9, seed=3)], ids=["greedy", "seeded"])
 def test_perfect_drafts_gain_every_node_and_wrong_ones_nothing(sampling):
     plain = run("none", 29, **sampling)
-    assert [step.tokens for step in plain.engine.core.meter.steps if step.rows] == [1] * 29
+    assert [step.tokens for step in plain.engine.core.meter.steps if step.work.rows] == [1] * 29
 
     perfect = run(oracles.Perfect([plain.said]), 29, **sampling)
     assert perfect.said == plain.said
-    gained = [step.tokens for step in perfect.engine.core.meter.steps if step.rows]
+    gained = [step.tokens for step in perfect.engine.core.meter.steps if step.work.rows]
     assert gained == [1, 7, 7, 7, 7], "the first token has no draft, then 6 drafted tokens and one of the model's own per step"
 
     wrong = run(oracles.AlwaysWrong([plain.said]), 29, **sampling)
     assert wrong.said == plain.said
-    assert [step.tokens for step in wrong.engine.core.meter.steps if step.rows] == [1] * 29
+    assert [step.tokens for step in wrong.engine.core.meter.steps if step.work.rows] == [1] * 29
 
 
 def test_trees_are_used_and_moved():
     plain = run("none", 40, temperature=0.9, seed=4)
     tree = run(oracles.RandomTree([plain.said], seed=1), 40, temperature=0.9, seed=4)
     assert tree.said == plain.said
-    steps = [step for step in tree.engine.core.meter.steps if step.rows]
-    assert len(steps) < 30 and any(step.rows > step.tokens > 1 for step in steps)
+    steps = [step for step in tree.engine.core.meter.steps if step.work.rows]
+    assert len(steps) < 30 and any(step.work.rows > step.tokens > 1 for step in steps)
 
 
 def test_a_stop_inside_a_draft_ends_the_text_there():

@@ -88,6 +88,6 @@ def test_every_processor_is_silent_when_not_asked_for():
     quiet = Admission(0, (1, 2), 1, SamplingParams(), seed=0)
     for name in registry.names(PACKAGE):
         module = registry.load(PACKAGE, name)
-        assert module.make(quiet, VOCAB) is None, name
+        assert module.make(quiet, VOCAB, "cpu") is None, name
     stages = [registry.load(PACKAGE, name).STAGE for name in registry.names(PACKAGE)]
     assert len(set(stages)) == len(stages), "the order of two processors must not depend on their names"

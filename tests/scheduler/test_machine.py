@@ -2,11 +2,11 @@
 every request is what it is alone."""
 
 import pytest
-from harness import Harness, make_options
+from tests.scheduler.harness import Harness, make_options
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
-from slot_model import VOCAB
+from tests.scheduler.slot_model import VOCAB
 
 # few different beginnings, so that texts share them
 BEGINNINGS = [(), (1, 2, 3, 4, 5), (1, 2, 3, 4, 5, 6, 7, 8, 9), (1, 2, 3, 9), (0,) * 7]

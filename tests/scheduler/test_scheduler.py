@@ -2,7 +2,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from harness import Harness, make_options
+from tests.scheduler.harness import Harness, make_options
 
 from slipstream.base.errors import BackendError, CapacityError, InputError
 from slipstream.scheduler import Scheduler, State
@@ -180,7 +180,7 @@ def test_prompt_logprobs_are_computed_though_the_pages_are_known():
 
 @pytest.mark.parametrize("prefix_cache", [True, False])
 def test_scores_are_delivered_once_whatever_is_preempted(prefix_cache):
-    engine = Harness(make_options(pages=13, page_size=2, max_len=24, max_step_tokens=2, prefix_cache=prefix_cache))
+    engine = Harness(make_options(pages=13, page_size=2, max_len=24, max_step_tokens=2, max_chunk=1, prefix_cache=prefix_cache))
     engine.add(0, TEXT[:9], max_tokens=8, prompt_logprobs=0)
     engine.add(1, TEXT[1:16], max_tokens=8, prompt_logprobs=0)
     for _ in range(13):
@@ -356,3 +356,14 @@ def test_a_policy_may_change_its_mind(monkeypatch):
     picky.step()
     assert [admission.request for admission in picky.plans[0].admitted] == [2]
     picky.run()
+
+
+def test_a_follower_waits_even_where_it_comes_before_its_leader(monkeypatch):
+    policy = SimpleNamespace(STEADY=True, key=lambda request, now: -request.number)
+    monkeypatch.setitem(sys.modules, "slipstream.scheduler.policies.fcfs", policy)
+    for prompt in (TEXT[:1], TEXT[:9]):
+        engine = Harness(make_options())
+        engine.add(0, prompt)
+        engine.add(1, prompt, sample=1, leader=0)
+        assert [admission.request for admission in engine.step().admitted] == [0]
+        engine.run()

@@ -9,7 +9,7 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vocabularies import REAL, SHARED, SMALL, backend
+from tests.text.vocabularies import REAL, SHARED, SMALL, backend
 
 from slipstream.text import Detokenizer, Tokenizer
 from slipstream.text.detokenize import LONGEST_PART

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vocabularies import backend
+from tests.text.vocabularies import backend
 
 from slipstream.base.errors import InputError
 from slipstream.text import StopStrings, TextStream, Tokenizer

@@ -6,7 +6,7 @@ import socket
 import pytest
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models
-from vocabularies import small
+from tests.text.vocabularies import small
 
 from slipstream.base.errors import InputError
 from slipstream.text import Tokenizer

@@ -1,6 +1,7 @@
 """Options: everything a user may choose, in one frozen dataclass. What follows from them is made by engine/resolve.py."""
 
 import difflib
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ class Options:
 
     Attributes:
         model: folder of a checkpoint, `dummy:SHAPE[:FORMAT]` for random weights of a named shape, None for the built-in model.
-        device: "cpu".
+        device: "cpu", "cuda" or "cuda:N".
         threads: CPU threads (None: physical cores).
         quant: weight format to convert to when loading (None: as stored; "int8").
         kv: type of the KV cache, "fp32" or "bf16" (None: bf16 for bf16 weights, else fp32).
@@ -28,7 +29,7 @@ class Options:
         prefix_cache: keep the KV of earlier requests for later ones that begin alike.
         policy: order in which requests are served; a file of scheduler/policies.
         speculate: drafter; a file of speculate/drafters, or an object with its interface.
-        kernels: "cpu" or "reference" to insist on one kernel set (None: the best that is there).
+        kernels: "triton", "cpu" or "reference" to insist on one kernel set (None: the best that is there).
     """
 
     model: str | Path | None = None
@@ -53,9 +54,11 @@ class Options:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise InputError(f"{name}={value!r}: must be a whole number above 0")
-        for name, known in (("device", ("cpu",)), ("kv", (None, "fp32", "bf16")), ("kernels", (None, "cpu", "reference"))):
+        for name, known in (("kv", (None, "fp32", "bf16")), ("kernels", (None, "triton", "cpu", "reference"))):
             if getattr(self, name) not in known:
                 raise InputError(f"{name}={getattr(self, name)!r}: must be one of {', '.join(map(str, known))}")
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
+            raise InputError(f"device={self.device!r}: must be cpu, cuda or cuda:N")
         if self.max_step_tokens < self.max_batch:
             raise InputError(
                 f"max_step_tokens={self.max_step_tokens}: must be at least max_batch={self.max_batch}, so that every running request "

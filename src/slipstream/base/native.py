@@ -36,8 +36,8 @@ def _absence() -> str:
     others = sorted(path.name for path in _PACKAGE_FOLDER.glob("_native.*") if path.suffix in (".so", ".pyd", ".dylib"))
     if others:
         wanted = importlib.machinery.EXTENSION_SUFFIXES[0]
-        return f"slipstream was built for another Python ({', '.join(others)}; this one needs _native{wanted}); reinstall it with this Python"
-    return "slipstream was installed without a C++ compiler (or Python headers); install g++ >= 9 and reinstall to get the fast kernels"
+        return f"slipstream was built for another Python ({', '.join(others)}; this one needs _native{wanted}); reinstall it"
+    return "slipstream was installed without a C++ compiler or Python headers; install both and reinstall for the fast kernels"
 
 
 module, reason = _load()

@@ -92,10 +92,11 @@ def thread_counts(machine: "Machine") -> list[int]:
 def gain(name: str, machine: "Machine") -> dict[str, Any]:
     """Most tokens per second at batch 1 that the machine allows a shape in bf16 and in int8."""
     from slipstream.arch import shape
+    from slipstream.cost import Work
     from slipstream.engine.limit import Limit
     from slipstream.engine.meter import StepRecord
 
-    step = StepRecord(rows=1, sampled=1, context=CONTEXT + 1, tokens=1, requests=1, seconds=0.0)
+    step = StepRecord(Work.of([(CONTEXT, 1, ())], sampled=1), tokens=1, requests=1, seconds=0.0)
     out: dict[str, Any] = {"model": name}
     for format in ("bf16", "int8"):
         limit = Limit(shape(name), format, "bf16", machine.threads, CONTEXT)

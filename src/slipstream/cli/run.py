@@ -185,12 +185,15 @@ class Clock:
 
     def line(self, limit: "Limit") -> str:
         """The speed line. Speed and share are those of the time after the first step that gave a token, where there is any."""
+        from slipstream.base import native
+
         steps, tokens, seconds = self.steps[self.first_step :], self.tokens - self.first_tokens, self.ended - (self.first or self.started)
         if not steps:
             steps, tokens, seconds = self.steps[self.begin :], self.tokens, self.ended - self.started
         share, binds = limit.share(steps, seconds), limit.binds(steps)
         cut = " (cut at the length asked for)" if "length" in self.reasons else ""
         note = "; above 100%: something slowed the probes" if share > 1 else ""
+        note += "" if native.module else "; probed without native code, so the true limit is higher"
         first = (self.first or self.ended) - self.started
         return (
             f"{self.tokens} tokens{cut}, {tokens / seconds:.0f} tokens/s, first token after {first * 1e3:.0f} ms, "

@@ -2,6 +2,7 @@
 no knowledge of kernels, schedulers or machines beyond the numbers given.
 
     weights_bytes   weights as they lie in memory
+    Work            what a step is asked to do: rows, logits, positions read, visible keys
     step_cost       bytes and operations of one step -> Cost
     limit           the least time that a Cost can take on a machine -> Limit
     plan            does it fit, and how many pages of KV -> MemoryPlan
@@ -9,7 +10,7 @@ no knowledge of kernels, schedulers or machines beyond the numbers given.
 
 from slipstream.cost.memory import MemoryPlan, kv_bytes, pages_that_fit, plan, scratch_bytes
 from slipstream.cost.roofline import Limit, limit
-from slipstream.cost.step import ARITHMETIC, KV_TYPES, WEIGHT_FORMATS, Cost, linear_operations, step_cost, weights_bytes
+from slipstream.cost.step import ARITHMETIC, KV_TYPES, WEIGHT_FORMATS, Cost, Work, linear_operations, step_cost, weights_bytes
 
 __all__ = [
     "ARITHMETIC",
@@ -18,6 +19,7 @@ __all__ = [
     "Cost",
     "Limit",
     "MemoryPlan",
+    "Work",
     "kv_bytes",
     "limit",
     "linear_operations",

@@ -4,15 +4,15 @@ What is counted is what no kernel can avoid, so that a limit made of it is a tru
 
 * Every weight is read once per step, whatever the number of rows: all linear layers with their scales and biases, all norms,
   the head only if some row needs logits, and of the embedding table one row per token.
-* KV, per request with c cached positions and u rows: positions 0 .. c+u-1 are read once (a row reads its own keys back from the
-  cache too), u positions are written. A position is 2 * kv_heads * head_dim numbers in each layer.
+* KV, per request: its cached positions and those of its rows are read once (a row reads its own keys back from the cache too),
+  one position per row is written. A position is 2 * kv_heads * head_dim numbers in each layer.
 * Operations, a multiply-add being two: 2 * n * k per row and linear layer [n, k], and 4 * heads * head_dim per row, layer and
-  visible key (score and weighted sum); row i of a chunk sees c + i + 1 keys.
+  visible key (score and weighted sum).
 
 Not counted: activations between ops (they stay in the caches), norms, rotations, exponentials, sampling.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from slipstream.arch import ModelSpec, TensorSpec, tensors
@@ -24,6 +24,53 @@ KV_TYPES = {"fp32": 4, "bf16": 2}
 # weight format -> arithmetic that the numerics ask for: bf16 weights are widened to fp32 (docs/numerics.md, section 2)
 ARITHMETIC = {"fp32": "fp32", "bf16": "fp32", "int8": "int8"}
 PLAIN = 4  # bytes of a number in norms and biases, which are fp32 in every format
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a step is asked to do, as far as its cost depends on it. An empty one is a step that computes nothing.
+
+    Attributes:
+        rows: all rows of the step; as many positions are written.
+        sampled: rows whose logits are wanted.
+        read: positions whose keys and values are read, each once per request, those of the rows themselves included.
+        keys: visible keys, summed over all rows.
+
+    Raises:
+        InputError: numbers that no step can have together.
+    """
+
+    rows: int = 0
+    sampled: int = 0
+    read: int = 0
+    keys: int = 0
+
+    def __post_init__(self) -> None:
+        # every position read is seen by some row, and no row sees more than is read
+        if not 0 <= self.sampled <= self.rows <= self.read <= self.keys <= self.rows * self.read:
+            raise InputError(f"{self}: must satisfy 0 <= sampled <= rows <= read <= keys <= rows * read")
+
+    @classmethod
+    def of(cls, chunks: Iterable[tuple[int, int, Sequence[int]]], sampled: int) -> "Work":
+        """The work of a step's chunks.
+
+        Args:
+            chunks: per request (start, trunk, depths): cached positions, trunk rows (at least one), depth of each draft node
+                (1 = child of the last trunk row). Trunk row i sees start + i + 1 keys, a node at depth d start + trunk + d.
+            sampled: rows whose logits are wanted, over all chunks.
+
+        Raises:
+            InputError: a number below its least value, or more sampled rows than rows.
+        """
+        rows = read = keys = 0
+        for start, trunk, depths in chunks:
+            if start < 0 or trunk < 1 or (depths and min(depths) < 1):
+                raise InputError(f"start={start}, trunk={trunk}, depths={list(depths)}: must be at least 0, 1 and 1")
+            end, nodes = start + trunk, len(depths)
+            rows += trunk + nodes
+            read += end + nodes
+            keys += trunk * start + trunk * (trunk + 1) // 2 + nodes * end + sum(depths)
+        return cls(rows, sampled, read, keys)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,55 +127,32 @@ def linear_operations(spec: ModelSpec, rows: int, sampled_rows: int) -> int:
     return 2 * (rows * inner + sampled_rows * spec.vocab * spec.hidden)
 
 
-def step_cost(
-    spec: ModelSpec,
-    weight_format: str,
-    kv_type: str,
-    rows: int,
-    context: int,
-    sampled_rows: int,
-    *,
-    requests: int = 1,
-    stored: str | None = None,
-) -> Cost:
-    """The cost of one step in which `requests` equal requests share `rows` rows.
-
-    A chunk of prefill is one request with many rows; a decode step of a batch has as many rows as requests. Chunks of other
-    shapes add up: `step_cost(...)` of one, plus `replace(step_cost(...), weights=0)` of the others.
+def step_cost(spec: ModelSpec, weight_format: str, kv_type: str, work: Work, *, stored: str | None = None) -> Cost:
+    """The cost of one step, exact for every mixture of chunks; nothing for empty work.
 
     Args:
         weight_format: of linear layers and head, a key of WEIGHT_FORMATS.
         kv_type: of the cache, a key of KV_TYPES.
-        rows: all rows of the step.
-        context: positions that each request has cached before it.
-        sampled_rows: rows whose logits are wanted.
-        requests: how many share the rows evenly.
+        work: of the step.
         stored: type of the embedding table, see `table_type`.
 
     Raises:
-        InputError: an unknown format or type, or numbers that contradict one another.
+        InputError: an unknown format or type.
     """
     _known("kv_type", kv_type, KV_TYPES)
     _known("weight_format", weight_format, WEIGHT_FORMATS)
-    for name, value, least in (("rows", rows, 1), ("context", context, 0), ("sampled_rows", sampled_rows, 0), ("requests", requests, 1)):
-        if value < least:
-            raise InputError(f"{name}={value}: must be at least {least}")
-    if rows % requests:
-        raise InputError(f"rows={rows}: does not divide evenly among requests={requests}; add up the costs of unequal ones")
-    if sampled_rows > rows:
-        raise InputError(f"sampled_rows={sampled_rows}: must not exceed rows={rows}")
-    chunk = rows // requests
-    number = KV_TYPES[kv_type]
-    position = sum(2 * layer.mixer.kv_heads * layer.mixer.head_dim * number for layer in spec.layers)
-    keys = requests * (chunk * context + chunk * (chunk + 1) // 2)  # visible keys, over all rows
-    attention = sum(4 * layer.mixer.heads * layer.mixer.head_dim for layer in spec.layers) * keys
-    linear = linear_operations(spec, rows, sampled_rows)
+    table = KV_TYPES[table_type(weight_format, stored)]
+    if not work.rows:
+        return Cost()
+    position = sum(2 * layer.mixer.kv_heads * layer.mixer.head_dim for layer in spec.layers) * KV_TYPES[kv_type]
+    attention = sum(4 * layer.mixer.heads * layer.mixer.head_dim for layer in spec.layers) * work.keys
+    linear = linear_operations(spec, work.rows, work.sampled)
     return Cost(
         weights=_layers_bytes(spec, weight_format)
-        + (_head_bytes(spec, weight_format) if sampled_rows else 0)
-        + min(rows, spec.vocab) * spec.hidden * KV_TYPES[table_type(weight_format, stored)],
-        kv_read=requests * (context + chunk) * position,
-        kv_written=rows * position,
+        + (_head_bytes(spec, weight_format) if work.sampled else 0)
+        + min(work.rows, spec.vocab) * spec.hidden * table,
+        kv_read=work.read * position,
+        kv_written=work.rows * position,
         operations=_by_kind((ARITHMETIC[weight_format], linear), ("fp32", attention)),
     )
 

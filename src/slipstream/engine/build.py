@@ -1,6 +1,6 @@
 """Puts an engine together: the only place that knows all parts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from slipstream.engine.core import Core
 from slipstream.engine.intake import Intake
 from slipstream.engine.meter import Meter
 from slipstream.engine.resolve import Config, resolve
+from slipstream.hardware.machine import Machine
 from slipstream.hardware.machine import read as read_machine
 from slipstream.model.build import DUMMY, open_weights
 from slipstream.model.decoder import Decoder
@@ -20,6 +21,7 @@ from slipstream.sampling.sampler import Sampler
 from slipstream.scheduler import Scheduler
 from slipstream.step import Executor
 from slipstream.text.tokenizer import Tokenizer
+from slipstream.worker.batching import MAX_DRAFT
 from slipstream.worker.executors.local import LocalExecutor
 from slipstream.worker.pool import KVPool
 from slipstream.worker.runner import Runner, Sizes
@@ -44,9 +46,10 @@ def build(options: Options) -> Engine:
     """Loads the model and allocates everything that a run will need."""
     source = BUILTIN / "demo" if options.model is None else options.model
     kernels = Kernels(options.device, only=options.kernels)
-    weights = open_weights(source)
+    weights = open_weights(source, kernels.device)
     drafter: Any = registry.load(DRAFTERS, options.speculate).make() if isinstance(options.speculate, str) else options.speculate
-    config = resolve(options, weights.spec, weights.format, read_machine(with_gpus=False), kernels.profile, drafter.max_draft)
+    max_draft = min(drafter.max_draft, MAX_DRAFT)
+    config = resolve(options, weights.spec, weights.format, facts(options.device), kernels.profile, max_draft)
     set_threads(config.threads)
     rows = options.max_step_tokens
     decoder = Decoder(
@@ -60,6 +63,12 @@ def build(options: Options) -> Engine:
     tokenizer = None if str(source).startswith(DUMMY) else Tokenizer.load(source)
     room = config.scheduler.pages * config.scheduler.page_size
     return Engine(config, core, Intake(tokenizer, config.spec.vocab, config.max_len, room), kernels, executor)
+
+
+def facts(device: str) -> Machine:
+    """The machine as the memory plan sees it: what is available is the device's memory."""
+    machine = read_machine(with_gpus=False)
+    return machine if device == "cpu" else replace(machine, memory_available=torch.cuda.mem_get_info(device)[0])
 
 
 def set_threads(count: int) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from slipstream.arch import ModelSpec
-from slipstream.cost import Cost, roofline, step_cost
+from slipstream.cost import Cost, Work, roofline, step_cost
 from slipstream.engine.meter import StepRecord
 from slipstream.ops import probe
 
@@ -39,7 +39,7 @@ class Limit:
 
     def __init__(self, spec: ModelSpec, weight_format: str, kv: str, threads: int, context: int = 0):
         self.spec, self.weight_format, self.kv, self.threads = spec, weight_format, kv, threads
-        typical = step_cost(spec, weight_format, kv, rows=1, context=context, sampled_rows=1)
+        typical = step_cost(spec, weight_format, kv, Work.of([(context, 1, ())], sampled=1))
         self.working_set = min(typical.bytes, ENOUGH)
         self.readings: list[Reading] = []
         self._kinds = tuple(typical.operations)
@@ -71,7 +71,7 @@ class Limit:
 
     def seconds(self, step: StepRecord) -> float:
         """The least time in which this machine could do the step."""
-        return self.roof(step).seconds if step.rows else 0.0
+        return self.roof(step).seconds
 
     def share(self, steps: Sequence[StepRecord], seconds: float) -> float:
         """Which part of the possible speed doing `steps` in `seconds` of wall time is."""
@@ -80,18 +80,10 @@ class Limit:
     def binds(self, steps: Sequence[StepRecord]) -> str:
         """ "memory" or "compute": which of them sets the larger part of the steps' least time."""
         parts = {"memory": 0.0, "compute": 0.0}
-        for roof in (self.roof(step) for step in steps if step.rows):
+        for roof in map(self.roof, steps):
             parts[roof.binds] += roof.seconds
         return max(parts, key=lambda name: parts[name])
 
     def cost(self, step: StepRecord) -> Cost:
-        """What the step cannot avoid. Exact for one request and for steps of one row per request; where requests of unequal
-        chunks share a step, each cached key is counted for one row only, which makes the limit shorter, never longer."""
-        cached = max(0, step.context - step.rows)
-        of = (self.spec, self.weight_format, self.kv)
-        if step.requests == 1:
-            return step_cost(*of, rows=step.rows, context=cached, sampled_rows=step.sampled)
-        cost = step_cost(*of, rows=step.rows, context=0, sampled_rows=step.sampled, requests=step.rows)
-        with_key, without = (step_cost(*of, rows=1, context=context, sampled_rows=0) for context in (1, 0))
-        more = {kind: cached * (count - without.operations[kind]) for kind, count in with_key.operations.items()}
-        return cost + Cost(kv_read=cached * (with_key.kv_read - without.kv_read), operations=more)
+        """What the step cannot avoid."""
+        return step_cost(self.spec, self.weight_format, self.kv, step.work)

@@ -1,21 +1,19 @@
-"""The meter: what the steps did, how long they took, and how fast the machine could have done it.
+"""The meter: what the steps of a run did and how long they took.
 
-Owns the records of a run and the arithmetic of its speed line. Probing the machine is the caller's business.
+Owns the records of a run. What the machine could have done is the business of limit.py.
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from slipstream.cost import Work
 from slipstream.step import Plan, Result
 
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """One step: rows computed, rows sampled, cached tokens read (summed over requests), tokens gained, seconds."""
+    """One step: what it was asked to do, tokens gained, requests that took part, seconds."""
 
-    rows: int
-    sampled: int
-    context: int
+    work: Work
     tokens: int
     requests: int
     seconds: float
@@ -31,33 +29,12 @@ class Meter:
     def record(self, plan: Plan, result: Result, seconds: float) -> None:
         if len(self.steps) >= self.keep:
             del self.steps[: self.keep // 2]
-        chunks = plan.chunks
-        self.steps.append(
-            StepRecord(
-                rows=plan.rows,
-                sampled=sum(1 + len(chunk.draft) for chunk in chunks if chunk.sample),
-                context=sum(chunk.start + len(chunk.trunk) for chunk in chunks),
-                tokens=sum(len(outcome.tokens) for outcome in result.outcomes),
-                requests=len(chunks),
-                seconds=seconds,
-            )
-        )
+        tokens = sum(len(outcome.tokens) for outcome in result.outcomes)
+        self.steps.append(StepRecord(work_of(plan, result), tokens, len(plan.chunks), seconds))
 
 
-@dataclass(frozen=True, slots=True)
-class Speed:
-    """A run in numbers; `share` is the time the machine would have needed at its limit over the time it took."""
-
-    tokens: int
-    seconds: float
-    tokens_per_s: float
-    share: float
-
-
-def speed(steps: Sequence[StepRecord], limit: Callable[[StepRecord], float]) -> Speed:
-    """Sums up steps. `limit` gives the least seconds in which the machine could do a step."""
-    seconds = sum(step.seconds for step in steps)
-    tokens = sum(step.tokens for step in steps)
-    if not seconds:
-        return Speed(tokens, 0.0, 0.0, 0.0)
-    return Speed(tokens, seconds, tokens / seconds, sum(limit(step) for step in steps) / seconds)
+def work_of(plan: Plan, result: Result) -> Work:
+    """The work of a step that was done: logits were wanted for the rows that drew and for those that scored a prompt token."""
+    drew = sum(1 + len(chunk.draft) for chunk in plan.chunks if chunk.sample)
+    scored = sum(len(outcome.scores or ()) for outcome in result.outcomes)
+    return Work.of(((chunk.start, len(chunk.trunk), chunk.draft.depths()) for chunk in plan.chunks), drew + scored)

@@ -33,15 +33,15 @@ def load_model(
     """
     if quant is not None and quant not in registry.names(FORMATS):
         raise registry.unknown("quant", quant, registry.names(FORMATS))
-    weights = open_weights(source)
+    weights = open_weights(source, kernels.device)
     return Decoder(weights.spec, weights, kernels, max_rows, max_logit_rows, format=quant, max_len=max_len)
 
 
-def open_weights(source: Path | str) -> Weights:
+def open_weights(source: Path | str, device: str = "cpu") -> Weights:
     """The parameters of a source, checked but not read yet; `.spec` and `.format` serve memory planning."""
     if not str(source).startswith(DUMMY):
-        return load(source)
+        return load(source, device)
     name, _, format = str(source).removeprefix(DUMMY).partition(":")
     if format and format not in _STORED:
         raise InputError(f"model={str(source)!r}: format {format!r} is not one of {', '.join(_STORED)}; use dummy:<shape>[:<format>]")
-    return Dummy(shape(name), format or _STORED[0])
+    return Dummy(shape(name), format or _STORED[0], device=device)

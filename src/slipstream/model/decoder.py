@@ -69,9 +69,10 @@ class Decoder:
         self._layers = [Layer(layer, number, weights, self.format, kernels) for number, layer in enumerate(spec.layers)]
         self._norm = weights.get("norm.weight")
         self._head = Linear(weights, ["embed" if spec.tied else "head"], False, self.format, kernels)
-        self._rope = rope_table(spec.rope, spec.head_dim, self.max_len)
-        self._scratch = _step_scratch(spec, max_rows)
-        self._head_scratch = Scratch(max_logit_rows, {"picked": spec.hidden, "normed": spec.hidden, "logits": spec.vocab})
+        self._rope = rope_table(spec.rope, spec.head_dim, self.max_len).to(kernels.device)
+        self._scratch = _step_scratch(spec, max_rows, kernels.device)
+        head = {"picked": spec.hidden, "normed": spec.hidden, "logits": spec.vocab}
+        self._head_scratch = Scratch(max_logit_rows, head, device=kernels.device)
         self._pool: Tensor | None = None
         self._kv: list[KV] = []
 
@@ -140,7 +141,7 @@ class Decoder:
         return logits
 
 
-def _step_scratch(spec: ModelSpec, max_rows: int) -> Scratch:
+def _step_scratch(spec: ModelSpec, max_rows: int, device: str) -> Scratch:
     """Buffers of a step: the stream and what goes between sub-layers; the insides of mixers and ffns overlay one another."""
     mixers: dict[str, dict[str, int]] = {}
     for layer in spec.layers:
@@ -149,4 +150,4 @@ def _step_scratch(spec: ModelSpec, max_rows: int) -> Scratch:
             for name, width in registry.load(package, part.kind).widths(part).items():
                 group[name] = max(width, group.get(name, 0))
     hidden = {name: spec.hidden for name in ("stream", "normed", "update")}
-    return Scratch(max_rows, hidden, list(mixers.values()))
+    return Scratch(max_rows, hidden, list(mixers.values()), device)

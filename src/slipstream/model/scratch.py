@@ -17,12 +17,13 @@ class Scratch:
         shared: name -> width of the buffers that live through a whole layer.
         groups: each a name -> width of buffers that only live while one sub-layer runs, under names of its own; groups
             overlay one another.
+        device: where the arena lies.
     """
 
-    def __init__(self, max_rows: int, shared: dict[str, int], groups: Sequence[dict[str, int]] = ()):
+    def __init__(self, max_rows: int, shared: dict[str, int], groups: Sequence[dict[str, int]] = (), device: str = "cpu"):
         self.max_rows = max_rows
         base = sum(shared.values())
-        self._arena = torch.empty(max_rows * (base + max((sum(group.values()) for group in groups), default=0)))
+        self._arena = torch.empty(max_rows * (base + max((sum(group.values()) for group in groups), default=0)), device=device)
         self._places: list[tuple[str, int, int]] = []  # name, first number, width
         self._place(shared, 0)
         for group in groups:

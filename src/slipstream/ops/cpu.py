@@ -28,9 +28,8 @@ def _fits(op: str, name: str, tensor: Tensor, shape: tuple[int, ...], dtype: tor
     if tensor.shape == shape and tensor.dtype is dtype and tensor.is_cpu and tensor.is_contiguous():
         return tensor.data_ptr()
     layout = "" if tensor.is_contiguous() else ", not contiguous"
-    raise InputError(
-        f"{op}: {name} must be a contiguous CPU tensor {list(shape)} of {dtype}; found {list(tensor.shape)} of {tensor.dtype} on {tensor.device}{layout}"
-    )
+    found = f"{list(tensor.shape)} of {tensor.dtype} on {tensor.device}{layout}"
+    raise InputError(f"{op}: {name} must be a contiguous CPU tensor {list(shape)} of {dtype}; found {found}")
 
 
 def _float_type(op: str, name: str, tensor: Tensor) -> torch.dtype:
@@ -91,7 +90,8 @@ def attention(qkv: Tensor, kv: KV, rows: AttentionRows, heads: int, scale: float
     head_dim = cache[6]
     count, width = qkv.shape
     if not scale > 0 or window < 0 or width < heads * head_dim:
-        raise InputError(f"attention: scale={scale}, window={window}, qkv width {width}: need scale > 0, window >= 0, width >= {heads * head_dim}")
+        needed = f"scale > 0, window >= 0, width >= {heads * head_dim}"
+        raise InputError(f"attention: scale={scale}, window={window}, qkv width={width}: must be {needed}")
     requests, max_pages = rows.page_table.shape
     tails = rows.tail_slots.shape[0]
     _native.attention(
@@ -123,7 +123,11 @@ def sample(logits: Tensor, rows: SampleRows, out: Tensor) -> None:
 
 
 def logprobs(logits: Tensor, tokens: Tensor, top: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Log-probability and rank of tokens [rows], and the `top` likeliest: (logprob [rows], rank [rows], ids [rows, top], logprobs [rows, top])."""
+    """Log-probability and rank of tokens [rows], and the `top` likeliest ids.
+
+    Returns:
+        (logprob [rows], rank [rows], top ids [rows, top], their logprobs [rows, top]); ranks and ids are int32.
+    """
     count, vocab = logits.shape
     value, rank = torch.empty(count), torch.empty(count, dtype=torch.int32)
     ids, values = torch.empty(count, top, dtype=torch.int32), torch.empty(count, top)
@@ -135,7 +139,12 @@ def logprobs(logits: Tensor, tokens: Tensor, top: int) -> tuple[Tensor, Tensor, 
 
 
 def move(pool: Tensor, source: Tensor, target: Tensor) -> None:
-    """Copies token slots source[i] -> target[i] in all layers, one pair after the other; pool [layers, 2, pages, kv_heads, page_size, head_dim]."""
+    """Copies token slots source[i] -> target[i] in all layers, one pair after the other.
+
+    Args:
+        pool: [layers, 2, pages, kv_heads, page_size, head_dim], any type.
+        source, target: slots. [n] int32
+    """
     if pool.dim() != 6 or pool.shape[1] != 2:
         raise InputError(f"move: pool must be [layers, 2, pages, kv_heads, page_size, head_dim]; found {list(pool.shape)}")
     layers, _, pages, kv_heads, page_size, head_dim = pool.shape

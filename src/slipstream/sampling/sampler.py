@@ -30,9 +30,9 @@ class Voice:
     processors: list[Processor] = field(default_factory=list)
 
     @staticmethod
-    def of(admission: Admission, vocab: int) -> "Voice":
+    def of(admission: Admission, vocab: int, device: str = "cpu") -> "Voice":
         modules = sorted((registry.load(_PROCESSORS, name) for name in registry.names(_PROCESSORS)), key=lambda module: module.STAGE)
-        made = (module.make(admission, vocab) for module in modules)
+        made = (module.make(admission, vocab, device) for module in modules)
         seed = admission.seed - 2**64 if admission.seed >= 2**63 else admission.seed  # the same 64 bits, as int64
         return Voice(admission.params, seed, admission.sample, [processor for processor in made if processor is not None])
 
@@ -56,10 +56,10 @@ class Sampler:
 
     def __init__(self, kernels: Kernels, max_rows: int):
         self.kernels, self.max_rows = kernels, max_rows
-        self.floats = np.zeros((3, max_rows), np.float32)
-        self.ints = np.zeros((3, max_rows), np.int32)
+        self.floats = np.zeros((3, max_rows), np.float32)  # temperature, top_p, min_p
+        self.ints = np.zeros((3, max_rows), np.int32)  # top_k, position, sample
         self.seeds = np.zeros(max_rows, np.int64)
-        self.tokens = torch.zeros(max_rows, dtype=torch.int32)
+        self.tokens = torch.zeros(max_rows, dtype=torch.int32, device=kernels.device)
 
     def draw(self, logits: Tensor, rows: Sequence[SampleRow]) -> tuple[list[int], list[TokenLogprobs | None]]:
         """Samples one token per row; edits `logits` [rows, vocab] in place."""
@@ -86,7 +86,7 @@ class Sampler:
     def score(self, logits: Tensor, tokens: Sequence[int], tops: Sequence[int]) -> list[TokenLogprobs]:
         """Log-probabilities of given `tokens` under raw `logits` [rows, vocab], with the `tops` likeliest of each row."""
         most = max(tops)
-        values, ranks, top_ids, top_values = self.kernels.logprobs(logits, torch.tensor(tokens, dtype=torch.int32), most)
+        values, ranks, top_ids, top_values = self.kernels.logprobs(logits, torch.tensor(tokens, dtype=torch.int32, device=logits.device), most)
         lines = zip(tokens, values.tolist(), ranks.tolist(), top_ids.tolist(), top_values.tolist(), tops, strict=True)
         return [
             TokenLogprobs(token, value, rank, tuple(zip(ids[:top], vals[:top], strict=True))) for token, value, rank, ids, vals, top in lines
@@ -99,6 +99,7 @@ class Sampler:
             self.floats[:, index] = params.temperature, params.top_p, params.min_p
             self.ints[:, index] = params.top_k, row.position, row.voice.sample
             self.seeds[index] = row.voice.seed
-        temperature, top_p, min_p = torch.from_numpy(self.floats[:, :count]).unbind()
-        top_k, position, sample = torch.from_numpy(self.ints[:, :count]).unbind()
-        return SampleRows(temperature, top_k, top_p, min_p, torch.from_numpy(self.seeds[:count]), position, sample)
+        device = self.kernels.device
+        temperature, top_p, min_p = torch.from_numpy(self.floats[:, :count]).to(device).unbind()
+        top_k, position, sample = torch.from_numpy(self.ints[:, :count]).to(device).unbind()
+        return SampleRows(temperature, top_k, top_p, min_p, torch.from_numpy(self.seeds[:count]).to(device), position, sample)

@@ -1,6 +1,7 @@
 """Dummy weights: parameters of a named shape without a checkpoint, for benchmarks, tests and dry runs.
 
-Deterministic by seed and tensor name, made when asked for, and scaled so that activations stay near 1.
+Deterministic by seed, tensor name and kind of device, made on the device when asked for, and scaled so that activations stay
+near 1.
 """
 
 import zlib
@@ -20,31 +21,35 @@ class Dummy:
         spec: the model.
         format: "bf16" or "fp32", the type of embedding and linear layers.
         seed: other seeds give other weights.
+        device: where they are made.
     """
 
-    def __init__(self, spec: ModelSpec, format: str = "bf16", seed: int = 0):
+    def __init__(self, spec: ModelSpec, format: str = "bf16", seed: int = 0, device: str = "cpu"):
         self.spec, self.format = spec, format
-        self._seed = seed
+        self._seed, self._device = seed, device
         self._wanted = {parameter.name: parameter for parameter in tensors(spec)}
 
     def get(self, name: str) -> Tensor:
         """See `Weights.get`."""
         wanted = self._wanted[name]
-        generator = torch.Generator().manual_seed(zlib.crc32(f"{self._seed}/{name}".encode()))
+        generator = torch.Generator(self._device).manual_seed(zlib.crc32(f"{self._seed}/{name}".encode()))
         if wanted.role == "norm":
-            return torch.empty(wanted.shape).uniform_(0.8, 1.2, generator=generator)
+            return self._empty(wanted.shape).uniform_(0.8, 1.2, generator=generator)
         if wanted.role == "bias":
-            return torch.empty(wanted.shape).normal_(0, 0.02, generator=generator)
+            return self._empty(wanted.shape).normal_(0, 0.02, generator=generator)
         return self._matrix(wanted, generator)
 
     def _matrix(self, wanted: TensorSpec, generator: torch.Generator) -> Tensor:
         """[rows, columns]: one stretch of noise repeated over the whole matrix, every row scaled by its own factor."""
         rows, columns = wanted.shape
         dtype = torch.bfloat16 if self.format == "bf16" else torch.float32
-        noise = torch.empty(min(_NOISE, wanted.size)).normal_(0, columns**-0.5, generator=generator).to(dtype)
-        flat = torch.empty(wanted.size, dtype=dtype)
+        noise = self._empty((min(_NOISE, wanted.size),)).normal_(0, columns**-0.5, generator=generator).to(dtype)
+        flat = self._empty((wanted.size,), dtype)
         for at in range(0, wanted.size, len(noise)):
             part = flat[at : at + len(noise)]
             part.copy_(noise[: len(part)])
-        scale = torch.empty(rows, 1).uniform_(0.5, 1.5, generator=generator).to(dtype)
+        scale = self._empty((rows, 1)).uniform_(0.5, 1.5, generator=generator).to(dtype)
         return flat.view(rows, columns).mul_(scale)
+
+    def _empty(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device=self._device)

@@ -23,14 +23,14 @@ _SHOWN = 4  # names listed in one message
 _MATRICES = ("embedding", "linear", "head")
 
 
-def load(folder: Path | str) -> "Loaded":
+def load(folder: Path | str, device: str = "cpu") -> "Loaded":
     """Opens a checkpoint folder and checks it against its own config.json; reads no weights yet.
 
     Raises:
         InputError: the folder holds no safetensors checkpoint.
         CheckpointError: the config is not supported, or a tensor is missing, extra, mis-shaped or of another type.
     """
-    return Loaded(read_spec(folder), Checkpoint(folder))
+    return Loaded(read_spec(folder), Checkpoint(folder), device)
 
 
 class Loaded:
@@ -39,10 +39,11 @@ class Loaded:
     Args:
         spec: the model they shall belong to.
         checkpoint: an open folder.
+        device: where parameters are wanted.
     """
 
-    def __init__(self, spec: ModelSpec, checkpoint: Checkpoint):
-        self.spec, self._checkpoint = spec, checkpoint
+    def __init__(self, spec: ModelSpec, checkpoint: Checkpoint, device: str = "cpu"):
+        self.spec, self._checkpoint, self._device = spec, checkpoint, device
         family = registry.load(FAMILIES, spec.family)
         wanted = tensors(spec)
         self._names = {parameter.name: checkpoint_name(family.NAMES, parameter.name) for parameter in wanted}
@@ -58,6 +59,7 @@ class Loaded:
         """See `Weights.get`."""
         stored = self._checkpoint.tensor(self._names[name])
         keep = (torch.float32, torch.bfloat16) if self._roles[name] in _MATRICES else (torch.float32,)
+        stored = stored.to(self._device)
         return stored if stored.dtype in keep else stored.float()
 
     def _check_complete(self, not_weights: Iterable[str], head: str) -> None:

@@ -19,7 +19,7 @@ class Weights(Protocol):
     format: str
 
     def get(self, name: str) -> Tensor:
-        """One parameter by its canonical name, in the shape of its TensorSpec.
+        """One parameter by its canonical name, in the shape of its TensorSpec, on the device that its holder was made for.
 
         Embedding and linear layers come as bf16 or fp32 and may lie in a read-only file mapping (never write to them);
         norms and biases come as fp32.

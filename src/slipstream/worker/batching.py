@@ -11,21 +11,24 @@ that of their depth:
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
 from slipstream.model.batch import Batch
 from slipstream.ops.types import AttentionRows
 from slipstream.step import Chunk
 from slipstream.worker.slots import Slot, Slots
+from slipstream.worker.staging import Staging
+
+MAX_DRAFT = 64  # nodes of one draft; with their ancestors they bound the tail slots of a step
 
 
 class Batcher:
     """Builds the Batch of a step in buffers allocated once for `max_rows` rows."""
 
-    def __init__(self, slots: Slots, page_size: int, max_rows: int):
+    def __init__(self, slots: Slots, page_size: int, max_rows: int, device: str):
         self.slots, self.page_size = slots, page_size
-        self.rows = np.zeros((5, max_rows), np.int32)  # ids, positions, slots, request, linear
-        self.tail_start = np.zeros(max_rows + 1, np.int32)
+        self.rows = Staging((5, max_rows), np.int32, device)  # ids, positions, slots, request, linear
+        self.tail_start = Staging((max_rows + 1,), np.int32, device)
+        self.tail_slots = Staging((max_rows * MAX_DRAFT,), np.int32, device)
 
     def build(self, chunks: Sequence[Chunk]) -> Batch:
         slots = [self.slots[chunk.request] for chunk in chunks]
@@ -34,7 +37,7 @@ class Batcher:
         counts = np.array([chunk.rows for chunk in chunks], np.int64)  # [chunks]
         first = np.cumsum(counts) - counts  # [chunks] index of each chunk's first row
         total = int(counts.sum())
-        ids, positions, cells, request, linear = self.rows[:, :total]
+        ids, positions, cells, request, linear = self.rows.host[:, :total]
         ids[:] = np.fromiter((token for chunk in chunks for part in (chunk.trunk, chunk.draft.tokens) for token in part), np.int32, total)
         request[:] = np.repeat(np.array([slot.index for slot in slots], np.int32), counts)
         starts = np.array([chunk.start for chunk in chunks], np.int64)
@@ -42,22 +45,24 @@ class Batcher:
         positions[:] = index
         cells[:] = self.slots.table[request, index // self.page_size] * self.page_size + index % self.page_size
         linear[:] = index + 1
-        tails = self._branches(chunks, first, positions, cells, linear, total)
-        tensors = [torch.from_numpy(row) for row in (ids, positions, cells, request, linear)]
+        tails = self._branches(chunks, first, total)
+        rows = self.rows.upload()[:, :total]
         attention = AttentionRows(
-            request=tensors[3],
-            positions=tensors[1],
-            linear=tensors[4],
-            tail_start=torch.from_numpy(self.tail_start[: total + 1]),
-            tail_slots=torch.from_numpy(tails),
-            page_table=self.slots.table_tensor,
+            request=rows[3],
+            positions=rows[1],
+            linear=rows[4],
+            tail_start=self.tail_start.upload()[: total + 1],
+            tail_slots=(self.tail_slots.upload() if tails else self.tail_slots.device)[:tails],
+            page_table=self.slots.page_table(),
         )
-        return Batch(ids=tensors[0], positions=tensors[1], slots=tensors[2], attention=attention)
+        return Batch(ids=rows[0], positions=rows[1], slots=rows[2], attention=attention)
 
-    def _branches(self, chunks: Sequence[Chunk], first, positions, cells, linear, total: int) -> np.ndarray:
-        """Corrects the rows of draft nodes: position by depth, keys past the trunk along the path. Returns tail slots."""
-        self.tail_start[: total + 1] = 0
-        tails: list[int] = []
+    def _branches(self, chunks: Sequence[Chunk], first: np.ndarray, total: int) -> int:
+        """Corrects the rows of draft nodes: position by depth, keys past the trunk along the path. Returns how many tail
+        slots there are."""
+        _, positions, cells, _, linear = self.rows.host[:, :total]
+        start, slots, count = self.tail_start.host, self.tail_slots.host, 0
+        start[: total + 1] = 0
         for chunk, begin in zip(chunks, first.tolist(), strict=True):
             if not chunk.draft:
                 continue
@@ -66,12 +71,12 @@ class Batcher:
             for node, depth in enumerate(chunk.draft.depths()):
                 row = branch + node
                 positions[row], linear[row] = end + depth - 1, end
-                path = chunk.draft.path(node)
-                tails.extend(int(cells[branch + ancestor]) for ancestor in path)
-                self.tail_start[row + 1] = len(path)
-        if tails:
-            np.cumsum(self.tail_start[: total + 1], out=self.tail_start[: total + 1])
-        return np.array(tails, np.int32)
+                slots[count : count + depth] = cells[[branch + ancestor for ancestor in chunk.draft.path(node)]]
+                count += depth
+                start[row + 1] = depth
+        if count:
+            np.cumsum(start[: total + 1], out=start[: total + 1])
+        return count
 
     def moves(self, chunk: Chunk, slot: Slot, kept: Sequence[int]) -> list[tuple[int, int]]:
         """Slot moves that make the kept nodes of a draft contiguous behind the trunk. Ascending, so that no source is

@@ -17,7 +17,7 @@ class KVPool:
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, kernels: Kernels):
-        self.tensor: Tensor = torch.zeros(shape, dtype=dtype)
+        self.tensor: Tensor = torch.zeros(shape, dtype=dtype, device=kernels.device)
         self.page_size = shape[4]
         self.kernels = kernels
 
@@ -29,5 +29,5 @@ class KVPool:
     def move(self, moves: Sequence[tuple[int, int]]) -> None:
         """Moves token slots (from, to) in all layers, in the order given: a kept branch becomes part of the trunk."""
         if moves:
-            source, target = torch.tensor(moves, dtype=torch.int32).t().contiguous()  # [moves] each
+            source, target = torch.tensor(moves, dtype=torch.int32, device=self.tensor.device).t().contiguous()  # [moves] each
             self.kernels.move(self.tensor, source, target)

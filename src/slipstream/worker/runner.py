@@ -44,8 +44,9 @@ class Runner:
 
     def __init__(self, decoder: Decoder, pool: KVPool, sampler: Sampler, drafter: Drafter, sizes: Sizes):
         self.decoder, self.pool, self.sampler, self.drafter = decoder, pool, sampler, drafter
-        self.slots = Slots(sizes.batch, -(-sizes.tokens // pool.page_size), decoder.spec.vocab)
-        self.batcher = Batcher(self.slots, pool.page_size, sizes.rows)
+        self.device = str(pool.tensor.device)
+        self.slots = Slots(sizes.batch, -(-sizes.tokens // pool.page_size), decoder.spec.vocab, self.device)
+        self.batcher = Batcher(self.slots, pool.page_size, sizes.rows, self.device)
 
     def run(self, plan: Plan) -> Result:
         for request in plan.released:
@@ -86,8 +87,11 @@ class Runner:
                 rows.append(last + 1 + node)
                 asks.append(SampleRow(voice, end + depth, [chunk.draft.tokens[n] for n in chunk.draft.path(node)]))
         for block in _blocks(len(rows), self.sampler.max_rows):
-            logits = self.decoder.logits(hidden, torch.tensor(rows[block], dtype=torch.int32))
+            logits = self._logits(hidden, rows[block])
             yield from zip(*self.sampler.draw(logits, asks[block]), strict=True)
+
+    def _logits(self, hidden: Tensor, rows: Sequence[int]) -> Tensor:  # -> [rows, vocab]
+        return self.decoder.logits(hidden, torch.tensor(rows, dtype=torch.int32, device=self.device))
 
     def _keep(self, chunk: Chunk, drawn: Iterator[tuple[int, TokenLogprobs | None]], scores) -> Outcome:
         """Verifies one chunk's draft and makes the kept path part of the request."""
@@ -114,7 +118,7 @@ class Runner:
             last = min(len(chunk.trunk), slot.prompt - 1 - chunk.start)
             for block in _blocks(last - chunk.score, self.sampler.max_rows):
                 rows = range(chunk.score + block.start, chunk.score + block.stop)
-                logits = self.decoder.logits(hidden, torch.tensor([begin + row for row in rows], dtype=torch.int32))
+                logits = self._logits(hidden, [begin + row for row in rows])
                 tokens = [slot.tokens[chunk.start + row + 1] for row in rows]
                 entries.extend(self.sampler.score(logits, tokens, [slot.voice.params.prompt_logprobs] * len(tokens)))
             out[chunk.request] = tuple(entries)

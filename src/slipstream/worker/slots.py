@@ -7,11 +7,11 @@ request's Admission to its release; after a preemption the request gets a fresh 
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from slipstream.sampling.sampler import Voice
 from slipstream.step import Admission, Chunk
+from slipstream.worker.staging import Staging
 
 
 @dataclass(slots=True)
@@ -36,15 +36,16 @@ class Slot:
 class Slots:
     """Up to `count` slots with page tables of up to `max_pages` pages."""
 
-    def __init__(self, count: int, max_pages: int, vocab: int):
-        self.table = np.zeros((count, max_pages), np.int32)  # [slots, max_pages]
-        self.table_tensor: Tensor = torch.from_numpy(self.table)  # the same memory
-        self.vocab = vocab
+    def __init__(self, count: int, max_pages: int, vocab: int, device: str):
+        self._staged = Staging((count, max_pages), np.int32, device)
+        self.table = self._staged.host  # [slots, max_pages]
+        self._changed = True
+        self.vocab, self.device = vocab, device
         self._free = list(range(count))[::-1]
         self._of: dict[int, Slot] = {}
 
     def admit(self, admission: Admission) -> None:
-        slot = Slot(self._free.pop(), list(admission.tokens), admission.prompt, Voice.of(admission, self.vocab))
+        slot = Slot(self._free.pop(), list(admission.tokens), admission.prompt, Voice.of(admission, self.vocab, self.device))
         self._of[admission.request] = slot
 
     def release(self, request: int) -> None:
@@ -63,3 +64,11 @@ class Slots:
         if len(chunk.pages) > slot.pages:
             self.table[slot.index, slot.pages : len(chunk.pages)] = chunk.pages[slot.pages :]
             slot.pages = len(chunk.pages)
+            self._changed = True
+
+    def page_table(self) -> Tensor:
+        """The page tables on the device. [slots, max_pages]"""
+        if self._changed:
+            self._staged.upload()
+            self._changed = False
+        return self._staged.device

@@ -1,6 +1,6 @@
 """Processors edit one row of raw logits before the draw. One file each, found by name; `STAGE` orders them.
 
-A module provides `STAGE: int` and `make(admission, vocab) -> Processor | None` (None: this request does not need it).
+A module provides `STAGE: int` and `make(admission, vocab, device) -> Processor | None` (None: this request does not need it).
 """
 
 from collections.abc import Sequence

@@ -27,6 +27,6 @@ class BadWords:
                 row[word[-1]] = float("-inf")
 
 
-def make(admission: Admission, vocab: int) -> BadWords | None:
+def make(admission: Admission, vocab: int, device: str) -> BadWords | None:
     # Bad words are about the output: the prompt may contain them, so a sequence is not completed across the border.
     return BadWords(admission.banned, admission.tokens[admission.prompt :]) if admission.banned else None

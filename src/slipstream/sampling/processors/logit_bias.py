@@ -12,14 +12,14 @@ STAGE = 10
 
 
 class LogitBias(Stateless):
-    def __init__(self, bias: dict[int, float]):
-        self.ids = torch.tensor(list(bias), dtype=torch.int64)  # [biased]
-        self.values = torch.tensor(list(bias.values()), dtype=torch.float32)  # [biased]
+    def __init__(self, bias: dict[int, float], device: str):
+        self.ids = torch.tensor(list(bias), dtype=torch.int64, device=device)  # [biased]
+        self.values = torch.tensor(list(bias.values()), dtype=torch.float32, device=device)  # [biased]
 
     def apply(self, row: Tensor, path: Sequence[int]) -> None:
         row[self.ids] += self.values
 
 
-def make(admission: Admission, vocab: int) -> LogitBias | None:
+def make(admission: Admission, vocab: int, device: str) -> LogitBias | None:
     bias = dict(admission.params.logit_bias)
-    return LogitBias(bias) if bias else None
+    return LogitBias(bias, device) if bias else None

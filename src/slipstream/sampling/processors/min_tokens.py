@@ -22,7 +22,7 @@ class MinTokens:
             row[self.ends] = float("-inf")
 
 
-def make(admission: Admission, vocab: int) -> MinTokens | None:
+def make(admission: Admission, vocab: int, device: str) -> MinTokens | None:
     missing = admission.params.min_tokens - (len(admission.tokens) - admission.prompt)
     ends = sorted({*admission.ends, *admission.params.stop_token_ids})
     return MinTokens(missing, ends) if missing > 0 and ends else None

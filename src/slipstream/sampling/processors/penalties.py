@@ -16,11 +16,11 @@ class Penalties:
     Drafted ancestors are counted in for the time of one row and taken out again.
     """
 
-    def __init__(self, params: SamplingParams, prompt: Sequence[int], output: Sequence[int], vocab: int):
+    def __init__(self, params: SamplingParams, prompt: Sequence[int], output: Sequence[int], vocab: int, device: str):
         self.repetition, self.presence, self.frequency = params.repetition_penalty, params.presence_penalty, params.frequency_penalty
-        self.prompt = torch.zeros(vocab, dtype=torch.bool)  # [vocab] said in the prompt
+        self.prompt = torch.zeros(vocab, dtype=torch.bool, device=device)  # [vocab] said in the prompt
         self.prompt[list(prompt)] = True
-        self.counts = torch.zeros(vocab)  # [vocab] times said in the output
+        self.counts = torch.zeros(vocab, device=device)  # [vocab] times said in the output
         for token in output:
             self.append(token)
 
@@ -42,8 +42,9 @@ class Penalties:
             self.counts[token] -= 1
 
 
-def make(admission: Admission, vocab: int) -> Penalties | None:
+def make(admission: Admission, vocab: int, device: str) -> Penalties | None:
     params = admission.params
     if params.repetition_penalty == 1 and not params.presence_penalty and not params.frequency_penalty:
         return None
-    return Penalties(params, admission.tokens[: admission.prompt], admission.tokens[admission.prompt :], vocab)
+    prompt, output = admission.tokens[: admission.prompt], admission.tokens[admission.prompt :]
+    return Penalties(params, prompt, output, vocab, device)
