@@ -20,7 +20,18 @@ _HOMES = {
     "BackendError": "slipstream.base.errors",
 }
 
-__all__ = ["AsyncLLM", "BackendError", "CapacityError", "CheckpointError", "DraftTree", "InputError", "LLM", "SamplingParams", "SlipstreamError", "__version__"]
+__all__ = [
+    "AsyncLLM",
+    "BackendError",
+    "CapacityError",
+    "CheckpointError",
+    "DraftTree",
+    "InputError",
+    "LLM",
+    "SamplingParams",
+    "SlipstreamError",
+    "__version__",
+]
 
 
 def __getattr__(name: str) -> Any:

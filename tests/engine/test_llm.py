@@ -59,7 +59,8 @@ def test_stop_strings_end_the_text_wherever_they_lie(llm, folder):
     stop = whole[9:13]
     for drafter in ("none", Echo(llm.generate(PROMPTS[2], WARM)[0])):
         again = LLM(folder, speculate=drafter) if drafter != "none" else llm
-        output = again.generate(PROMPTS[2], SamplingParams(max_tokens=24, temperature=0.8, seed=5, ignore_eos=True, stop=(stop, "never said")))[0].outputs[0]
+        params = SamplingParams(max_tokens=24, temperature=0.8, seed=5, ignore_eos=True, stop=(stop, "never said"))
+        output = again.generate(PROMPTS[2], params)[0].outputs[0]
         assert output.text == whole[: whole.index(stop)]
         assert output.finish_reason == "stop"
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+
 from tests.floors.source import PACKAGE, Source, imports, sources
 
 FLOORS = {

@@ -4,13 +4,13 @@ import socket
 
 import pytest
 import torch
-from tests.model.paged import Paged, Rows
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from slipstream.base.errors import CapacityError, InputError
 from slipstream.model import load_model
 from slipstream.model.scratch import Scratch
 from slipstream.ops import Kernels
+from tests.model.paged import Paged, Rows
 
 
 class SilentLinear:
@@ -26,6 +26,8 @@ class SilentLinear:
 
 class SilentKernels:
     """Kernels that compute nothing, so that all torch operations seen are the decoder's own."""
+
+    device = "cpu"
 
     embed = norm = rope_write = attention = gated = staticmethod(lambda *arguments: None)
 

@@ -4,10 +4,10 @@ import random
 
 import pytest
 import torch
-from tests.model.paged import Paged, Rows
 
 from slipstream.model import load_model
 from slipstream.step import DraftTree
+from tests.model.paged import Paged, Rows
 
 ROWS = 160
 TOLERANCE = 1e-4

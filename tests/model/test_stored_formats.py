@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from tests.model.paged import Paged, Rows
 
 from slipstream.arch import shape
 from slipstream.base import registry
 from slipstream.base.errors import InputError
 from slipstream.model import Decoder, load_model
 from slipstream.weights import Dummy, load
+from tests.model.paged import Paged, Rows
 
 ROWS = 40
 TOKENS = [(37 * step + 11) % 97 for step in range(ROWS)]

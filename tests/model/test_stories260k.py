@@ -1,24 +1,20 @@
 """A real trained checkpoint: stories260K continues the beginning of a text exactly as its author documents."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
 import torch
-from tests.model.paged import Paged, Rows
 from tokenizers import Tokenizer
 
 from slipstream.model import load_model
+from tests.model.paged import Paged, Rows
+from tests.tools import llama2c
 
-CONVERTER = Path(__file__).parents[1] / "tools" / "llama2c.py"
 BOS = 1
 
 
 @pytest.fixture(scope="module")
 def stories(shared, tmp_path_factory) -> Path:
-    spec = importlib.util.spec_from_file_location("llama2c", CONVERTER)
-    llama2c = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(llama2c)
     source, out = shared / "data/checkpoints/stories260K", tmp_path_factory.mktemp("stories") / "stories260K"
     llama2c.convert(source / "stories260K_legacy_f32.bin", source / "tok512.bin", out)
     return out

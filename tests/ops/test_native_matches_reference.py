@@ -8,10 +8,10 @@ import math
 
 import pytest
 import torch
-from tests.ops.scenes import FORMATS, attend, build_scene, draw, equal_bits, random, sample_rows, stored
 
 from slipstream.base import native
 from slipstream.ops import KV, Kernels, SampleRows, reference
+from tests.ops.scenes import FORMATS, attend, build_scene, draw, equal_bits, random, sample_rows, stored
 
 pytestmark = pytest.mark.skipif(native.module is None, reason=f"no native module: {native.reason}")
 U = 2.0**-24

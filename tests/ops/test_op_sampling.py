@@ -9,9 +9,9 @@ import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from tests.ops.scenes import draw, random, sample_rows
 
 from slipstream.ops import reference
+from tests.ops.scenes import draw, random, sample_rows
 
 
 def test_philox_known_answers():

@@ -5,9 +5,9 @@ the native kernels where they are built.
 import numpy as np
 import pytest
 import torch
-from tests.ops.scenes import FORMATS, attend, build_scene, random, stored
 
 from slipstream.ops import KV, reference
+from tests.ops.scenes import FORMATS, attend, build_scene, random, stored
 
 
 def dense(scene, window: int = 0, scale: float = 0.25) -> torch.Tensor:

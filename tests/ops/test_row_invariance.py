@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from tests.ops.scenes import FORMATS, SampleRows, attend, build_scene, draw, equal_bits, random, sample_rows, stored
 
 from slipstream.ops import KV
+from tests.ops.scenes import FORMATS, SampleRows, attend, build_scene, draw, equal_bits, random, sample_rows, stored
 
 ROWS = 40
 

@@ -72,7 +72,8 @@ class RandomTree(Oracle):
             else:
                 parent = self.random.randrange(ROOT, node)
                 token = self.random.randrange(self.vocab)
-                if (parent, token) in zip(parents, tokens, strict=True) or (parent == true_node and depth < len(truth) and token == truth[depth]):
+                known = (parent, token) in zip(parents, tokens, strict=True)
+                if known or (parent == true_node and depth < len(truth) and token == truth[depth]):
                     break
             tokens.append(token)
             parents.append(parent)

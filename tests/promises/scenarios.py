@@ -23,7 +23,15 @@ SAMPLING = {
     "greedy": dict(temperature=0.0),
     "seeded": dict(temperature=0.8, seed=11),
     "top-p": dict(temperature=1.1, top_p=0.7, top_k=50, min_p=0.01, seed=12),
-    "penalties": dict(temperature=0.7, seed=13, repetition_penalty=1.3, presence_penalty=0.5, frequency_penalty=0.4, logit_bias={3: 2.0}, min_tokens=4),
+    "penalties": dict(
+        temperature=0.7,
+        seed=13,
+        repetition_penalty=1.3,
+        presence_penalty=0.5,
+        frequency_penalty=0.4,
+        logit_bias={3: 2.0},
+        min_tokens=4,
+    ),
 }
 
 

@@ -1,9 +1,8 @@
 """A scheduler on a SlotModel, with everything checked around every step."""
 
-from tests.scheduler.slot_model import VOCAB, SlotModel, expected_output, logprob_of
-
 from slipstream.scheduler import Request, Scheduler, SchedulerOptions
 from slipstream.step import SamplingParams
+from tests.scheduler.slot_model import VOCAB, SlotModel, expected_output, logprob_of
 
 END = 3
 

@@ -2,10 +2,11 @@
 every request is what it is alone."""
 
 import pytest
-from tests.scheduler.harness import Harness, make_options
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from tests.scheduler.harness import Harness, make_options
 from tests.scheduler.slot_model import VOCAB
 
 # few different beginnings, so that texts share them

@@ -2,12 +2,12 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from tests.scheduler.harness import Harness, make_options
 
 from slipstream.base.errors import BackendError, CapacityError, InputError
 from slipstream.scheduler import Scheduler, State
 from slipstream.scheduler.queue import Queue
 from slipstream.step import DraftTree, Outcome, Result
+from tests.scheduler.harness import Harness, make_options
 
 TEXT = tuple(range(10)) * 3
 

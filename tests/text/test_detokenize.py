@@ -9,10 +9,10 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.text.vocabularies import REAL, SHARED, SMALL, backend
 
 from slipstream.text import Detokenizer, Tokenizer
 from slipstream.text.detokenize import LONGEST_PART
+from tests.text.vocabularies import REAL, SHARED, SMALL, backend
 
 BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 FAMILIAR = [3 + byte for byte in "日é🙂 a".encode()]  # byte pieces of a byte-fallback vocabulary that make characters

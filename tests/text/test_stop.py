@@ -3,10 +3,10 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.text.vocabularies import backend
 
 from slipstream.base.errors import InputError
 from slipstream.text import StopStrings, TextStream, Tokenizer
+from tests.text.vocabularies import backend
 
 TEXTS = st.text(alphabet="ab\u0301é", max_size=14)
 PLAUSIBLE = ["a", "ab", " a", "\ufffd\ufffd", "é", "th", "e "]

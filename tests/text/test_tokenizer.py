@@ -6,10 +6,10 @@ import socket
 import pytest
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models
-from tests.text.vocabularies import small
 
 from slipstream.base.errors import InputError
 from slipstream.text import Tokenizer
+from tests.text.vocabularies import small
 
 
 @pytest.fixture

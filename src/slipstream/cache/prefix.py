@@ -23,7 +23,7 @@ class Node:
         page: its page, -1 for the root.
         parent: the node whose tokens come before.
         children, order: what comes after, by key, and the keys in ascending order.
-        used: time of the last use of this page or of one given up below it.
+        used: time of its last use.
         queued: whether the eviction queue has an entry for it.
     """
 
@@ -162,7 +162,6 @@ class PrefixCache:
         del parent.children[leaf.key]
         del parent.order[bisect_left(parent.order, leaf.key)]
         self._pool.drop(leaf.page)
-        parent.used = max(parent.used, leaf.used)
         if parent is not self.root:
             self._enqueue(parent)
 

@@ -84,7 +84,12 @@ class Intake:
                 f"prompt of {len(tokens)} and max_tokens={params.max_tokens} need KV for {most} tokens, the pool holds {self.room}; "
                 "lower max_tokens or raise memory"
             )
-        for name, ids in (("allowed_token_ids", params.allowed_token_ids or ()), ("logit_bias", params.logit_bias), ("stop_token_ids", params.stop_token_ids)):
+        named = {
+            "allowed_token_ids": params.allowed_token_ids or (),
+            "logit_bias": params.logit_bias,
+            "stop_token_ids": params.stop_token_ids,
+        }
+        for name, ids in named.items():
             for token in ids:
                 if not 0 <= token < self.vocab:
                     raise InputError(f"{name}: {token} is not a token id; they go from 0 to {self.vocab - 1}")

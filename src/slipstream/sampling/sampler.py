@@ -86,10 +86,12 @@ class Sampler:
     def score(self, logits: Tensor, tokens: Sequence[int], tops: Sequence[int]) -> list[TokenLogprobs]:
         """Log-probabilities of given `tokens` under raw `logits` [rows, vocab], with the `tops` likeliest of each row."""
         most = max(tops)
-        values, ranks, top_ids, top_values = self.kernels.logprobs(logits, torch.tensor(tokens, dtype=torch.int32, device=logits.device), most)
+        ids = torch.tensor(tokens, dtype=torch.int32, device=logits.device)
+        values, ranks, top_ids, top_values = self.kernels.logprobs(logits, ids, most)
         lines = zip(tokens, values.tolist(), ranks.tolist(), top_ids.tolist(), top_values.tolist(), tops, strict=True)
         return [
-            TokenLogprobs(token, value, rank, tuple(zip(ids[:top], vals[:top], strict=True))) for token, value, rank, ids, vals, top in lines
+            TokenLogprobs(token, value, rank, tuple(zip(likeliest[:top], logprobs[:top], strict=True)))
+            for token, value, rank, likeliest, logprobs, top in lines
         ]
 
     def _arguments(self, rows: Sequence[SampleRow]) -> SampleRows:

@@ -72,7 +72,7 @@ class DraftTree:
         new_index: dict[int, int] = {ROOT: ROOT}
         tokens: list[int] = []
         parents: list[int] = []
-        for node, (token, parent, level) in enumerate(zip(self.tokens, self.parents, self.depths())):
+        for node, (token, parent, level) in enumerate(zip(self.tokens, self.parents, self.depths(), strict=True)):
             if len(tokens) < nodes and level <= depth and 0 <= token < vocab and parent in new_index:
                 new_index[node] = len(tokens)
                 tokens.append(token)
@@ -83,7 +83,7 @@ class DraftTree:
         """Raises AssertionError unless the tree is topological and its siblings are unique."""
         assert len(self.tokens) == len(self.parents)
         assert all(ROOT <= parent < node for node, parent in enumerate(self.parents))
-        assert len(set(zip(self.parents, self.tokens))) == len(self.tokens), "equal siblings"
+        assert len(set(zip(self.parents, self.tokens, strict=True))) == len(self.tokens), "equal siblings"
 
 
 EMPTY = DraftTree()

@@ -8,6 +8,7 @@ import gzip
 import hashlib
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from slipstream.base.errors import InputError
@@ -65,7 +66,7 @@ def unwrap(text: str) -> str:
         if not lines or not any(character.isalpha() for character in block):
             continue
         joined = lines[0]
-        for previous, line in zip(lines, lines[1:]):
+        for previous, line in pairwise(lines):
             joined += (" " if len(previous) >= _WRAPPED else "\n") + line
         paragraphs.append(joined)
     return "\n\n".join(paragraphs) + ("\n" if paragraphs else "")

@@ -208,7 +208,8 @@ class Run:
         return True
 
     def save(self) -> None:
-        state = {"model": self.model.state_dict(), "optimizers": [o.state_dict() for o in self.optimizers], "done": self.done, "step": self.step}
+        optimizers = [optimizer.state_dict() for optimizer in self.optimizers]
+        state = {"model": self.model.state_dict(), "optimizers": optimizers, "done": self.done, "step": self.step}
         part = self.snapshot.with_suffix(".part")
         torch.save(state, part)
         part.replace(self.snapshot)  # never a half-written snapshot in the place of a whole one
