@@ -132,6 +132,18 @@ def test_end_token_and_min_tokens(folder, llm):
     assert on.token_ids == [0] * 8 and on.finish_reason == "length"
 
 
+def test_a_stop_token_is_no_part_of_the_text(llm):
+    params = dict(max_tokens=12, temperature=0.8, seed=5, ignore_eos=True)
+    plain = llm.generate(PROMPTS[0], SamplingParams(**params))[0].outputs[0]
+    stop = plain.token_ids[6]
+    at = plain.token_ids.index(stop)
+    output = llm.generate(PROMPTS[0], SamplingParams(**params, stop_token_ids=(stop,)))[0].outputs[0]
+    assert output.token_ids == plain.token_ids[: at + 1] and output.finish_reason == "stop"
+    decode = llm.engine.intake.tokenizer.decode
+    prompt = llm.engine.intake.tokenizer.encode(PROMPTS[0])
+    assert decode(prompt) + output.text == decode([*prompt, *plain.token_ids[:at]])
+
+
 def test_bad_words_and_allowed_tokens(llm):
     plain = llm.generate(PROMPTS[0], SamplingParams(max_tokens=12, temperature=0, ignore_eos=True))[0].outputs[0]
     word = llm.engine.intake.tokenizer.decode(plain.token_ids[4:5])

@@ -17,6 +17,7 @@ AXES = {
     "samples": (1, 3),
     "drafter": ("none", "Perfect", "AlwaysWrong", "RandomTree", "DuplicateHeavy", "OutOfVocabulary", "TooMuch"),
     "threads": (2, 1),
+    "weights": ("fp32", "bf16", "int8"),
 }
 
 SAMPLING = {
@@ -35,6 +36,14 @@ SAMPLING = {
 }
 
 
+# How each weight format is had; each is a numerics profile of its own, with texts of its own.
+MODELS = {
+    "fp32": dict(model="dummy:tiny:fp32"),
+    "bf16": dict(model="dummy:tiny:bf16"),
+    "int8": dict(model="dummy:tiny:bf16", quant="int8"),
+}
+
+
 @dataclass(frozen=True)
 class Scenario:
     batch: int
@@ -45,12 +54,13 @@ class Scenario:
     samples: int
     drafter: str
     threads: int
+    weights: str
     sampling: str
 
     def __str__(self) -> str:
         return (
             f"{self.sampling}-b{self.batch}-c{self.chunk}-p{self.page_size}-{self.prefix}-{self.room}-n{self.samples}-"
-            f"{self.drafter}-t{self.threads}"
+            f"{self.drafter}-t{self.threads}-{self.weights}"
         )
 
 

@@ -52,7 +52,8 @@ class Harness:
         for event in self.scheduler.commit(plan, result):
             assert event.request not in self.reason, "an event after the end"
             self.output[event.request].extend(event.tokens)
-            assert self.seen[event.request] == self.output[event.request]
+            ended_by_id = event.finish_reason == "stop"  # that token is no part of the text
+            assert self.seen[event.request] == self.output[event.request][: -1 if ended_by_id else None]
             if self.requests[event.request].params.logprobs is not None:
                 assert len(event.logprobs or ()) == len(event.tokens)
             self.logprobs[event.request].extend(event.logprobs or ())

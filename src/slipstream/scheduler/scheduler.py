@@ -32,7 +32,7 @@ class Scheduler:
 
     Args:
         options: what there is to share out.
-        watch: called with (number, token) for every new token, in order; may return a reason to end there.
+        watch: called with (number, token) for every new token that is part of the text, in order; may return a reason to end there.
         clock: seconds, for policies that look at the time.
     """
 
@@ -81,6 +81,13 @@ class Scheduler:
         self._end(request)
         return Event(number, finish_reason=reason)
 
+    def preempt(self, number: int) -> None:
+        """Lets a running request wait and compute again what the tree does not remember. Between steps only; ignored unless it
+        runs."""
+        request = self._requests.get(number)
+        if request is not None and request.state is State.RUNNING:
+            self._preempt(request)
+
     @property
     def has_work(self) -> bool:
         """Whether there is anything to plan or to release."""
@@ -126,7 +133,8 @@ class Scheduler:
                 trunks.append((request, rows))
                 left -= rows - 1
             else:
-                self._preempt(running.pop())
+                assert len(running) > 1, f"request {request.number} has all pages and needs more"
+                self._preempt(running[-1])
                 left += 1
         return trunks, left
 
@@ -157,7 +165,7 @@ class Scheduler:
 
     def _preempt(self, request: Request) -> None:
         """Takes a running request's pages and lets it wait; it will compute again what the tree does not remember."""
-        assert len(self._running), f"request {request.number} has all pages and needs more"
+        self._running.remove(request)
         self.tables.close(request.table, request.tokens, request.cached)
         request.table, request.cached, request.draft = None, 0, EMPTY
         request.state = State.WAITING
@@ -216,11 +224,11 @@ class Scheduler:
     def _reason(self, request: Request, token: int) -> str | None:
         """Why the text ends with the token just appended, if it does."""
         params = request.params
-        said = self._watch(request.number, token) if self._watch is not None else None
         if len(request.tokens) - request.prompt_len >= params.min_tokens and (
             (token in request.ends and not params.ignore_eos) or token in params.stop_token_ids
         ):
-            return "stop"
+            return "stop"  # such a token is not part of the text, so nobody watches it
+        said = self._watch(request.number, token) if self._watch is not None else None
         if said is None and len(request.tokens) >= request.limit:
             return "length"
         return said
