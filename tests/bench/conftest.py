@@ -10,11 +10,11 @@ def known_machine(monkeypatch):
     """Reads 10 GB/s and does 100 Gop/s of every kind; returns the calls that were made."""
     calls = []
 
-    def read_bandwidth(size, threads, seconds=0.2):
+    def read_bandwidth(size, threads, seconds=0.2, device="cpu"):
         calls.append(("read", size, threads))
         return 10.0
 
-    def peak(kind, threads, seconds=0.1):
+    def peak(kind, threads, seconds=0.1, device="cpu"):
         calls.append(("peak", kind, threads))
         return 100.0
 

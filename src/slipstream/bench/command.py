@@ -26,6 +26,7 @@ def bench(
     new_tokens: Annotated[int | None, typer.Option(min=1, help="New tokens per request (default: the case's).", show_default=False)] = None,
     repeat: Annotated[int, typer.Option(min=1, help="Repetitions; the table shows medians.")] = 3,
     out: Annotated[Path, typer.Option(file_okay=False, help="Folder for the result file.")] = Path("benchmarks/results"),
+    device: arguments.Device = "cpu",
     threads: arguments.Threads = None,
     quant: arguments.Quant = None,
     kv: arguments.Kv = None,
@@ -40,7 +41,7 @@ def bench(
     from slipstream.base import registry
     from slipstream.bench import driver, results
 
-    ask = driver.Ask(case, model, **grid, new_tokens=new_tokens, repeat=repeat, options={**options, "speculate": speculate})
+    ask = driver.Ask(case, model, **grid, new_tokens=new_tokens, repeat=repeat, options={**options, "device": device, "speculate": speculate})
     llm, runs = driver.run(ask, say=lambda line: typer.secho(line, dim=True, err=True))
     show(registry.load(driver.CASES, case), runs)
     path = results.write(results.record(ask, llm, runs, command_line()), out)

@@ -36,6 +36,7 @@ def run(
     stop: Annotated[
         list[str] | None, typer.Option(help="Text that ends the output; may be given several times.", show_default=False)
     ] = None,
+    device: arguments.Device = "cpu",
     threads: arguments.Threads = None,
     quant: arguments.Quant = None,
     kv: arguments.Kv = None,
@@ -64,11 +65,12 @@ def run(
     from slipstream.engine.limit import Limit
     from slipstream.engine.llm import LLM
 
-    llm = LLM(model, speculate=speculate, max_batch=n, **options)
+    llm = LLM(model, device=device, speculate=speculate, max_batch=n, **options)
     config = llm.engine.config
     describe(llm, seed)
     tokens = as_tokens(prompt) if llm.engine.intake.tokenizer is None else prompt
-    limit = Limit(config.spec, config.weight_format, config.kv, config.threads, context=min(max_tokens, config.max_len))
+    context = min(max_tokens, config.max_len)
+    limit = Limit(config.spec, config.weight_format, config.kv, config.threads, context, llm.engine.kernels.device)
     limit.probe()
     show = Display(prompt, n, as_ids=llm.engine.intake.tokenizer is None)
     clock = Clock(llm)

@@ -21,8 +21,13 @@ from slipstream.base.errors import InputError
 # format -> (bytes per weight, bytes per output row)
 WEIGHT_FORMATS = {"fp32": (4, 0), "bf16": (2, 0), "int8": (1, 4)}
 KV_TYPES = {"fp32": 4, "bf16": 2}
-# weight format -> arithmetic that the numerics ask for: bf16 weights are widened to fp32 (docs/numerics.md, section 2)
-ARITHMETIC = {"fp32": "fp32", "bf16": "fp32", "int8": "int8"}
+# Arithmetic that the numerics ask for. On the CPU bf16 is widened to fp32 (docs/numerics.md, section 2); on a GPU matrix products
+# take bf16, int8 weights too. Attention follows the type of the cache.
+LINEAR_ARITHMETIC = {
+    "cpu": {"fp32": "fp32", "bf16": "fp32", "int8": "int8"},
+    "cuda": {"fp32": "fp32", "bf16": "bf16", "int8": "bf16"},
+}
+ATTENTION_ARITHMETIC = {"cpu": {"fp32": "fp32", "bf16": "fp32"}, "cuda": {"fp32": "fp32", "bf16": "bf16"}}
 PLAIN = 4  # bytes of a number in norms and biases, which are fp32 in every format
 
 
@@ -127,7 +132,9 @@ def linear_operations(spec: ModelSpec, rows: int, sampled_rows: int) -> int:
     return 2 * (rows * inner + sampled_rows * spec.vocab * spec.hidden)
 
 
-def step_cost(spec: ModelSpec, weight_format: str, kv_type: str, work: Work, *, stored: str | None = None) -> Cost:
+def step_cost(
+    spec: ModelSpec, weight_format: str, kv_type: str, work: Work, *, stored: str | None = None, device: str = "cpu"
+) -> Cost:
     """The cost of one step, exact for every mixture of chunks; nothing for empty work.
 
     Args:
@@ -135,10 +142,12 @@ def step_cost(spec: ModelSpec, weight_format: str, kv_type: str, work: Work, *, 
         kv_type: of the cache, a key of KV_TYPES.
         work: of the step.
         stored: type of the embedding table, see `table_type`.
+        device: "cpu" or "cuda", whose kernels choose the arithmetic.
 
     Raises:
-        InputError: an unknown format or type.
+        InputError: an unknown format, type or device.
     """
+    _known("device", device, LINEAR_ARITHMETIC)
     _known("kv_type", kv_type, KV_TYPES)
     _known("weight_format", weight_format, WEIGHT_FORMATS)
     table = KV_TYPES[table_type(weight_format, stored)]
@@ -153,7 +162,7 @@ def step_cost(spec: ModelSpec, weight_format: str, kv_type: str, work: Work, *, 
         + min(work.rows, spec.vocab) * spec.hidden * table,
         kv_read=work.read * position,
         kv_written=work.rows * position,
-        operations=_by_kind((ARITHMETIC[weight_format], linear), ("fp32", attention)),
+        operations=_by_kind((LINEAR_ARITHMETIC[device][weight_format], linear), (ATTENTION_ARITHMETIC[device][kv_type], attention)),
     )
 
 

@@ -35,11 +35,12 @@ class Limit:
         weight_format, kv: types of its weights and of its cache.
         threads: threads that the engine computes with; the probes take as many.
         context: cached tokens that a typical step reads, all requests together; part of the size that is probed.
+        device: where the engine runs; it is the one that is probed.
     """
 
-    def __init__(self, spec: ModelSpec, weight_format: str, kv: str, threads: int, context: int = 0):
-        self.spec, self.weight_format, self.kv, self.threads = spec, weight_format, kv, threads
-        typical = step_cost(spec, weight_format, kv, Work.of([(context, 1, ())], sampled=1))
+    def __init__(self, spec: ModelSpec, weight_format: str, kv: str, threads: int, context: int = 0, device: str = "cpu"):
+        self.spec, self.weight_format, self.kv, self.threads, self.device = spec, weight_format, kv, threads, device
+        typical = self._cost(Work.of([(context, 1, ())], sampled=1))
         self.working_set = min(typical.bytes, ENOUGH)
         self.readings: list[Reading] = []
         self._kinds = tuple(typical.operations)
@@ -48,8 +49,8 @@ class Limit:
         """Takes one reading. Call it before, between and after what is measured: shared machines drift within minutes."""
         part = seconds * PEAK_PART / len(self._kinds)
         reading = Reading(
-            bandwidth=probe.read_bandwidth(self.working_set, self.threads, seconds * BANDWIDTH_PART),
-            peaks={kind: probe.peak(kind, self.threads, part) for kind in self._kinds},
+            bandwidth=probe.read_bandwidth(self.working_set, self.threads, seconds * BANDWIDTH_PART, self.device),
+            peaks={kind: probe.peak(kind, self.threads, part, self.device) for kind in self._kinds},
         )
         self.readings.append(reading)
         return reading
@@ -86,4 +87,7 @@ class Limit:
 
     def cost(self, step: StepRecord) -> Cost:
         """What the step cannot avoid."""
-        return step_cost(self.spec, self.weight_format, self.kv, step.work)
+        return self._cost(step.work)
+
+    def _cost(self, work: Work) -> Cost:
+        return step_cost(self.spec, self.weight_format, self.kv, work, device=self.device.partition(":")[0])
