@@ -72,8 +72,8 @@ def test_our_errors_are_one_line_and_exit_2(arguments, named):
 
 @pytest.fixture
 def known_machine(monkeypatch):
-    monkeypatch.setattr(probe, "read_bandwidth", lambda size, threads, seconds=0.2: 10.0 * threads)
-    monkeypatch.setattr(probe, "peak", lambda kind, threads, seconds=0.1: 1000.0)
+    monkeypatch.setattr(probe, "read_bandwidth", lambda size, threads, seconds=0.2, device="cpu": 10.0 * threads)
+    monkeypatch.setattr(probe, "peak", lambda kind, threads, seconds=0.1, device="cpu": 1000.0)
 
 
 def test_doctor_json(known_machine):

@@ -26,8 +26,8 @@ needs_builtin = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True)
 def quick_probes(monkeypatch):
-    monkeypatch.setattr(probe, "read_bandwidth", lambda size, threads, seconds=0.2: 100.0)
-    monkeypatch.setattr(probe, "peak", lambda kind, threads, seconds=0.1: 1000.0)
+    monkeypatch.setattr(probe, "read_bandwidth", lambda size, threads, seconds=0.2, device="cpu": 100.0)
+    monkeypatch.setattr(probe, "peak", lambda kind, threads, seconds=0.1, device="cpu": 1000.0)
 
 
 def run(*arguments: str, **more):
