@@ -83,11 +83,21 @@ struct Part {  // softmax state of a segment: largest score, sum of weights, wei
     float* values;
 };
 
-// Turns a row of scores into weights relative to its largest.
-static void soften(float* scores, i64 first, i64 count, float scale, Part& part) {
-    const i64 padded = (first + count + LANES - 1) / LANES * LANES;
+static void blank(float* scores, i64 first, i64 count, i64 padded) {
     for (i64 j = 0; j < first; ++j) scores[j] = NOTHING;
     for (i64 j = first + count; j < padded; ++j) scores[j] = NOTHING;
+}
+
+// Turns a row of scores into weights relative to its largest.
+static void soften(float* scores, i64 first, i64 count, float scale, float cap, Part& part) {
+    const i64 padded = (first + count + LANES - 1) / LANES * LANES;
+    blank(scores, first, count, padded);
+    if (cap > 0) {
+        for (i64 i = 0; i < padded; i += LANES)
+            store(scores + i, mul(set1(cap), tanh(div(mul(load(scores + i), set1(scale)), set1(cap)))));
+        blank(scores, first, count, padded);  // tanh made them finite
+        scale = 1.f;
+    }
     Vec best = set1(NOTHING);
     for (i64 i = 0; i < padded; i += LANES) {
         const Vec s = mul(load(scores + i), set1(scale));  // scale is positive: missing lanes stay -inf
@@ -108,12 +118,12 @@ static void soften(float* scores, i64 first, i64 count, float scale, Part& part)
 // readable up to 15 keys further (any valid keys); what they score is overwritten.
 template <class T, int G>
 static void segment(const float* q, const T* keys, const T* values, const i64* offset, i64 count, i64 first, i64 d, float scale,
-                    Part* parts) {
+                    float cap, Part* parts) {
     Scores scores;
     for (i64 j = 0; j < count; j += LANES / G) dots<T, G>(q, keys, offset + j, d, first + j, scores);
     float* out[G];
     for (int g = 0; g < G; ++g) {
-        soften(scores.of[g], first, count, scale, parts[g]);
+        soften(scores.of[g], first, count, scale, cap, parts[g]);
         out[g] = parts[g].values;
     }
     for (i64 from = 0; from < d; from += VALUES * LANES) weigh<T, G>(scores, first, values, offset, count, d, from, out);
@@ -144,7 +154,7 @@ static void attend(const Attention& a, i64 row, i64 kv_head, i64 head) {
         find_keys(a, row, kv_head, at, stop, offset);
         for (i64 i = 0; i < LANES; ++i) offset[count + i] = offset[0];
         for (int g = 0; g < G; ++g) part[g].values = at == begin ? a.out + (row * a.heads + head + g) * d : part_values[g];
-        segment<T, G>(q, keys, values, offset, count, at % LANES, d, a.scale, part);
+        segment<T, G>(q, keys, values, offset, count, at % LANES, d, a.scale, a.cap, part);
         for (int g = 0; g < G; ++g) {
             if (at == begin) all[g] = part[g];
             else merge(all[g], part[g], d);

@@ -42,13 +42,30 @@ void run_rope(Address qkv, Address positions, Address slots, Address table, i64 
                max_len);
 }
 
+void run_capped(Address qkv, Address out, i64 rows, i64 heads, i64 width, float scale, i64 window, Address keys, Address values, bool bf16,
+                i64 pages, i64 kv_heads, i64 page_size, i64 head_dim, Address request, Address positions, Address linear,
+                Address tail_start, Address tail_slots, i64 tails, Address page_table, i64 requests, i64 max_pages, float cap) {
+    attention({at<float>(qkv), at<float>(out), cache(keys, values, bf16, pages, kv_heads, page_size, head_dim), at<int32_t>(request),
+               at<int32_t>(positions), at<int32_t>(linear), at<int32_t>(tail_start), at<int32_t>(tail_slots), at<int32_t>(page_table), rows,
+               heads, width, max_pages, window, scale, cap},
+              requests, tails);
+}
+
 void run_attention(Address qkv, Address out, i64 rows, i64 heads, i64 width, float scale, i64 window, Address keys, Address values,
                    bool bf16, i64 pages, i64 kv_heads, i64 page_size, i64 head_dim, Address request, Address positions, Address linear,
                    Address tail_start, Address tail_slots, i64 tails, Address page_table, i64 requests, i64 max_pages) {
-    attention({at<float>(qkv), at<float>(out), cache(keys, values, bf16, pages, kv_heads, page_size, head_dim), at<int32_t>(request),
-               at<int32_t>(positions), at<int32_t>(linear), at<int32_t>(tail_start), at<int32_t>(tail_slots), at<int32_t>(page_table), rows,
-               heads, width, max_pages, window, scale},
-              requests, tails);
+    run_capped(qkv, out, rows, heads, width, scale, window, keys, values, bf16, pages, kv_heads, page_size, head_dim, request, positions,
+               linear, tail_start, tail_slots, tails, page_table, requests, max_pages, 0.f);
+}
+
+template <Activation KIND>
+void run_gated(Address gate_up, Address out, i64 rows, i64 width) {
+    gated(at<float>(gate_up), at<float>(out), rows, width, KIND);
+}
+
+template <Activation KIND>
+void run_activate(Address x, i64 rows, i64 width) {
+    activate(at<float>(x), rows, width, KIND);
 }
 
 void run_sample(Address logits, i64 rows, i64 vocab, Address temperature, Address top_k, Address top_p, Address min_p, Address seed,
@@ -94,7 +111,27 @@ NB_MODULE(_native, m) {
         free);
     m.def("rope_write", &run_rope, free);
     m.def("attention", &run_attention, free);
-    m.def("gated", [](Address gate_up, Address out, i64 rows, i64 width) { gated(at<float>(gate_up), at<float>(out), rows, width); }, free);
+    m.def("attention_softcap", &run_capped, free);
+    m.def(
+        "layer_norm",
+        [](Address x, Address residual, Address weight, Address bias, float eps, Address out, i64 rows, i64 hidden) {
+            layer_norm(at<float>(x), at<float>(residual), at<float>(weight), at<float>(bias), eps, at<float>(out), rows, hidden);
+        },
+        free);
+    m.def(
+        "norm_slices",
+        [](Address x, Address weight, i64 start, i64 size, i64 count, float eps, i64 rows, i64 width) {
+            norm_slices(at<float>(x), at<float>(weight), start, size, count, eps, rows, width);
+        },
+        free);
+    m.def("gated", &run_gated<Activation::silu>, free);
+    m.def("gated_gelu", &run_gated<Activation::gelu>, free);
+    m.def("gated_gelu_tanh", &run_gated<Activation::gelu_tanh>, free);
+    m.def("gelu", &run_activate<Activation::gelu>, free);
+    m.def("gelu_tanh", &run_activate<Activation::gelu_tanh>, free);
+    m.def("add", [](Address x, Address y, i64 rows, i64 width) { add(at<float>(x), at<float>(y), rows, width); }, free);
+    m.def("scale", [](Address x, float factor, i64 rows, i64 width) { scale(at<float>(x), factor, rows, width); }, free);
+    m.def("softcap", [](Address x, float cap, i64 rows, i64 width) { softcap(at<float>(x), cap, rows, width); }, free);
     m.def("packed_bytes", [](const std::string& format, i64 n, i64 k) { return packed_bytes(weight_named(format), n, k); });
     m.def(
         "pack",
@@ -123,7 +160,7 @@ NB_MODULE(_native, m) {
           nb::arg("words") = false, "Gumbel noise (or its Philox words) of ids 0..n-1.");
     m.def(
         "elementary", [](int which, Address x, Address out, i64 n) { active().elementary(which, at<float>(x), at<float>(out), n); },
-        "exp (0) or log (1) of n numbers.");
+        "exp (0), log (1), tanh (2), gelu (3) or gelu_tanh (4) of n numbers.");
     m.def("read_bandwidth", &read_bandwidth, nb::arg("bytes"), nb::arg("threads"), nb::arg("seconds"), free);
     m.def("peak", &peak, nb::arg("kind"), nb::arg("threads"), nb::arg("seconds"), free);
 }

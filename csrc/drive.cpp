@@ -180,9 +180,41 @@ void attention(const Attention& a, i64 requests, i64 tails) {
     }
 }
 
-void gated(const float* gate_up, float* out, i64 rows, i64 width) {
+void layer_norm(float* x, const float* residual, const float* weight, const float* bias, float eps, float* out, i64 rows, i64 hidden) {
     const Kernels& kernels = active();
-    over_rows(rows, 8. * static_cast<double>(width), [&](i64 from, i64 to) { kernels.gated(gate_up, out, width, from, to); });
+    over_rows(rows, 3. * static_cast<double>(hidden),
+              [&](i64 from, i64 to) { kernels.layer_norm(x, residual, weight, bias, eps, out, hidden, from, to); });
+}
+
+void norm_slices(float* x, const float* weight, i64 start, i64 size, i64 count, float eps, i64 rows, i64 width) {
+    const Kernels& kernels = active();
+    over_rows(rows, 2. * static_cast<double>(size * count),
+              [&](i64 from, i64 to) { kernels.norm_slices(x, weight, start, size, count, eps, width, from, to); });
+}
+
+void gated(const float* gate_up, float* out, i64 rows, i64 width, Activation kind) {
+    const Kernels& kernels = active();
+    over_rows(rows, 8. * static_cast<double>(width), [&](i64 from, i64 to) { kernels.gated(gate_up, out, width, kind, from, to); });
+}
+
+void activate(float* x, i64 rows, i64 width, Activation kind) {
+    const Kernels& kernels = active();
+    over_rows(rows, 8. * static_cast<double>(width), [&](i64 from, i64 to) { kernels.activate(x, width, kind, from, to); });
+}
+
+void add(float* x, const float* y, i64 rows, i64 width) {
+    const Kernels& kernels = active();
+    over_rows(rows, static_cast<double>(width), [&](i64 from, i64 to) { kernels.add(x, y, width, from, to); });
+}
+
+void scale(float* x, float factor, i64 rows, i64 width) {
+    const Kernels& kernels = active();
+    over_rows(rows, static_cast<double>(width), [&](i64 from, i64 to) { kernels.scale(x, factor, width, from, to); });
+}
+
+void softcap(float* x, float cap, i64 rows, i64 width) {
+    const Kernels& kernels = active();
+    over_rows(rows, 8. * static_cast<double>(width), [&](i64 from, i64 to) { kernels.softcap(x, cap, width, from, to); });
 }
 
 i64 packed_bytes(Weight kind, i64 n, i64 k) {

@@ -25,7 +25,13 @@ void embed(const int32_t* ids, const void* table, bool bf16, float* out, i64 row
 void norm(float* x, const float* residual, const float* weight, float eps, float* out, i64 rows, i64 hidden);
 void rope_write(const RopeWrite&, i64 max_len);
 void attention(const Attention&, i64 requests, i64 tails);
-void gated(const float* gate_up, float* out, i64 rows, i64 width);
+void layer_norm(float* x, const float* residual, const float* weight, const float* bias, float eps, float* out, i64 rows, i64 hidden);
+void norm_slices(float* x, const float* weight, i64 start, i64 size, i64 count, float eps, i64 rows, i64 width);  // in place
+void gated(const float* gate_up, float* out, i64 rows, i64 width, Activation);
+void activate(float* x, i64 rows, i64 width, Activation);  // in place, as are the next three
+void add(float* x, const float* y, i64 rows, i64 width);
+void scale(float* x, float factor, i64 rows, i64 width);
+void softcap(float* x, float cap, i64 rows, i64 width);
 enum class Weight { fp32, bf16, int8 };
 i64 packed_bytes(Weight, i64 n, i64 k);
 void pack(Weight, const void* from, void* to, i64 n, i64 k);

@@ -1,4 +1,4 @@
-// Owns: embed, norm, rope + cache write and the gated activation, row by row.
+// Owns: embed, norms, rope + cache write, activations and soft-caps, row by row.
 #pragma once
 #include "kernels.h"
 #include "scalar_math.h"
@@ -39,6 +39,42 @@ static void norm(float* x, const float* residual, const float* weight, float eps
     }
 }
 
+static void layer_norm(float* x, const float* residual, const float* weight, const float* bias, float eps, float* out, i64 hidden, i64 from,
+                       i64 to) {
+    for (i64 r = from; r < to; ++r) {
+        float *row = x + r * hidden, *centred = out + r * hidden;
+        Vec acc = zero();
+        for (i64 i = 0; i < hidden; i += LANES) {
+            Vec v = load_up_to(row + i, hidden - i);
+            if (residual) {
+                v = add(v, load_up_to(residual + r * hidden + i, hidden - i));
+                store_up_to(row + i, v, hidden - i);
+            }
+            acc = add(v, acc);
+        }
+        const Vec mean = set1(sum(acc) / static_cast<float>(hidden));
+        acc = zero();
+        for (i64 i = 0; i < hidden; i += LANES) {
+            store_up_to(centred + i, sub(load_up_to(row + i, hidden - i), mean), hidden - i);
+            const Vec v = load_up_to(centred + i, hidden - i);  // missing lanes are 0 again
+            acc = fma(v, v, acc);
+        }
+        const Vec scale = set1(1.f / std::sqrt(sum(acc) / static_cast<float>(hidden) + eps));
+        for (i64 i = 0; i < hidden; i += LANES) {
+            const i64 n = hidden - i;
+            store_up_to(centred + i, fma(mul(load_up_to(centred + i, n), scale), load_up_to(weight + i, n), load_up_to(bias + i, n)), n);
+        }
+    }
+}
+
+static void norm_slices(float* x, const float* weight, i64 start, i64 size, i64 count, float eps, i64 width, i64 from, i64 to) {
+    for (i64 r = from; r < to; ++r)
+        for (i64 s = 0; s < count; ++s) {
+            float* slice = x + r * width + start + s * size;
+            norm(slice, nullptr, weight + s * size, eps, slice, size, 0, 1);
+        }
+}
+
 static void rotate(float* head, const float* table, i64 half) {
     for (i64 i = 0; i < half; i += LANES) {
         const i64 n = half - i;
@@ -76,21 +112,49 @@ static void rope_write(const RopeWrite& a, i64 from, i64 to) {
     }
 }
 
-static void gated(const float* gate_up, float* out, i64 width, i64 from, i64 to) {
+template <Vec (*F)(Vec)>
+static void gated_by(const float* gate_up, float* out, i64 width, i64 from, i64 to) {
     for (i64 r = from; r < to; ++r) {
         const float *gate = gate_up + r * 2 * width, *up = gate + width;
-        for (i64 i = 0; i < width; i += LANES) {
-            const Vec g = load_up_to(gate + i, width - i);
-            const Vec silu = div(g, add(set1(1.f), exp(sub(zero(), g))));
-            store_up_to(out + r * width + i, mul(silu, load_up_to(up + i, width - i)), width - i);
-        }
+        for (i64 i = 0; i < width; i += LANES)
+            store_up_to(out + r * width + i, mul(F(load_up_to(gate + i, width - i)), load_up_to(up + i, width - i)), width - i);
     }
+}
+
+static void gated(const float* gate_up, float* out, i64 width, Activation kind, i64 from, i64 to) {
+    if (kind == Activation::silu) gated_by<silu>(gate_up, out, width, from, to);
+    else if (kind == Activation::gelu) gated_by<gelu>(gate_up, out, width, from, to);
+    else gated_by<gelu_tanh>(gate_up, out, width, from, to);
+}
+
+template <class F>
+static void each(float* x, i64 width, i64 from, i64 to, F f) {  // rows are contiguous, so they are one stretch of numbers
+    for (i64 i = from * width, end = to * width; i < end; i += LANES) store_up_to(x + i, f(load_up_to(x + i, end - i)), end - i);
+}
+
+static void activate(float* x, i64 width, Activation kind, i64 from, i64 to) {
+    if (kind == Activation::gelu) each(x, width, from, to, [](Vec v) { return gelu(v); });
+    else each(x, width, from, to, [](Vec v) { return gelu_tanh(v); });
+}
+
+static void add(float* x, const float* y, i64 width, i64 from, i64 to) {
+    for (i64 i = from * width, end = to * width; i < end; i += LANES)
+        store_up_to(x + i, add(load_up_to(x + i, end - i), load_up_to(y + i, end - i)), end - i);
+}
+
+static void scale(float* x, float factor, i64 width, i64 from, i64 to) {
+    each(x, width, from, to, [factor](Vec v) { return mul(v, set1(factor)); });
+}
+
+static void softcap(float* x, float cap, i64 width, i64 from, i64 to) {
+    each(x, width, from, to, [cap](Vec v) { return mul(set1(cap), tanh(div(v, set1(cap)))); });
 }
 
 static void elementary(int which, const float* x, float* out, i64 n) {
     for (i64 i = 0; i < n; i += LANES) {
         const Vec v = load_up_to(x + i, n - i);
-        store_up_to(out + i, which ? log(v) : exp(v), n - i);
+        const Vec y = which == 0 ? exp(v) : which == 1 ? log(v) : which == 2 ? tanh(v) : which == 3 ? gelu(v) : gelu_tanh(v);
+        store_up_to(out + i, y, n - i);
     }
 }
 

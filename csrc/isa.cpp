@@ -16,7 +16,8 @@ namespace slip {
 const Kernels* SLIP_JOIN(SLIP_ISA, _kernels)() {
     namespace isa = SLIP_ISA;
     static const Kernels table = {
-        SLIP_TEXT(SLIP_ISA), isa::embed,       isa::norm,         isa::rope_write, isa::gated,       isa::quantise,
+        SLIP_TEXT(SLIP_ISA), isa::embed,       isa::norm,         isa::rope_write, isa::layer_norm,  isa::norm_slices,
+        isa::gated,          isa::activate,    isa::add,          isa::scale,      isa::softcap,     isa::quantise,
         isa::linear_fp32,    isa::linear_bf16, isa::linear_int8,  isa::attention,  isa::argmax,      isa::tempered,
         isa::weights,        isa::drop_below,  isa::noisy_argmax, isa::noise,      isa::noise_words, isa::log_total,
         isa::count_better,   isa::elementary,  isa::read,         isa::peak,

@@ -37,7 +37,7 @@ struct Attention {
     Cache cache;
     const int32_t *request, *positions, *linear, *tail_start, *tail_slots, *page_table;
     i64 rows, heads, width, max_pages, window;
-    float scale;
+    float scale, cap;  // cap: 0 for none
 };
 
 struct RopeWrite {
@@ -48,13 +48,22 @@ struct RopeWrite {
     i64 rows, heads;
 };
 
+enum class Activation { silu, gelu, gelu_tanh };
+
 // `from`/`to` bound the rows (or panels, or tasks) of one call; every entry computes rows independently.
 struct Kernels {
     const char* name;
     void (*embed)(const int32_t* ids, const void* table, bool bf16, float* out, i64 hidden, i64 from, i64 to);
     void (*norm)(float* x, const float* residual, const float* weight, float eps, float* out, i64 hidden, i64 from, i64 to);
     void (*rope_write)(const RopeWrite&, i64 from, i64 to);
-    void (*gated)(const float* gate_up, float* out, i64 width, i64 from, i64 to);
+    void (*layer_norm)(float* x, const float* residual, const float* weight, const float* bias, float eps, float* out, i64 hidden, i64 from,
+                       i64 to);
+    void (*norm_slices)(float* x, const float* weight, i64 start, i64 size, i64 count, float eps, i64 width, i64 from, i64 to);
+    void (*gated)(const float* gate_up, float* out, i64 width, Activation, i64 from, i64 to);
+    void (*activate)(float* x, i64 width, Activation, i64 from, i64 to);  // gelu or gelu_tanh
+    void (*add)(float* x, const float* y, i64 width, i64 from, i64 to);
+    void (*scale)(float* x, float factor, i64 width, i64 from, i64 to);
+    void (*softcap)(float* x, float cap, i64 width, i64 from, i64 to);
     void (*quantise)(const Linear&, i64 from, i64 to);
     void (*linear_fp32)(const Linear&, i64 panel, i64 panels, i64 from, i64 to);
     void (*linear_bf16)(const Linear&, i64 panel, i64 panels, i64 from, i64 to);
@@ -70,7 +79,7 @@ struct Kernels {
     void (*noise_words)(uint32_t* out, i64 padded, uint64_t seed, int32_t position, int32_t sample);
     void (*log_total)(const float* logits, i64 n, float* top, float* log_sum);
     i64 (*count_better)(const float* logits, i64 n, float value, i64 id);
-    void (*elementary)(int which, const float* x, float* out, i64 n);  // 0 exp, 1 log: for tests
+    void (*elementary)(int which, const float* x, float* out, i64 n);  // for tests: 0 exp, 1 log, 2 tanh, 3 gelu, 4 gelu_tanh
     // probes
     float (*read)(const float* data, i64 n);
     double (*peak)(int kind, i64 rounds);  // 0 fp32, 1 bf16, 2 int8; returns operations done

@@ -18,8 +18,8 @@ def tiny() -> ModelSpec:
 
     Per layer: q 16*8, k and v 8*8 each, o 8*16, gate, up and down 16*8 each = 768 weights, 80 output rows, 16 in norms.
     """
-    layer = LayerSpec(AttentionSpec(heads=4, kv_heads=2, head_dim=4), FfnSpec(width=16))
-    return ModelSpec("tiny", "llama", 8, 10, 64, 1e-5, False, RopeSpec(10000.0), (layer, layer))
+    layer = LayerSpec(AttentionSpec(heads=4, kv_heads=2, head_dim=4, rope=RopeSpec(10000.0)), FfnSpec(width=16))
+    return ModelSpec("tiny", "llama", 8, 10, 64, 1e-5, False, (layer, layer))
 
 
 @pytest.fixture

@@ -46,9 +46,28 @@ def test_tied_heads_count_again_because_they_are_packed(tiny):
 
 def test_biases_are_fp32(tiny):
     layer = tiny.layers[0]
-    biased = dataclasses.replace(layer, mixer=dataclasses.replace(layer.mixer, bias=True))
+    biased = dataclasses.replace(layer, mixer=dataclasses.replace(layer.mixer, bias=True, o_bias=True))
     spec = dataclasses.replace(tiny, layers=(biased, layer))
     assert weights_bytes(spec, "int8") - weights_bytes(tiny, "int8") == 4 * (16 + 8 + 8 + 8)
+
+
+def test_learned_positions_and_a_head_bias(tiny):
+    """Tables are in the table's type, a bias in fp32; of the tables only rows are read, of the head nothing without samples."""
+    spec = dataclasses.replace(tiny, positions=64, head_bias=True, norm="layer")
+    assert weights_bytes(spec, "bf16") - weights_bytes(tiny, "bf16") == 64 * 8 * 2 + 10 * 4 + 5 * 8 * 4
+    for sampled in (0, 1):
+        work = Work.of([(5, 3, ())], sampled)
+        more = step_cost(spec, "bf16", "bf16", work).weights - step_cost(tiny, "bf16", "bf16", work).weights
+        assert more == 8 * 2 + sampled * 10 * 4 + 5 * 8 * 4
+
+
+def test_a_layer_with_a_window_reads_the_window(tiny):
+    layer = tiny.layers[0]
+    spec = dataclasses.replace(tiny, layers=(layer, dataclasses.replace(layer, mixer=dataclasses.replace(layer.mixer, window=4))))
+    cost = step_cost(spec, "bf16", "bf16", Work.of([(9, 1, ())], 1, spec.windows))
+    assert cost.kv_read == 10 * 32 + 4 * 32 and cost.kv_written == 64
+    assert cost.operations == {"fp32": 2 * (1536 + 80) + (10 + 4) * 4 * 16}
+    assert step_cost(spec, "bf16", "bf16", Work.of([(9, 1, ())], 1)).bytes <= cost.bytes
 
 
 def test_decode_step_of_the_tiny_spec(tiny):
@@ -109,6 +128,25 @@ def test_work_counts_what_the_rows_see(drawn):
         rows, read, keys = rows + len(seen), read + len(set().union(*seen)), keys + sum(map(len, seen))
         chunks.append((start, trunk, draft.depths()))
     assert Work.of(chunks, sampled=len(chunks)) == Work(rows, len(chunks), read, keys)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(CHUNKS, st.integers(1, 40))
+def test_work_within_a_window(drawn, window):
+    """As above, each row seeing `window` positions at most; and where the window was not counted, never more than that."""
+    chunks, rows, read, keys = [], 0, 0, 0
+    for start, trunk, shape_of in drawn:
+        draft = DraftTree(tuple(shape_of), tuple(number % (node + 1) - 1 for node, number in enumerate(shape_of)))
+        end = start + trunk
+        seen = [set(range(max(0, position + 1 - window), position + 1)) for position in range(start, end)]
+        for node in range(len(draft)):
+            path = [*range(end), *(end + ancestor for ancestor in draft.path(node))]
+            seen.append(set(path[max(0, len(path) - window) :]))
+        rows, read, keys = rows + len(seen), read + len(set().union(*seen)), keys + sum(map(len, seen))
+        chunks.append((start, trunk, draft.depths()))
+    assert Work.of(chunks, len(chunks), (window,)).within(window) == (read, keys)
+    certain = Work.of(chunks, len(chunks)).within(window)
+    assert certain[0] <= read and certain[1] <= keys
 
 
 def test_empty_work_costs_nothing(tiny):

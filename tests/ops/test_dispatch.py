@@ -11,7 +11,7 @@ import torch
 from slipstream.base import native
 from slipstream.base.errors import BackendError, InputError
 from slipstream.ops import Choice, Declined, Kernels, dispatch, reference
-from slipstream.ops.types import LINEAR_OPS, OPS
+from slipstream.ops.types import FAMILY_OPS, LINEAR_OPS, OPS
 
 
 def candidates(monkeypatch, **offers) -> None:
@@ -22,8 +22,8 @@ def candidates(monkeypatch, **offers) -> None:
 
 def test_the_reference_serves_every_op():
     kernels = Kernels(only="reference")
-    assert kernels.choices() == [Choice(op, "reference") for op in OPS + LINEAR_OPS]
-    assert all(getattr(kernels, op) is reference.OFFERED[op] for op in OPS)
+    assert kernels.choices() == [Choice(op, "reference") for op in OPS + FAMILY_OPS + LINEAR_OPS]
+    assert all(getattr(kernels, op) is reference.OFFERED[op] for op in OPS + FAMILY_OPS)
     assert kernels.profile == f"reference.{reference.VERSION}"
 
 
@@ -61,13 +61,14 @@ def test_without_the_native_module_the_reference_serves_and_says_why():
     script = "from slipstream.ops import Kernels; k = Kernels(); print(k.profile, {c.chosen for c in k.choices()}, k.choices()[0].declined)"
     environment = {**os.environ, "SLIPSTREAM_NATIVE": "0"}
     said = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True).stdout
-    assert said.startswith(f"reference.{reference.VERSION} {{'reference'}} (('cpu', ") and "SLIPSTREAM_NATIVE=0" in said
+    assert said.startswith(f"reference.{reference.VERSION} {{'reference'}} (('triton', 'runs on cuda, not on cpu'), ('cpu', ")
+    assert "SLIPSTREAM_NATIVE=0" in said
 
 
 @pytest.mark.skipif(native.module is None, reason=f"no native module: {native.reason}")
 def test_with_the_native_module_it_serves_every_op():
     kernels = Kernels()
-    assert not [choice for choice in kernels.choices() if choice.declined]
+    assert {choice.chosen for choice in kernels.choices()} == {"cpu"}
     assert kernels.profile.startswith("cpu") and "+" not in kernels.profile
 
 

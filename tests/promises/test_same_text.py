@@ -19,9 +19,9 @@ def said(llm: LLM, asked, scenario_params) -> list:
 
 
 @functools.cache
-def truth(sampling: str, weights: str, kernels: str | None) -> dict[tuple[int, ...], list]:
+def truth(sampling: str, weights: str, **where) -> dict[tuple[int, ...], list]:
     """What each prompt says when it is alone on an idle machine: one request, one page table, no cache, no draft."""
-    llm = LLM(**MODELS[weights], max_batch=1, max_step_tokens=128, prefix_cache=False, threads=1, kernels=kernels)
+    llm = LLM(**MODELS[weights], max_batch=1, max_step_tokens=128, prefix_cache=False, threads=1, **where)
     own = params(sampling, NEW, 1)
     found = {}
     for prompt in prompts(32, VOCAB):
@@ -31,8 +31,9 @@ def truth(sampling: str, weights: str, kernels: str | None) -> dict[tuple[int, .
     return found
 
 
-def check(scenario: Scenario, kernels: str | None = None) -> LLM:
-    expected = truth(scenario.sampling, scenario.weights, kernels)
+def check(scenario: Scenario, **where) -> LLM:
+    """Runs a scenario on the default kernels and device, or as the options `where` say."""
+    expected = truth(scenario.sampling, scenario.weights, **where)
     count = max(scenario.batch, 4)
     asked = prompts(8 if scenario.samples > 1 else 32, VOCAB)[:count]
     known = [[*prompt, *tokens] for prompt, samples in expected.items() for tokens, _ in samples]
@@ -50,7 +51,7 @@ def check(scenario: Scenario, kernels: str | None = None) -> LLM:
         max_len=LONGEST if scarce else None,
         threads=scenario.threads,
         speculate=drafter,
-        kernels=kernels,
+        **where,
     )
     own = params(scenario.sampling, NEW, scenario.samples)
     if scenario.prefix == "hit":
@@ -76,7 +77,13 @@ def test_same_text(scenario):
 
 @pytest.mark.parametrize("scenario", pairwise(1)[::6], ids=str)
 def test_same_text_with_reference_kernels(scenario):
-    check(scenario, "reference")
+    check(scenario, kernels="reference")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("scenario", [scenario for scenario in pairwise() if scenario.weights != "fp32"], ids=str)
+def test_same_text_on_a_gpu(scenario):
+    check(scenario, device="cuda", deterministic=True)
 
 
 @pytest.mark.slow
@@ -88,7 +95,7 @@ def test_same_text_in_full():
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("sampling", SAMPLING)
 def test_preempted_at_random_points(sampling, seed):
-    expected, asked, rng = truth(sampling, "fp32", None), prompts(8, VOCAB), random.Random(seed)
+    expected, asked, rng = truth(sampling, "fp32"), prompts(8, VOCAB), random.Random(seed)
     known = [[*prompt, *tokens] for prompt, samples in expected.items() for tokens, _ in samples]
     drafter = oracles.RandomTree(known, VOCAB, seed) if seed % 2 else "none"
     llm = LLM("dummy:tiny:fp32", max_batch=4, max_chunk=20, page_size=8, prefix_cache=seed > 1, speculate=drafter)
@@ -107,5 +114,5 @@ def test_preempted_at_random_points(sampling, seed):
 
 def test_samples_differ():
     """n > 1 must not mean n times the same: the noise depends on the sample's index."""
-    samples = truth("seeded", "fp32", None)[tuple(prompts(8, VOCAB)[3])]
+    samples = truth("seeded", "fp32")[tuple(prompts(8, VOCAB)[3])]
     assert len({tokens for tokens, _ in samples}) == 3

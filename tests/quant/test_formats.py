@@ -5,8 +5,9 @@ import torch
 
 from slipstream.base import registry
 from slipstream.ops import Kernels
+from slipstream.quant import computed
 
-FORMATS = registry.names("slipstream.quant.formats")
+FORMATS = computed()
 TOLERANCE = {"fp32": 0.0, "bf16": 2**-8, "int8": 0.51 / 127}  # of the largest weight of the row
 
 

@@ -38,7 +38,7 @@ def test_truncation_and_padding_of_the_file_are_off(folder):
     assert Tokenizer.load(folder).decode(Tokenizer.load(folder).encode("all of this text")) == "all of this text"
 
 
-@pytest.mark.parametrize(("name", "kind"), [("tokenizer.model", "SentencePiece"), ("tekken.json", "Tekken"), ("vocab.json", "BPE")])
+@pytest.mark.parametrize(("name", "kind"), [("spiece.model", "SentencePiece"), ("tekken.json", "Tekken"), ("vocab.json", "BPE")])
 def test_other_kinds_are_refused_by_name(tmp_path, name, kind):
     (tmp_path / name).write_bytes(b"x")
     with pytest.raises(InputError, match=f"{name}.*{kind}.*convert"):

@@ -6,18 +6,23 @@
 """
 
 from slipstream.arch.detect import read_spec
+from slipstream.arch.rope import LinearScaling, Llama3Scaling, LongRope, RopeSpec, YarnScaling
 from slipstream.arch.shapes import SHAPES, shape
-from slipstream.arch.spec import AttentionSpec, FfnSpec, LayerSpec, Llama3Scaling, ModelSpec, RopeSpec, TensorSpec, tensors
+from slipstream.arch.spec import AttentionSpec, FfnSpec, LayerSpec, ModelSpec, PlainFfnSpec, TensorSpec, tensors
 
 __all__ = [
     "SHAPES",
     "AttentionSpec",
     "FfnSpec",
     "LayerSpec",
+    "LinearScaling",
     "Llama3Scaling",
+    "LongRope",
     "ModelSpec",
+    "PlainFfnSpec",
     "RopeSpec",
     "TensorSpec",
+    "YarnScaling",
     "read_spec",
     "shape",
     "tensors",

@@ -21,21 +21,30 @@ def read_spec(folder: Path | str) -> ModelSpec:
         CheckpointError: the config does not describe a supported model.
     """
     folder = Path(folder)
-    path = folder / "config.json"
-    if not folder.is_dir():
-        raise InputError(f"model={str(folder)!r}: no such folder; give a folder with config.json and *.safetensors (nothing is downloaded)")
-    if not path.is_file():
-        raise InputError(f"model={str(folder)!r}: has no config.json; give a folder in the Hugging Face layout")
+    config = read_config(folder)
     if (folder / "hf_quant_config.json").exists():
         raise CheckpointError(
             f"{folder}/hf_quant_config.json: this checkpoint is already quantised, which is not supported; "
             "take the unquantised one and let quant='int8' quantise it"
         )
+    return replace(config_to_spec(config), name=folder.resolve().name)
+
+
+def read_config(folder: Path | str) -> Mapping[str, Any]:
+    """folder/config.json, parsed. Raises as `read_spec` does, but says nothing of what the config asks for."""
+    folder = Path(folder)
+    path = folder / "config.json"
+    if not folder.is_dir():
+        raise InputError(f"model={str(folder)!r}: no such folder; give a folder with config.json and *.safetensors (nothing is downloaded)")
+    if not path.is_file():
+        raise InputError(f"model={str(folder)!r}: has no config.json; give a folder in the Hugging Face layout")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: is not valid JSON ({error}); fetch the file again") from error
-    return replace(config_to_spec(config), name=folder.resolve().name)
+    if not isinstance(config, Mapping):
+        raise CheckpointError("config.json: must be a JSON object")
+    return config
 
 
 def config_to_spec(config: Mapping[str, Any]) -> ModelSpec:

@@ -7,6 +7,8 @@ planning all walk that list. Must not know config.json (families do), checkpoint
 import math
 from dataclasses import dataclass
 
+from slipstream.arch.rope import RopeSpec
+
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
@@ -16,7 +18,8 @@ class TensorSpec:
         name: canonical name, for instance "layers.3.mixer.q.weight".
         shape: linear layers are [outputs, inputs].
         role: "embedding", "linear", "head", "norm" or "bias". "head" is a linear layer, listed only if it is a tensor of
-            its own; a tied head is a second, packed copy of the embedding that the decoder makes.
+            its own; a tied head is a second, packed copy of the embedding that the decoder makes. Learned positions are an
+            "embedding" too.
     """
 
     name: str
@@ -36,99 +39,129 @@ def _linear(name: str, outputs: int, inputs: int, bias: bool) -> list[TensorSpec
 
 @dataclass(frozen=True, slots=True)
 class AttentionSpec:
-    """Grouped-query attention over all earlier positions (Ainslie et al. 2023; heads == kv_heads is the plain one).
+    """Grouped-query attention over earlier positions (Ainslie et al. 2023; heads == kv_heads is the plain one).
 
     Attributes:
         heads, kv_heads: query heads, and key/value heads that they share evenly.
         head_dim: numbers per head, even; heads * head_dim need not be the hidden size.
-        bias: whether q, k, v and o have one.
+        rope: position embedding of q and k.
+        bias: whether q, k and v have one.
+        o_bias: whether o has one.
+        window: how many positions a row sees at most, its own included; 0 for all.
+        scale: factor of the scores; None for head_dim ** -0.5.
+        softcap: scores s become softcap * tanh(s / softcap); 0 for none.
+        qk_norm: RMSNorm of q and k before rope: "head" each head by itself, "full" all heads together, "" none.
         kind: the mixer that computes it, a file in model/mixers.
     """
 
     heads: int
     kv_heads: int
     head_dim: int
+    rope: RopeSpec
     bias: bool = False
+    o_bias: bool = False
+    window: int = 0
+    scale: float | None = None
+    softcap: float = 0.0
+    qk_norm: str = ""
     kind: str = "gqa"
 
     def tensors(self, hidden: int) -> list[TensorSpec]:
         """Parameters, named from the layer's `mixer.` on."""
         wide, narrow = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        return [
-            TensorSpec("norm.weight", (hidden,), "norm"),
+        out = [
             *_linear("q", wide, hidden, self.bias),
             *_linear("k", narrow, hidden, self.bias),
             *_linear("v", narrow, hidden, self.bias),
-            *_linear("o", hidden, wide, self.bias),
+            *_linear("o", hidden, wide, self.o_bias),
         ]
+        if self.qk_norm:
+            sizes = (wide, narrow) if self.qk_norm == "full" else (self.head_dim, self.head_dim)
+            out += [TensorSpec(f"{part}_norm.weight", (size,), "norm") for part, size in zip("qk", sizes, strict=True)]
+        return out
+
+    def buffers(self) -> dict[str, int]:
+        """What the mixer needs per row between its ops: name -> numbers."""
+        return {"qkv": (self.heads + 2 * self.kv_heads) * self.head_dim, "attended": self.heads * self.head_dim}
 
 
 @dataclass(frozen=True, slots=True)
 class FfnSpec:
-    """Gated feed-forward layer, down(silu(gate(x)) * up(x)) (Shazeer 2020).
+    """Gated feed-forward layer, down(activation(gate(x)) * up(x)) (Shazeer 2020).
 
     Attributes:
         width: inner size.
         bias: whether gate, up and down have one.
+        activation: "silu", "gelu" or "gelu_tanh".
         kind: the layer that computes it, a file in model/ffns.
     """
 
     width: int
     bias: bool = False
+    activation: str = "silu"
     kind: str = "gated"
 
     def tensors(self, hidden: int) -> list[TensorSpec]:
         """Parameters, named from the layer's `ffn.` on."""
         return [
-            TensorSpec("norm.weight", (hidden,), "norm"),
             *_linear("gate", self.width, hidden, self.bias),
             *_linear("up", self.width, hidden, self.bias),
             *_linear("down", hidden, self.width, self.bias),
         ]
 
+    def buffers(self) -> dict[str, int]:
+        """What the layer needs per row between its ops: name -> numbers."""
+        return {"gate_up": 2 * self.width, "gated": self.width}
+
+
+@dataclass(frozen=True, slots=True)
+class PlainFfnSpec:
+    """Feed-forward layer of the first transformers, down(activation(up(x))).
+
+    Attributes:
+        width: inner size.
+        bias: whether up and down have one.
+        activation: "gelu" or "gelu_tanh".
+        kind: the layer that computes it, a file in model/ffns.
+    """
+
+    width: int
+    bias: bool = True
+    activation: str = "gelu"
+    kind: str = "plain"
+
+    def tensors(self, hidden: int) -> list[TensorSpec]:
+        """Parameters, named from the layer's `ffn.` on."""
+        return [*_linear("up", self.width, hidden, self.bias), *_linear("down", hidden, self.width, self.bias)]
+
+    def buffers(self) -> dict[str, int]:
+        """What the layer needs per row between its ops: name -> numbers."""
+        return {"up": self.width}
+
 
 @dataclass(frozen=True, slots=True)
 class LayerSpec:
-    """One layer: x += mixer(norm(x)); x += ffn(norm(x))."""
-
-    mixer: AttentionSpec
-    ffn: FfnSpec
-
-
-@dataclass(frozen=True, slots=True)
-class Llama3Scaling:
-    """Context extension of Llama 3.1: slow frequencies are divided by `factor`, fast ones kept, a ramp between.
+    """One layer: x += mixer(norm(x)); x += ffn(norm(x)).
 
     Attributes:
-        factor: divisor of the frequencies whose wavelength exceeds original_len / low_freq_factor positions.
-        low_freq_factor, high_freq_factor: bounds of the ramp, in turns over the original context.
-        original_len: context of the first training stage, in positions.
+        mixer, ffn: its two sub-layers.
+        pre_norm: each sub-layer reads the normed stream; otherwise the stream itself.
+        post_norm: what a sub-layer returns is normed before it is added.
+        parallel: the ffn reads the same stream as the mixer: x += mixer(norm(x)) + ffn(norm(x)).
+        one_norm: of a parallel layer: both read through the mixer's norm.
     """
 
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_len: int
+    mixer: AttentionSpec
+    ffn: FfnSpec | PlainFfnSpec
+    pre_norm: bool = True
+    post_norm: bool = False
+    parallel: bool = False
+    one_norm: bool = False
 
-
-@dataclass(frozen=True, slots=True)
-class RopeSpec:
-    """Rotary position embedding (Su et al. 2021) over half-split pairs (i, i + head_dim / 2)."""
-
-    theta: float
-    scaling: Llama3Scaling | None = None
-
-    def frequencies(self, head_dim: int) -> list[float]:
-        """Radians per position of each pair, in double precision. [head_dim / 2]"""
-        base = [self.theta ** (-2 * pair / head_dim) for pair in range(head_dim // 2)]
-        return base if self.scaling is None else [self._stretched(frequency, self.scaling) for frequency in base]
-
-    @staticmethod
-    def _stretched(frequency: float, scaling: Llama3Scaling) -> float:
-        turns = scaling.original_len * frequency / (2 * math.pi)
-        keep = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
-        keep = min(1.0, max(0.0, keep))
-        return frequency * (keep + (1 - keep) / scaling.factor)
+    def norms(self) -> list[str]:
+        """Names of the norms around its sub-layers."""
+        pre = ["mixer.norm"] if self.one_norm else ["mixer.norm", "ffn.norm"]
+        return (pre if self.pre_norm else []) + (["mixer.post_norm", "ffn.post_norm"] if self.post_norm else [])
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,10 +174,15 @@ class ModelSpec:
         hidden: width of the residual stream.
         vocab: rows of the embedding table and of the head.
         max_len: positions it was made for.
-        norm_eps: added to the mean square in RMSNorm (Zhang & Sennrich 2019).
+        norm_eps: added to the mean square (or the variance) in norms.
         tied: the head uses the embedding table.
-        rope: position embedding of all layers.
         layers: from the bottom up; all share one KV pool, so kv_heads and head_dim agree.
+        norm: "rms" (Zhang & Sennrich 2019) or "layer", with a bias (Ba et al. 2016).
+        embed_scale: factor of the embeddings.
+        positions: rows of a learned position embedding, 0 for none.
+        head_bias: whether the head has a bias.
+        logit_scale: factor of the logits.
+        logit_softcap: logits z become logit_softcap * tanh(z / logit_softcap); 0 for none.
     """
 
     name: str
@@ -154,8 +192,13 @@ class ModelSpec:
     max_len: int
     norm_eps: float
     tied: bool
-    rope: RopeSpec
     layers: tuple[LayerSpec, ...]
+    norm: str = "rms"
+    embed_scale: float = 1.0
+    positions: int = 0
+    head_bias: bool = False
+    logit_scale: float = 1.0
+    logit_softcap: float = 0.0
 
     @property
     def kv_heads(self) -> int:
@@ -165,6 +208,16 @@ class ModelSpec:
     def head_dim(self) -> int:
         return self.layers[0].mixer.head_dim
 
+    @property
+    def ropes(self) -> tuple[RopeSpec, ...]:
+        """The different position embeddings of the layers; each has a table of its own."""
+        return tuple(dict.fromkeys(layer.mixer.rope for layer in self.layers))
+
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """The different windows of the layers, without 0."""
+        return tuple(sorted({layer.mixer.window for layer in self.layers} - {0}))
+
     def parameters(self) -> int:
         """How many numbers the model holds; a tied head counts once."""
         return sum(tensor.size for tensor in tensors(self))
@@ -173,10 +226,21 @@ class ModelSpec:
 def tensors(spec: ModelSpec) -> list[TensorSpec]:
     """Every parameter of the model in the order of use, under its canonical name."""
     out = [TensorSpec("embed.weight", (spec.vocab, spec.hidden), "embedding")]
+    if spec.positions:
+        out.append(TensorSpec("positions.weight", (spec.positions, spec.hidden), "embedding"))
     for number, layer in enumerate(spec.layers):
+        for norm in layer.norms():
+            out += _norm(spec, f"layers.{number}.{norm}")
         for part, parameters in (("mixer", layer.mixer.tensors(spec.hidden)), ("ffn", layer.ffn.tensors(spec.hidden))):
             out.extend(TensorSpec(f"layers.{number}.{part}.{p.name}", p.shape, p.role) for p in parameters)
-    out.append(TensorSpec("norm.weight", (spec.hidden,), "norm"))
+    out += _norm(spec, "norm")
     if not spec.tied:
         out.append(TensorSpec("head.weight", (spec.vocab, spec.hidden), "head"))
+    if spec.head_bias:
+        out.append(TensorSpec("head.bias", (spec.vocab,), "bias"))
     return out
+
+
+def _norm(spec: ModelSpec, name: str) -> list[TensorSpec]:
+    out = [TensorSpec(f"{name}.weight", (spec.hidden,), "norm")]
+    return [*out, TensorSpec(f"{name}.bias", (spec.hidden,), "bias")] if spec.norm == "layer" else out

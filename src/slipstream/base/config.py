@@ -29,6 +29,7 @@ class Options:
         prefix_cache: keep the KV of earlier requests for later ones that begin alike.
         policy: order in which requests are served; a file of scheduler/policies.
         speculate: drafter; a file of speculate/drafters, or an object with its interface.
+        deterministic: on a GPU, keep the promise of the same text in every batch, at some cost in speed; a CPU always keeps it.
         kernels: "triton", "cpu" or "reference" to insist on one kernel set (None: the best that is there).
     """
 
@@ -47,6 +48,7 @@ class Options:
     prefix_cache: bool = True
     policy: str = "fcfs"
     speculate: Any = "none"
+    deterministic: bool = False
     kernels: str | None = None
 
     def __post_init__(self):

@@ -22,7 +22,7 @@ MaxLen = Annotated[int | None, typer.Option(min=1, help="Longest request, prompt
 Memory = Annotated[str | None, typer.Option(metavar="SIZE", help="Memory for weights, KV and scratch together, for instance 4G.")]
 Speculate = Annotated[str, typer.Option(metavar="DRAFTER", help="Who guesses ahead; the text stays the same.")]
 KernelSet = Annotated[
-    str | None, typer.Option("--kernels", metavar="SET", help="Insist on one kernel set: triton, cpu or reference (default: the best there is).")
+    str | None, typer.Option("--kernels", metavar="SET", help="Insist on triton, cpu or reference kernels (default: the best there is).")
 ]
 
 

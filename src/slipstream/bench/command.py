@@ -35,13 +35,15 @@ def bench(
     kernels: arguments.KernelSet = None,
 ) -> None:
     """Measures speed beside the machine's limit, probed in the same run, and writes a result file."""
-    options = arguments.given(threads=threads, quant=quant, kv=kv, memory=arguments.parse_size(memory), kernels=kernels)
+    options = arguments.given(
+        device=device, speculate=speculate, threads=threads, quant=quant, kv=kv, memory=arguments.parse_size(memory), kernels=kernels
+    )
     grid = {"batch": numbers("--batch", batch), "prompt_tokens": numbers("--prompt-tokens", prompt_tokens)}
 
     from slipstream.base import registry
     from slipstream.bench import driver, results
 
-    ask = driver.Ask(case, model, **grid, new_tokens=new_tokens, repeat=repeat, options={**options, "device": device, "speculate": speculate})
+    ask = driver.Ask(case, model, **grid, new_tokens=new_tokens, repeat=repeat, options=options)
     llm, runs = driver.run(ask, say=lambda line: typer.secho(line, dim=True, err=True))
     show(registry.load(driver.CASES, case), runs)
     path = results.write(results.record(ask, llm, runs, command_line()), out)

@@ -93,15 +93,19 @@ def kv_bytes(spec: ModelSpec, kv_type: str, positions: int) -> int:
 def scratch_bytes(spec: ModelSpec, max_rows: int, max_logit_rows: int, max_len: int, max_batch: int = 1, page_size: int = 1) -> int:
     """What a decoder allocates besides weights and KV, in fp32 (model/decoder.py allocates just this, and int32 page tables).
 
-    Per row of the largest step: three times the hidden size (stream, normed, update) and the larger of
-    q, k, v and attention output / gate, up and gated. Per row of logits: the vocabulary and twice the hidden size.
-    Rotary table: max_len * head_dim. Page tables: max_batch * pages of max_len.
+    Per row of the largest step: three times the hidden size (stream, normed, update) and the buffers of the largest kind of
+    mixer or ffn. Per row of logits: the vocabulary and twice the hidden size.
+    Rotary tables: max_len * head_dim each. Page tables: max_batch * pages of max_len.
     """
-    inner = 0
+    groups: dict[str, dict[str, int]] = {}
     for layer in spec.layers:
-        mixer = (2 * layer.mixer.heads + 2 * layer.mixer.kv_heads) * layer.mixer.head_dim
-        inner = max(inner, mixer, 3 * layer.ffn.width)
-    numbers = max_rows * (3 * spec.hidden + inner) + max_logit_rows * (2 * spec.hidden + spec.vocab) + max_len * spec.head_dim
+        for name, part in (("mixer", layer.mixer), ("ffn", layer.ffn)):
+            group = groups.setdefault(f"{name}.{part.kind}", {})
+            for buffer, width in part.buffers().items():
+                group[buffer] = max(width, group.get(buffer, 0))
+    inner = max(sum(group.values()) for group in groups.values())
+    tables = len(spec.ropes) * max_len * spec.head_dim
+    numbers = max_rows * (3 * spec.hidden + inner) + max_logit_rows * (2 * spec.hidden + spec.vocab) + tables
     return FLOAT * (numbers + max_batch * _pages(max_len, page_size))
 
 

@@ -5,7 +5,8 @@ What is counted is what no kernel can avoid, so that a limit made of it is a tru
 * Every weight is read once per step, whatever the number of rows: all linear layers with their scales and biases, all norms,
   the head only if some row needs logits, and of the embedding table one row per token.
 * KV, per request: its cached positions and those of its rows are read once (a row reads its own keys back from the cache too),
-  one position per row is written. A position is 2 * kv_heads * head_dim numbers in each layer.
+  one position per row is written. A position is 2 * kv_heads * head_dim numbers in each layer. A layer with a window reads and
+  sees the positions within it only.
 * Operations, a multiply-add being two: 2 * n * k per row and linear layer [n, k], and 4 * heads * head_dim per row, layer and
   visible key (score and weighted sum).
 
@@ -40,6 +41,7 @@ class Work:
         sampled: rows whose logits are wanted.
         read: positions whose keys and values are read, each once per request, those of the rows themselves included.
         keys: visible keys, summed over all rows.
+        narrow: the same two for layers with a window, one (window, read, keys) per window.
 
     Raises:
         InputError: numbers that no step can have together.
@@ -49,6 +51,7 @@ class Work:
     sampled: int = 0
     read: int = 0
     keys: int = 0
+    narrow: tuple[tuple[int, int, int], ...] = ()
 
     def __post_init__(self) -> None:
         # every position read is seen by some row, and no row sees more than is read
@@ -56,18 +59,20 @@ class Work:
             raise InputError(f"{self}: must satisfy 0 <= sampled <= rows <= read <= keys <= rows * read")
 
     @classmethod
-    def of(cls, chunks: Iterable[tuple[int, int, Sequence[int]]], sampled: int) -> "Work":
+    def of(cls, chunks: Iterable[tuple[int, int, Sequence[int]]], sampled: int, windows: Sequence[int] = ()) -> "Work":
         """The work of a step's chunks.
 
         Args:
             chunks: per request (start, trunk, depths): cached positions, trunk rows (at least one), depth of each draft node
                 (1 = child of the last trunk row). Trunk row i sees start + i + 1 keys, a node at depth d start + trunk + d.
             sampled: rows whose logits are wanted, over all chunks.
+            windows: of the model's layers, `ModelSpec.windows`.
 
         Raises:
             InputError: a number below its least value, or more sampled rows than rows.
         """
         rows = read = keys = 0
+        narrow = {window: (0, 0) for window in windows}
         for start, trunk, depths in chunks:
             if start < 0 or trunk < 1 or (depths and min(depths) < 1):
                 raise InputError(f"start={start}, trunk={trunk}, depths={list(depths)}: must be at least 0, 1 and 1")
@@ -75,7 +80,21 @@ class Work:
             rows += trunk + nodes
             read += end + nodes
             keys += trunk * start + trunk * (trunk + 1) // 2 + nodes * end + sum(depths)
-        return cls(rows, sampled, read, keys)
+            for window, (seen, pairs) in narrow.items():
+                whole = max(0, min(end, window) - start)  # rows before the window's end see all earlier positions
+                pairs += whole * start + whole * (whole + 1) // 2 + (trunk - whole) * window
+                pairs += sum(min(end + depth, window) for depth in depths)
+                narrow[window] = (seen + end - max(0, start + 1 - window) + nodes, pairs)
+        return cls(rows, sampled, read, keys, tuple((window, *sums) for window, sums in narrow.items()))
+
+    def within(self, window: int) -> tuple[int, int]:
+        """(read, keys) of a layer with this window, 0 for none. Where they were not counted: what is certain to be needed."""
+        if not window or window >= self.read:
+            return self.read, self.keys
+        for counted, read, keys in self.narrow:
+            if counted == window:
+                return read, keys
+        return max(window, self.rows), max(self.rows, self.keys * window // self.read)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +141,8 @@ def weights_bytes(spec: ModelSpec, weight_format: str, stored: str | None = None
     Raises:
         InputError: an unknown format.
     """
-    table = next(tensor for tensor in tensors(spec) if tensor.role == "embedding")
-    return _layers_bytes(spec, weight_format) + _head_bytes(spec, weight_format) + table.size * KV_TYPES[table_type(weight_format, stored)]
+    tables = sum(tensor.size for tensor in tensors(spec) if tensor.role == "embedding")
+    return _layers_bytes(spec, weight_format) + _head_bytes(spec, weight_format) + tables * KV_TYPES[table_type(weight_format, stored)]
 
 
 def linear_operations(spec: ModelSpec, rows: int, sampled_rows: int) -> int:
@@ -153,15 +172,21 @@ def step_cost(
     table = KV_TYPES[table_type(weight_format, stored)]
     if not work.rows:
         return Cost()
-    position = sum(2 * layer.mixer.kv_heads * layer.mixer.head_dim for layer in spec.layers) * KV_TYPES[kv_type]
-    attention = sum(4 * layer.mixer.heads * layer.mixer.head_dim for layer in spec.layers) * work.keys
+    positions = attention = written = 0
+    for layer in spec.layers:
+        mixer = layer.mixer
+        read, keys = work.within(mixer.window)
+        positions += read * 2 * mixer.kv_heads * mixer.head_dim
+        written += work.rows * 2 * mixer.kv_heads * mixer.head_dim
+        attention += keys * 4 * mixer.heads * mixer.head_dim
+    places = min(work.rows, spec.vocab) + (1 if spec.positions else 0)  # rows of the tables; of positions all may be the same
     linear = linear_operations(spec, work.rows, work.sampled)
     return Cost(
         weights=_layers_bytes(spec, weight_format)
         + (_head_bytes(spec, weight_format) if work.sampled else 0)
-        + min(work.rows, spec.vocab) * spec.hidden * table,
-        kv_read=work.read * position,
-        kv_written=work.rows * position,
+        + places * spec.hidden * table,
+        kv_read=positions * KV_TYPES[kv_type],
+        kv_written=written * KV_TYPES[kv_type],
         operations=_by_kind((LINEAR_ARITHMETIC[device][weight_format], linear), (ATTENTION_ARITHMETIC[device][kv_type], attention)),
     )
 
@@ -175,11 +200,13 @@ def _by_kind(*parts: tuple[str, int]) -> dict[str, int]:
 
 def _layers_bytes(spec: ModelSpec, weight_format: str) -> int:
     """Everything that every row of a step needs: linear layers, norms, biases."""
-    return sum(_tensor_bytes(tensor, weight_format) for tensor in tensors(spec) if tensor.role not in ("embedding", "head"))
+    inner = (tensor for tensor in tensors(spec) if tensor.role != "embedding" and not tensor.name.startswith("head."))
+    return sum(_tensor_bytes(tensor, weight_format) for tensor in inner)
 
 
 def _head_bytes(spec: ModelSpec, weight_format: str) -> int:
-    return _tensor_bytes(TensorSpec("head.weight", (spec.vocab, spec.hidden), "head"), weight_format)
+    bias = spec.vocab * PLAIN if spec.head_bias else 0
+    return _tensor_bytes(TensorSpec("head.weight", (spec.vocab, spec.hidden), "head"), weight_format) + bias
 
 
 def _tensor_bytes(tensor: TensorSpec, weight_format: str) -> int:

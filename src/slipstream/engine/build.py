@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from slipstream.base import native, registry
+from slipstream.base import log, native, registry
 from slipstream.base.config import Options
 from slipstream.engine.core import Core
 from slipstream.engine.intake import Intake
@@ -20,7 +20,7 @@ from slipstream.ops.dispatch import Kernels
 from slipstream.sampling.sampler import Sampler
 from slipstream.scheduler import Scheduler
 from slipstream.step import Executor
-from slipstream.text.tokenizer import Tokenizer
+from slipstream.text.tokenizer import FILE, OTHER_KINDS, Tokenizer
 from slipstream.worker.batching import MAX_DRAFT
 from slipstream.worker.executors.local import LocalExecutor
 from slipstream.worker.pool import KVPool
@@ -45,7 +45,7 @@ class Engine:
 def build(options: Options) -> Engine:
     """Loads the model and allocates everything that a run will need."""
     source = BUILTIN / "demo" if options.model is None else options.model
-    kernels = Kernels(options.device, only=options.kernels)
+    kernels = Kernels(options.device, only=options.kernels, deterministic=options.deterministic)
     weights = open_weights(source, kernels.device)
     drafter: Any = registry.load(DRAFTERS, options.speculate).make() if isinstance(options.speculate, str) else options.speculate
     max_draft = min(drafter.max_draft, MAX_DRAFT)
@@ -59,10 +59,21 @@ def build(options: Options) -> Engine:
     pool = KVPool(shape, KV_TYPES[config.kv], kernels)
     sizes = Sizes(rows=rows, batch=config.max_batch, tokens=config.max_len)
     executor = LocalExecutor(Runner(decoder, pool, Sampler(kernels, config.max_logit_rows), drafter, sizes))
-    core = Core(lambda watch: Scheduler(config.scheduler, watch), executor, Meter())
-    tokenizer = None if str(source).startswith(DUMMY) else Tokenizer.load(source)
+    core = Core(lambda watch: Scheduler(config.scheduler, watch), executor, Meter(config.spec.windows))
+    tokenizer = tokenizer_of(source)
     room = config.scheduler.pages * config.scheduler.page_size
     return Engine(config, core, Intake(tokenizer, config.spec.vocab, config.max_len, room), kernels, executor)
+
+
+def tokenizer_of(source: Path | str) -> Tokenizer | None:
+    """None where prompts can only be token ids: random weights, and a folder without a tokenizer file of any kind."""
+    if str(source).startswith(DUMMY):
+        return None
+    folder = Path(source)
+    if folder.is_dir() and not any((folder / name).is_file() for name in (FILE, *OTHER_KINDS)):
+        log.get(__name__).warning("%s: has no %s; prompts must be token ids, and texts do not end by themselves", folder, FILE)
+        return None
+    return Tokenizer.load(source)
 
 
 def facts(device: str) -> Machine:

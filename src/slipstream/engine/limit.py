@@ -40,7 +40,7 @@ class Limit:
 
     def __init__(self, spec: ModelSpec, weight_format: str, kv: str, threads: int, context: int = 0, device: str = "cpu"):
         self.spec, self.weight_format, self.kv, self.threads, self.device = spec, weight_format, kv, threads, device
-        typical = self._cost(Work.of([(context, 1, ())], sampled=1))
+        typical = self._cost(Work.of([(context, 1, ())], 1, spec.windows))
         self.working_set = min(typical.bytes, ENOUGH)
         self.readings: list[Reading] = []
         self._kinds = tuple(typical.operations)

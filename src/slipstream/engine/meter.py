@@ -3,6 +3,7 @@
 Owns the records of a run. What the machine could have done is the business of limit.py.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from slipstream.cost import Work
@@ -20,21 +21,21 @@ class StepRecord:
 
 
 class Meter:
-    """Keeps the last `keep` steps."""
+    """Keeps the last `keep` steps of a model with these windows (`ModelSpec.windows`)."""
 
-    def __init__(self, keep: int = 100_000):
+    def __init__(self, windows: Sequence[int] = (), keep: int = 100_000):
         self.steps: list[StepRecord] = []
-        self.keep = keep
+        self.windows, self.keep = windows, keep
 
     def record(self, plan: Plan, result: Result, seconds: float) -> None:
         if len(self.steps) >= self.keep:
             del self.steps[: self.keep // 2]
         tokens = sum(len(outcome.tokens) for outcome in result.outcomes)
-        self.steps.append(StepRecord(work_of(plan, result), tokens, len(plan.chunks), seconds))
+        self.steps.append(StepRecord(work_of(plan, result, self.windows), tokens, len(plan.chunks), seconds))
 
 
-def work_of(plan: Plan, result: Result) -> Work:
+def work_of(plan: Plan, result: Result, windows: Sequence[int] = ()) -> Work:
     """The work of a step that was done: logits were wanted for the rows that drew and for those that scored a prompt token."""
     drew = sum(1 + len(chunk.draft) for chunk in plan.chunks if chunk.sample)
     scored = sum(len(outcome.scores or ()) for outcome in result.outcomes)
-    return Work.of(((chunk.start, len(chunk.trunk), chunk.draft.depths()) for chunk in plan.chunks), drew + scored)
+    return Work.of(((chunk.start, len(chunk.trunk), chunk.draft.depths()) for chunk in plan.chunks), drew + scored, windows)

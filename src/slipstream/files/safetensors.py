@@ -59,8 +59,6 @@ def read_folder(folder: Path | str) -> dict[str, Entry]:
             f"model={str(folder)!r}: {pickles[0]} is a pickle, which can run any code when loaded and is never opened; "
             "save it again with save_pretrained(..., safe_serialization=True) or take a revision with *.safetensors"
         )
-    if any(folder.glob("*.gguf")):
-        raise InputError(f"model={str(folder)!r}: GGUF files are not supported yet; take the *.safetensors version of the model")
     raise InputError(f"model={str(folder)!r}: has neither {SINGLE} nor {INDEX}")
 
 
@@ -95,11 +93,16 @@ def read_file(path: Path) -> dict[str, Entry]:
     return ordered
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises CheckpointError if it is none, or holds a name twice."""
+    if path.stat().st_size > MAX_INDEX:
+        raise _broken(path, f"larger than {MAX_INDEX} bytes")
+    return _json_object(path, path.read_bytes())
+
+
 def _read_sharded(folder: Path) -> dict[str, Entry]:
     index = folder / INDEX
-    if index.stat().st_size > MAX_INDEX:
-        raise _broken(index, f"larger than {MAX_INDEX} bytes")
-    placed = _json_object(index, index.read_bytes()).get("weight_map")
+    placed = read_json(index).get("weight_map")
     if not isinstance(placed, dict) or not placed or not all(isinstance(shard, str) for shard in placed.values()):
         raise _broken(index, "weight_map must map tensor names to file names")
     entries: dict[str, Entry] = {}

@@ -6,8 +6,8 @@ from slipstream.arch.shapes import shape
 from slipstream.base import registry
 from slipstream.base.errors import InputError
 from slipstream.model.decoder import Decoder
-from slipstream.model.linear import FORMATS
 from slipstream.ops.dispatch import Kernels
+from slipstream.quant import computed
 from slipstream.weights.dummy import Dummy
 from slipstream.weights.load import load
 from slipstream.weights.source import Weights
@@ -31,8 +31,8 @@ def load_model(
         InputError: no such folder, shape or format.
         CheckpointError: the checkpoint is not supported, damaged or incomplete.
     """
-    if quant is not None and quant not in registry.names(FORMATS):
-        raise registry.unknown("quant", quant, registry.names(FORMATS))
+    if quant is not None and quant not in computed():
+        raise registry.unknown("quant", quant, computed())
     weights = open_weights(source, kernels.device)
     return Decoder(weights.spec, weights, kernels, max_rows, max_logit_rows, format=quant, max_len=max_len)
 

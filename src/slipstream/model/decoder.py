@@ -1,35 +1,22 @@
 """THE decoder: embeds rows, runs the layers of a ModelSpec on them, and makes logits of the rows that need some.
 
-Owns the residual stream, the scratch arena and the order of ops; every op is a kernel in out-parameter style, so that a
-step can be recorded. Must not know requests, sampling, where weights come from, or how a mixer or ffn computes.
+Owns the residual stream, the scratch arena and what lies below and above the layers; every op is a kernel in out-parameter
+style, so that a step can be recorded. Must not know requests, sampling, where weights come from, or how a layer computes.
 """
 
 from torch import Tensor
 
-from slipstream.arch.spec import LayerSpec, ModelSpec
-from slipstream.base import registry
+from slipstream.arch.spec import ModelSpec
 from slipstream.base.errors import CapacityError, InputError
 from slipstream.model.batch import Batch
+from slipstream.model.layer import Layer
 from slipstream.model.linear import Linear
+from slipstream.model.norm import Norm
 from slipstream.model.rope import rope_table
 from slipstream.model.scratch import Scratch
 from slipstream.ops.dispatch import Kernels
 from slipstream.ops.types import KV
 from slipstream.weights.source import Weights
-
-MIXERS = "slipstream.model.mixers"
-FFNS = "slipstream.model.ffns"
-
-
-class Layer:
-    """A mixer and an ffn with their norms."""
-
-    def __init__(self, spec: LayerSpec, number: int, weights: Weights, format: str, kernels: Kernels):
-        prefix = f"layers.{number}"
-        self.mixer_norm = weights.get(f"{prefix}.mixer.norm.weight")
-        self.mixer = registry.load(MIXERS, spec.mixer.kind).Mixer(spec.mixer, f"{prefix}.mixer", weights, format, kernels)
-        self.ffn_norm = weights.get(f"{prefix}.ffn.norm.weight")
-        self.ffn = registry.load(FFNS, spec.ffn.kind).Ffn(spec.ffn, f"{prefix}.ffn", weights, format, kernels)
 
 
 class Decoder:
@@ -66,10 +53,15 @@ class Decoder:
         self.max_len = max_len or spec.max_len
         self._kernels = kernels
         self._table = weights.get("embed.weight")  # [vocab, hidden]
-        self._layers = [Layer(layer, number, weights, self.format, kernels) for number, layer in enumerate(spec.layers)]
-        self._norm = weights.get("norm.weight")
-        self._head = Linear(weights, ["embed" if spec.tied else "head"], False, self.format, kernels)
-        self._rope = rope_table(spec.rope, spec.head_dim, self.max_len).to(kernels.device)
+        self._positions = weights.get("positions.weight") if spec.positions else None  # [positions, hidden]
+        self._ropes = {rope: rope_table(rope, spec.head_dim, self.max_len).to(kernels.device) for rope in spec.ropes}
+        self._layers = [
+            Layer(spec, number, weights, self.format, kernels, self._ropes[layer.mixer.rope]) for number, layer in enumerate(spec.layers)
+        ]
+        self._norm = Norm(spec, "norm", weights, kernels)
+        self._head = Linear(weights, ["embed" if spec.tied else "head"], spec.head_bias, self.format, kernels, bias_of="head")
+        self._scale = kernels.scale if spec.embed_scale != 1 or spec.logit_scale != 1 else None
+        self._softcap = kernels.softcap if spec.logit_softcap else None
         self._scratch = _step_scratch(spec, max_rows, kernels.device)
         head = {"picked": spec.hidden, "normed": spec.hidden, "logits": spec.vocab}
         self._head_scratch = Scratch(max_logit_rows, head, device=kernels.device)
@@ -78,8 +70,8 @@ class Decoder:
 
     @property
     def scratch_bytes(self) -> int:
-        """Bytes of all activations and of the rope table, allocated once."""
-        return self._scratch.bytes + self._head_scratch.bytes + self._rope.nbytes
+        """Bytes of all activations and of the rope tables, allocated once."""
+        return self._scratch.bytes + self._head_scratch.bytes + sum(table.nbytes for table in self._ropes.values())
 
     def pool_shape(self, pages: int, page_size: int) -> tuple[int, ...]:
         """Shape of the KV pool that `forward` takes: [layers, 2, pages, kv_heads, page_size, head_dim]."""
@@ -104,17 +96,17 @@ class Decoder:
         if pool is not self._pool:
             self._pool, self._kv = pool, [KV(layer[0], layer[1]) for layer in pool]
         buffers = self._scratch.rows(rows)
-        stream, normed, update = buffers["stream"], buffers["normed"], buffers["update"]
-        norm, eps, rope = self._kernels.norm, self.spec.norm_eps, self._rope
+        stream, free = buffers["stream"], buffers["normed"]
         self._kernels.embed(batch.ids, self._table, stream)
+        if self.spec.embed_scale != 1:
+            self._scale(stream, self.spec.embed_scale)
         pending = None  # what the last sub-layer adds to the stream; the next norm does it
+        if self._positions is not None:
+            pending = buffers["update"]
+            self._kernels.embed(batch.positions, self._positions, pending)
         for layer, kv in zip(self._layers, self._kv, strict=True):
-            norm(stream, layer.mixer_norm, eps, normed, pending)
-            layer.mixer.run(normed, update, buffers, batch, kv, rope)
-            norm(stream, layer.ffn_norm, eps, normed, update)
-            layer.ffn.run(normed, update, buffers)
-            pending = update
-        norm(stream, self._norm, eps, normed, pending)  # only for its addition: the rows that need logits are normed there
+            pending, free = layer.run(stream, pending, free, buffers, batch, kv)
+        self._norm(stream, free, pending)  # only for its addition: the rows that need logits are normed there
         return stream
 
     def logits(self, hidden: Tensor, rows: Tensor) -> Tensor:
@@ -136,18 +128,22 @@ class Decoder:
         buffers = self._head_scratch.rows(count)
         picked, normed, logits = buffers["picked"], buffers["normed"], buffers["logits"]
         self._kernels.embed(rows, hidden, picked)  # the same gather as of tokens
-        self._kernels.norm(picked, self._norm, self.spec.norm_eps, normed)
+        self._norm(picked, normed)
+        if self.spec.logit_scale != 1:  # here, where there are fewer numbers than in the logits
+            self._scale(normed, self.spec.logit_scale)
         self._head(normed, logits)
+        if self._softcap is not None:
+            self._softcap(logits, self.spec.logit_softcap)
         return logits
 
 
 def _step_scratch(spec: ModelSpec, max_rows: int, device: str) -> Scratch:
     """Buffers of a step: the stream and what goes between sub-layers; the insides of mixers and ffns overlay one another."""
-    mixers: dict[str, dict[str, int]] = {}
+    groups: dict[str, dict[str, int]] = {}
     for layer in spec.layers:
-        for package, part in ((MIXERS, layer.mixer), (FFNS, layer.ffn)):
-            group = mixers.setdefault(f"{package}.{part.kind}", {})
-            for name, width in registry.load(package, part.kind).widths(part).items():
+        for place, part in (("mixer", layer.mixer), ("ffn", layer.ffn)):
+            group = groups.setdefault(f"{place}.{part.kind}", {})
+            for name, width in part.buffers().items():
                 group[name] = max(width, group.get(name, 0))
     hidden = {name: spec.hidden for name in ("stream", "normed", "update")}
-    return Scratch(max_rows, hidden, list(mixers.values()), device)
+    return Scratch(max_rows, hidden, list(groups.values()), device)

@@ -24,15 +24,16 @@ class Linear:
         bias: whether they have one.
         format: a name in quant/formats.
         kernels: who computes.
+        bias_of: where the bias lies, if not with the weights (a tied head's).
     """
 
-    def __init__(self, weights: Weights, names: Sequence[str], bias: bool, format: str, kernels: Kernels):
+    def __init__(self, weights: Weights, names: Sequence[str], bias: bool, format: str, kernels: Kernels, bias_of: str = ""):
         scheme = registry.load(FORMATS, format)
         kernel = kernels.linear(scheme.OP)
         parts = [scheme.quantise(weights.get(f"{name}.weight")) for name in names]
         stored = parts[0] if len(parts) == 1 else {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
         self._prepared = kernel.prepare(stored)
-        self._bias = torch.cat([weights.get(f"{name}.bias") for name in names]) if bias else None
+        self._bias = torch.cat([weights.get(f"{name}.bias") for name in ([bias_of] if bias_of else names)]) if bias else None
         self._run = kernel.run
 
     def __call__(self, x: Tensor, out: Tensor) -> None:

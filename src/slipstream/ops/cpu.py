@@ -86,6 +86,19 @@ def rope_write(qkv: Tensor, positions: Tensor, slots: Tensor, table: Tensor, kv:
 
 def attention(qkv: Tensor, kv: KV, rows: AttentionRows, heads: int, scale: float, window: int, out: Tensor) -> None:
     """out [rows, heads * head_dim] = softmax(scale * q k^T) v over the keys that `rows` names, `window` of them at most (0: all)."""
+    _native.attention(*_attention(qkv, kv, rows, heads, scale, window, out))
+
+
+def attention_softcap(
+    qkv: Tensor, kv: KV, rows: AttentionRows, heads: int, scale: float, window: int, out: Tensor, cap: float
+) -> None:
+    """`attention` with scores s bounded to cap * tanh(s / cap); cap > 0."""
+    if not cap > 0:
+        raise InputError(f"attention_softcap: cap={cap} must be above 0")
+    _native.attention_softcap(*_attention(qkv, kv, rows, heads, scale, window, out), cap)
+
+
+def _attention(qkv: Tensor, kv: KV, rows: AttentionRows, heads: int, scale: float, window: int, out: Tensor) -> tuple:
     cache = _cache("attention", kv)
     head_dim = cache[6]
     count, width = qkv.shape
@@ -94,7 +107,7 @@ def attention(qkv: Tensor, kv: KV, rows: AttentionRows, heads: int, scale: float
         raise InputError(f"attention: scale={scale}, window={window}, qkv width={width}: must be {needed}")
     requests, max_pages = rows.page_table.shape
     tails = rows.tail_slots.shape[0]
-    _native.attention(
+    return (
         _fits("attention", "qkv", qkv, (count, width)), _fits("attention", "out", out, (count, heads * head_dim)),
         count, heads, width, scale, window, *cache,
         _integers("attention", "request", rows.request, count), _integers("attention", "positions", rows.positions, count),
@@ -108,6 +121,67 @@ def gated(gate_up: Tensor, out: Tensor) -> None:
     """out [rows, f] = silu(gate) * up, gate_up [rows, 2 f], gate first."""
     rows, width = out.shape
     _native.gated(_fits("gated", "gate_up", gate_up, (rows, 2 * width)), _fits("gated", "out", out, (rows, width)), rows, width)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, out: Tensor, residual: Tensor | None = None) -> None:
+    """out = LayerNorm(x) * weight + bias (Ba et al. 2016); with a residual, x += residual in place first."""
+    rows, hidden = x.shape
+    added = 0 if residual is None else _fits("layer_norm", "residual", residual, (rows, hidden))
+    _native.layer_norm(
+        _fits("layer_norm", "x", x, (rows, hidden)), added, _fits("layer_norm", "weight", weight, (hidden,)),
+        _fits("layer_norm", "bias", bias, (hidden,)), eps, _fits("layer_norm", "out", out, (rows, hidden)), rows, hidden,
+    )  # fmt: skip
+
+
+def norm_slices(x: Tensor, weight: Tensor, start: int, size: int, eps: float) -> None:
+    """RMSNorm of columns start .. start + len(weight) of x [rows, any], every `size` of them by themselves, in place."""
+    (rows, width), columns = x.shape, weight.shape[0]
+    if size < 1 or columns % size or not 0 <= start <= width - columns:
+        raise InputError(f"norm_slices: {columns} columns from {start} on in slices of {size} do not fit x of {width} columns")
+    _native.norm_slices(
+        _fits("norm_slices", "x", x, (rows, width)), _fits("norm_slices", "weight", weight, (columns,)), start, size, columns // size, eps,
+        rows, width,
+    )  # fmt: skip
+
+
+def gated_gelu(gate_up: Tensor, out: Tensor) -> None:
+    """out [rows, f] = gelu(gate) * up, gate_up [rows, 2 f], gate first."""
+    (rows, width), op = out.shape, "gated_gelu"
+    _native.gated_gelu(_fits(op, "gate_up", gate_up, (rows, 2 * width)), _fits(op, "out", out, (rows, width)), rows, width)
+
+
+def gated_gelu_tanh(gate_up: Tensor, out: Tensor) -> None:
+    """out [rows, f] = gelu_tanh(gate) * up, gate_up [rows, 2 f], gate first."""
+    (rows, width), op = out.shape, "gated_gelu_tanh"
+    _native.gated_gelu_tanh(_fits(op, "gate_up", gate_up, (rows, 2 * width)), _fits(op, "out", out, (rows, width)), rows, width)
+
+
+def gelu(x: Tensor) -> None:
+    """x [rows, f] / 2 * (1 + erf(x / sqrt(2))), in place."""
+    _native.gelu(_fits("gelu", "x", x, tuple(x.shape)), *x.shape)
+
+
+def gelu_tanh(x: Tensor) -> None:
+    """The tanh form of gelu (Hendrycks and Gimpel 2016) of x [rows, f], in place."""
+    _native.gelu_tanh(_fits("gelu_tanh", "x", x, tuple(x.shape)), *x.shape)
+
+
+def add(x: Tensor, y: Tensor) -> None:
+    """x += y, both [rows, f]."""
+    shape = tuple(x.shape)
+    _native.add(_fits("add", "x", x, shape), _fits("add", "y", y, shape), *shape)
+
+
+def scale(x: Tensor, factor: float) -> None:
+    """x [rows, f] *= factor."""
+    _native.scale(_fits("scale", "x", x, tuple(x.shape)), factor, *x.shape)
+
+
+def softcap(x: Tensor, cap: float) -> None:
+    """x [rows, f] = cap * tanh(x / cap), in place; cap > 0."""
+    if not cap > 0:
+        raise InputError(f"softcap: cap={cap} must be above 0")
+    _native.softcap(_fits("softcap", "x", x, tuple(x.shape)), cap, *x.shape)
 
 
 def sample(logits: Tensor, rows: SampleRows, out: Tensor) -> None:
@@ -207,14 +281,11 @@ class Linear:
 
 
 _OPS = {
-    "embed": embed,
-    "norm": norm,
-    "rope_write": rope_write,
-    "attention": attention,
-    "gated": gated,
-    "sample": sample,
-    "logprobs": logprobs,
-    "move": move,
+    function.__name__: function
+    for function in (
+        *(embed, norm, rope_write, attention, gated, sample, logprobs, move),
+        *(layer_norm, norm_slices, attention_softcap, gated_gelu, gated_gelu_tanh, gelu, gelu_tanh, add, scale, softcap),
+    )
 }
 
 

@@ -12,9 +12,10 @@ from typing import Any
 
 from slipstream.base.errors import BackendError
 from slipstream.base.registry import load, unknown
-from slipstream.ops.types import LINEAR_OPS, OPS, Declined, LinearKernel, Op
+from slipstream.ops.types import FAMILY_OPS, LINEAR_OPS, OPS, Declined, LinearKernel, Op
 
-CANDIDATES = ("cpu", "reference")  # modules of slipstream.ops, best first
+CANDIDATES = ("triton", "cpu", "reference")  # modules of slipstream.ops, best first
+DETERMINISTIC = "triton_deterministic"  # asked for linear layers in the place of "triton" where deterministic settings are wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +36,12 @@ class Choice:
 class Kernels:
     """The kernels of one device, one attribute per op (arguments: docs/numerics.md and ops/reference.py).
 
-    `profile` names the arithmetic of all that serve, as "cpu-avx512.1" or "reference.1".
+    `profile` names the arithmetic of all that serve, as "cpu-avx512.1" or "reference.1". An op of FAMILY_OPS or a linear
+    format that nobody serves is missing until it is asked for; then it is a BackendError with the reasons.
 
     Args:
-        device: "cpu".
+        device: "cpu", "cuda" or "cuda:N".
+        deterministic: a row's bits must not depend on other rows. On the CPU that holds anyway.
         only: take this candidate for every op and no other (tests, diagnostics).
 
     Raises:
@@ -55,22 +58,37 @@ class Kernels:
     logprobs: Op
     move: Op
 
-    def __init__(self, device: str = "cpu", *, only: str | None = None):
+    def __init__(self, device: str = "cpu", *, only: str | None = None, deterministic: bool = False):
         if only is not None and only not in CANDIDATES:
             raise unknown("only", only, CANDIDATES)
         candidates = [load("slipstream.ops", name) for name in (CANDIDATES if only is None else (only,))]
+        linears = candidates
+        if deterministic:
+            linears = [load("slipstream.ops", DETERMINISTIC), *(module for module in candidates if module.NAME != "triton")]
         self.device = device
         self._choices: list[Choice] = []
         self._linear: dict[str, LinearKernel] = {}
         for op in OPS:
             setattr(self, op, self._choose(op, candidates))
+        self._missing: dict[str, BackendError] = {}
+        for op in FAMILY_OPS:
+            try:
+                setattr(self, op, self._choose(op, candidates))
+            except BackendError as error:
+                self._missing[op] = error
         for op in LINEAR_OPS:
-            self._linear[op.removeprefix("linear_")] = self._choose(op, candidates)
+            try:
+                self._linear[op.removeprefix("linear_")] = self._choose(op, linears)
+            except BackendError as error:
+                self._missing[op] = error
         serving = {choice.chosen for choice in self._choices}
-        self.profile = "+".join(module.PROFILE for module in candidates if module.NAME in serving)
+        self.profile = "+".join({module.NAME: module.PROFILE for module in [*linears, *candidates] if module.NAME in serving}.values())
 
     def linear(self, format: str) -> LinearKernel:
-        """The linear layer for weights stored as `format`; InputError names the known formats."""
+        """The linear layer for weights stored as `format`; InputError names the known formats, BackendError says why one is not
+        served here."""
+        if f"linear_{format}" in self._missing:
+            raise self._missing[f"linear_{format}"]
         if format not in self._linear:
             raise unknown("format", format, self._linear)
         return self._linear[format]
@@ -91,4 +109,6 @@ class Kernels:
         raise BackendError(f"op {op!r} has no kernel on device {self.device!r}: {reasons}")
 
     def __getattr__(self, name: str) -> Any:
-        raise AttributeError(str(unknown("op", name, OPS)))  # reached only for names that are no attribute
+        if name in self.__dict__.get("_missing", {}):  # reached only for names that are no attribute
+            raise self._missing[name]
+        raise AttributeError(str(unknown("op", name, OPS + FAMILY_OPS)))

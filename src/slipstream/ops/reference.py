@@ -31,6 +31,10 @@ BLOCK = 16  # rows of a matrix product; the last block is padded with zeros
 PANEL = 1024  # weight rows widened to fp32 at a time, so that scratch stays small
 ALIGNMENT = 64  # bytes; what torch's own allocations have
 WORD = 0xFFFFFFFF
+ERF_TAIL = (  # P of docs/numerics.md, `gelu`, lowest power first
+    *(0.098741888999939, 0.0985691770911217, 0.0939511805772781, 0.0755931213498116, 0.0730211585760117),
+    *(0.0435089953243732, -0.013852051459252834, 0.09072981029748917, -0.07946369796991348, 0.01920042559504509),
+)
 LOG2E, LN2 = math.log2(math.e), math.log(2)
 THREAD_SETTING = threading.RLock()  # torch's number of threads belongs to the process
 
@@ -47,14 +51,18 @@ def offer(op: str, device: str) -> Op | LinearKernel | Declined:
 
 def exp(x: Tensor) -> Tensor:
     """e^x of fp32 `x` of any shape, to half an ulp: fp64 inside, 2^n times a Taylor polynomial; 0 below -87.3."""
-    wide = x.double().clamp_(-200.0, 200.0)
+    return exp_wide(x.double().clamp_(-200.0, 200.0)).masked_fill_(x < -87.3, 0.0).float()
+
+
+def exp_wide(wide: Tensor) -> Tensor:
+    """e^x of fp64 numbers within -200 .. 200, relative error 2e-10."""
     n = torch.round(wide * LOG2E)
     r = wide - n * LN2  # |r| <= ln(2) / 2
     p = torch.full_like(r, 1 / math.factorial(8))
     for k in range(7, -1, -1):
         p.mul_(r).add_(1 / math.factorial(k))
     power = (n.long() + 1023 << 52).view(torch.float64)  # 2^n by its exponent bits
-    return p.mul_(power).masked_fill_(x < -87.3, 0.0).float()
+    return p.mul_(power)
 
 
 def log(x: Tensor) -> Tensor:
@@ -143,6 +151,95 @@ def gated(gate_up: Tensor, out: Tensor) -> None:
     torch.mul(gate / (1 + exp(-gate)), up, out=out)
 
 
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, out: Tensor, residual: Tensor | None = None) -> None:
+    """LayerNorm (Ba et al. 2016): out = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias. Arguments as `norm`; bias [hidden]."""
+    if residual is not None:
+        x.add_(residual)
+    centred = x - total(x).div_(x.shape[1])[:, None]
+    scale = 1.0 / (total(centred * centred).div_(x.shape[1]) + eps).sqrt()
+    out.copy_(fma(centred * scale[:, None], weight, bias))
+
+
+def norm_slices(x: Tensor, weight: Tensor, start: int, size: int, eps: float) -> None:
+    """RMSNorm of parts of a row, in place: columns start .. start + len(weight), every `size` of them by themselves.
+
+    Args:
+        x: [rows, any width].
+        weight: for all slices, one after the other.
+    """
+    count = len(weight) // size
+    slices = x[:, start : start + len(weight)].reshape(-1, size)  # a copy, [rows * slices, size]
+    scale = 1.0 / (total(slices * slices).div_(size) + eps).sqrt()
+    x[:, start : start + len(weight)] = ((slices * scale[:, None]).view(len(x), count, size) * weight.view(count, size)).flatten(1)
+
+
+def tanh(x: Tensor) -> Tensor:
+    """Of fp32 `x` of any shape, from exp in fp64: 1 - 2 / (e^2x + 1) loses what fp64 has to spare; below 1e-3 x - x^3 / 3."""
+    wide = x.double()
+    power = exp_wide((wide + wide).clamp(-40.0, 40.0))
+    return torch.where(x.abs() < 1e-3, wide - wide * wide * wide / 3, 1 - 2 / (power + 1)).float()
+
+
+def erf_tail(t: Tensor) -> Tensor:
+    """erfc(t) / 2 of fp64 `t` >= 0: exp(-t^2) times the polynomial of docs/numerics.md, `gelu`; relative error 7e-9."""
+    s = 1 / (1 + 0.35 * t)
+    p = torch.full_like(s, ERF_TAIL[-1])
+    for c in reversed(ERF_TAIL[:-1]):
+        p.mul_(s).add_(c)
+    return exp_wide((-t * t).clamp(-200.0, 0.0)) * p * s
+
+
+def gelu_of(x: Tensor) -> Tensor:
+    """x / 2 * (1 + erf(x / sqrt(2))) of fp32 `x`."""
+    wide = x.double()
+    tail = wide * erf_tail(wide.abs() * math.sqrt(0.5))
+    return torch.where(wide < 0, tail, wide - tail).float()
+
+
+def gelu_tanh_of(x: Tensor) -> Tensor:
+    """x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))) of fp32 `x` (Hendrycks and Gimpel 2016)."""
+    wide = x.double()
+    w = math.sqrt(8 / math.pi) * (wide + 0.044715 * wide * wide * wide)
+    return (wide / (1 + exp_wide((-w).clamp(-200.0, 200.0)))).float()
+
+
+def gated_gelu(gate_up: Tensor, out: Tensor) -> None:
+    """out [rows, f] = gelu(gate) * up of gate_up [rows, 2 * f], gate first."""
+    gate, up = gate_up.chunk(2, dim=1)
+    torch.mul(gelu_of(gate), up, out=out)
+
+
+def gated_gelu_tanh(gate_up: Tensor, out: Tensor) -> None:
+    """out [rows, f] = gelu_tanh(gate) * up of gate_up [rows, 2 * f], gate first."""
+    gate, up = gate_up.chunk(2, dim=1)
+    torch.mul(gelu_tanh_of(gate), up, out=out)
+
+
+def gelu(x: Tensor) -> None:
+    """gelu of x [rows, f] in place."""
+    x.copy_(gelu_of(x))
+
+
+def gelu_tanh(x: Tensor) -> None:
+    """gelu_tanh of x [rows, f] in place."""
+    x.copy_(gelu_tanh_of(x))
+
+
+def add(x: Tensor, y: Tensor) -> None:
+    """x += y, both [rows, f]."""
+    x.add_(y)
+
+
+def scale(x: Tensor, factor: float) -> None:
+    """x [rows, f] *= factor, which is rounded to fp32 first."""
+    x.mul_(torch.tensor(factor, dtype=torch.float32))
+
+
+def softcap(x: Tensor, cap: float) -> None:
+    """x [rows, f] = cap * tanh(x / cap), in place."""
+    x.copy_(tanh(x / cap) * cap)
+
+
 # --- linear ---------------------------------------------------------------------------------------------------------
 
 
@@ -225,8 +322,15 @@ def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 # --- attention ------------------------------------------------------------------------------------------------------
 
 
-@one_thread()
 def attention(qkv: Tensor, kv: KV, rows: AttentionRows, heads: int, scale: float, window: int, out: Tensor) -> None:
+    """See `attention_softcap`; the scores have no bound."""
+    attention_softcap(qkv, kv, rows, heads, scale, window, out, 0.0)
+
+
+@one_thread()
+def attention_softcap(
+    qkv: Tensor, kv: KV, rows: AttentionRows, heads: int, scale: float, window: int, out: Tensor, cap: float
+) -> None:
     """Softmax attention of each row over the keys up to its position, read from the cache (docs/numerics.md, section 3).
 
     Each row is computed by itself; the shapes within it follow from its position, the window and the model only.
@@ -237,6 +341,7 @@ def attention(qkv: Tensor, kv: KV, rows: AttentionRows, heads: int, scale: float
         scale: factor of the scores.
         window: how many keys a row sees at most, its own included; 0 is all.
         out: [rows, heads * head_dim]
+        cap: scores s become cap * tanh(s / cap); 0 leaves them.
     """
     _, kv_heads, page_size, head_dim = kv.keys.shape
     starts = rows.tail_start.tolist()
@@ -256,7 +361,7 @@ def attention(qkv: Tensor, kv: KV, rows: AttentionRows, heads: int, scale: float
             here = slice(begin - first, end - first)
             keys = kv.keys[page[here], :, offset[here]].float()  # [n, kv_heads, head_dim]
             values = kv.values[page[here], :, offset[here]].float()
-            part = segment(q, keys, values, scale)
+            part = segment(q, keys, values, scale, cap)
             merged = part if merged is None else merge(merged, part)
             begin = end
         _, mass, mix = merged
@@ -269,7 +374,7 @@ def row_slots(pages: Tensor, page_size: int, first: int, end: int) -> Tensor:
     return pages[position // page_size] * page_size + position % page_size
 
 
-def segment(q: Tensor, keys: Tensor, values: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+def segment(q: Tensor, keys: Tensor, values: Tensor, scale: float, cap: float) -> tuple[Tensor, Tensor, Tensor]:
     """One segment of one row, from scratch.
 
     Args:
@@ -280,6 +385,8 @@ def segment(q: Tensor, keys: Tensor, values: Tensor, scale: float) -> tuple[Tens
         with these weights [kv_heads, group, head_dim].
     """
     scores = (q @ keys.permute(1, 2, 0)) * scale  # [kv_heads, group, n]
+    if cap:
+        softcap(scores, cap)
     greatest = scores.amax(-1, keepdim=True)
     weights = exp(scores - greatest)
     return greatest, total(weights)[..., None], weights @ values.transpose(0, 1)
@@ -408,6 +515,16 @@ OFFERED: dict[str, Op | LinearKernel] = {
     "sample": sample,
     "logprobs": logprobs,
     "move": move,
+    "layer_norm": layer_norm,
+    "norm_slices": norm_slices,
+    "attention_softcap": attention_softcap,
+    "gated_gelu": gated_gelu,
+    "gated_gelu_tanh": gated_gelu_tanh,
+    "gelu": gelu,
+    "gelu_tanh": gelu_tanh,
+    "add": add,
+    "scale": scale,
+    "softcap": softcap,
     "linear_fp32": FloatLinear("reference_fp32", torch.float32),
     "linear_bf16": FloatLinear("reference_bf16", torch.bfloat16),
     "linear_int8": Int8Linear(),

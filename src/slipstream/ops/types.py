@@ -11,6 +11,9 @@ from typing import Any, Protocol
 from torch import Tensor
 
 OPS = ("embed", "norm", "rope_write", "attention", "gated", "sample", "logprobs", "move")
+FAMILY_OPS = (  # asked for by some families only: a device may lack them
+    *("layer_norm", "norm_slices", "attention_softcap", "gated_gelu", "gated_gelu_tanh", "gelu", "gelu_tanh", "add", "scale", "softcap"),
+)
 LINEAR_FORMATS = ("fp32", "bf16", "int8")
 LINEAR_OPS = tuple(f"linear_{name}" for name in LINEAR_FORMATS)
 SEGMENT = 512  # keys per attention segment, by absolute position (docs/numerics.md, section 3)

@@ -58,7 +58,9 @@ class Pieces:
         self.errors = "replace"
         self.trim = 0
         self.trim_char = " "
-        self.special = frozenset(token for token, added in backend.get_added_tokens_decoder().items() if added.special)
+        added = backend.get_added_tokens_decoder()
+        self.special = frozenset(token for token, each in added.items() if each.special)
+        self._added = frozenset(added)
         self._backend = backend
         self._bytes: dict[int, bytes | None] = {}
         self._stages: list[_TextStage] = []
@@ -95,7 +97,8 @@ class Pieces:
         if text is None:
             return None
         for stage in self._stages:
-            out = stage(text, first)
+            # an added token is cut out of the text itself: its "ü" is no byte, though `tokenizers` reads it as one
+            out = text.encode() if stage is _byte_level and token in self._added else stage(text, first)
             if isinstance(out, bytes):
                 return out
             text = out

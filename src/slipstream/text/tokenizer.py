@@ -8,11 +8,13 @@ from pathlib import Path
 from tokenizers import Tokenizer as Backend
 
 from slipstream.base.errors import InputError
+from slipstream.files.folder import model_gguf
+from slipstream.text import gguf_vocabulary, sentencepiece
 from slipstream.text.pieces import Pieces
 
 FILE = "tokenizer.json"
+SCORED = "tokenizer.model"
 OTHER_KINDS = {
-    "tokenizer.model": "SentencePiece (or tiktoken) file",
     "spiece.model": "SentencePiece file",
     "sentencepiece.bpe.model": "SentencePiece file",
     "tekken.json": "Tekken file",
@@ -42,15 +44,22 @@ class Tokenizer:
 
     @staticmethod
     def load(folder: Path | str) -> "Tokenizer":
-        """Reads `tokenizer.json` and the end-of-text ids of a model folder.
+        """Reads the tokenizer and the end-of-text ids of a model: a folder, or a GGUF file.
 
-        The ids come from the first of generation_config.json, config.json, tokenizer_config.json that names any.
+        Of a folder: `tokenizer.json`, else `tokenizer.model`; the ids come from the first of generation_config.json,
+        config.json, tokenizer_config.json that names any, else from the tokenizer itself.
 
         Raises:
             InputError: the file is absent, broken, or of another kind.
         """
         folder = Path(folder)
+        file = model_gguf(folder)
+        if file is not None and not (folder / FILE).is_file():
+            return Tokenizer(*gguf_vocabulary.load(file))
         path = folder / FILE
+        if not path.is_file() and (folder / SCORED).is_file():
+            backend, own = sentencepiece.load(folder / SCORED)
+            return Tokenizer(backend, _ends(folder, backend) or own)
         if not path.is_file():
             raise InputError(_absent(folder))
         try:

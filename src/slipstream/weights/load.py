@@ -3,34 +3,42 @@
 Must not know how parameters are packed or used.
 """
 
-
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from slipstream.arch.detect import FAMILIES, read_spec
-from slipstream.arch.names import checkpoint_name
-from slipstream.arch.spec import ModelSpec, TensorSpec, tensors
+from slipstream.arch.detect import FAMILIES, config_to_spec
+from slipstream.arch.names import Place, checkpoint_name, place_of
+from slipstream.arch.spec import ModelSpec, tensors
 from slipstream.base import log, registry
 from slipstream.base.errors import CheckpointError
-from slipstream.weights.checkpoint import Checkpoint
+from slipstream.weights.open import open_checkpoint
+from slipstream.weights.source import Stored
 
 _log = log.get(__name__)
 _SHOWN = 4  # names listed in one message
 _MATRICES = ("embedding", "linear", "head")
+_FLOATS = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 
 
-def load(folder: Path | str, device: str = "cpu") -> "Loaded":
-    """Opens a checkpoint folder and checks it against its own config.json; reads no weights yet.
+def load(source: Path | str, device: str = "cpu") -> "Loaded":
+    """Opens a checkpoint and checks it against its own config. Of plain weights nothing is read yet; quantised ones are read as far
+    as it takes to know whether bf16 can hold them.
+
+    Args:
+        source: a folder in the Hugging Face layout, a GGUF file, or a folder with one.
+        device: where parameters are wanted.
 
     Raises:
-        InputError: the folder holds no safetensors checkpoint.
+        InputError: there is no checkpoint.
         CheckpointError: the config is not supported, or a tensor is missing, extra, mis-shaped or of another type.
     """
-    return Loaded(read_spec(folder), Checkpoint(folder), device)
+    name, config, stored = open_checkpoint(Path(source))
+    return Loaded(replace(config_to_spec(config), name=name), stored, device)
 
 
 class Loaded:
@@ -38,59 +46,66 @@ class Loaded:
 
     Args:
         spec: the model they shall belong to.
-        checkpoint: an open folder.
+        checkpoint: an open one.
         device: where parameters are wanted.
     """
 
-    def __init__(self, spec: ModelSpec, checkpoint: Checkpoint, device: str = "cpu"):
+    def __init__(self, spec: ModelSpec, checkpoint: Stored, device: str = "cpu"):
         self.spec, self._checkpoint, self._device = spec, checkpoint, device
         family = registry.load(FAMILIES, spec.family)
         wanted = tensors(spec)
-        self._names = {parameter.name: checkpoint_name(family.NAMES, parameter.name) for parameter in wanted}
+        self._places: dict[str, Place] = {parameter.name: place_of(family, spec, parameter) for parameter in wanted}
+        prefix = getattr(family, "PREFIX", "")  # some writers leave it out
+        if prefix and not any(name.startswith(prefix) for name in checkpoint.shapes):
+            self._places = {name: replace(place, name=place.name.removeprefix(prefix)) for name, place in self._places.items()}
         self._roles = {parameter.name: parameter.role for parameter in wanted}
         head = checkpoint_name(family.NAMES, "head.weight")
         self._check_complete(family.NOT_WEIGHTS, head)
-        self._check_shapes(wanted)
-        if spec.tied and head in checkpoint.entries:
+        self._check_shapes()
+        if spec.tied and head in checkpoint.shapes:
             self._check_tied(head)
         self.format = self._format()
 
     def get(self, name: str) -> Tensor:
         """See `Weights.get`."""
-        stored = self._checkpoint.tensor(self._names[name])
-        keep = (torch.float32, torch.bfloat16) if self._roles[name] in _MATRICES else (torch.float32,)
-        stored = stored.to(self._device)
-        return stored if stored.dtype in keep else stored.float()
+        place = self._places[name]
+        stored = _taken(self._checkpoint.tensor(place.name), place).to(self._device)
+        if self._roles[name] not in _MATRICES:
+            stored = stored.float()
+            return stored + place.plus if place.plus else stored
+        if self.format == "bf16":
+            return stored.bfloat16()  # exact: see _format
+        return stored if stored.dtype in (torch.float32, torch.bfloat16) else stored.float()
 
     def _check_complete(self, not_weights: Iterable[str], head: str) -> None:
-        present, wanted = self._checkpoint.entries, set(self._names.values())
-        missing = [name for name in self._names.values() if name not in present]
+        present, wanted = self._checkpoint.shapes, {place.name: None for place in self._places.values()}
+        missing = [name for name in wanted if name not in present]
         if missing:
             hint = "; if the head is the embedding, config.json must say tie_word_embeddings=true" if missing == [head] else ""
             raise CheckpointError(
-                f"{self.spec.name}: {_list(missing)} missing from the checkpoint; take the weights that belong to config.json{hint}"
+                f"{self.spec.name}: {_list(missing)} missing from the checkpoint; take the weights "
+                f"that belong to {self._checkpoint.config}{hint}"
             )
         ignored = re.compile("|".join(not_weights))
         extra = [name for name in present if name not in wanted and not ignored.fullmatch(name) and not (self.spec.tied and name == head)]
         if extra:
             raise CheckpointError(
-                f"{self.spec.name}: {_list(extra)} in the checkpoint, but not in the model that config.json describes; "
-                "take the config.json that belongs to these weights"
+                f"{self.spec.name}: {_list(extra)} in the checkpoint, but not in the model that {self._checkpoint.config} "
+                f"describes; take the {self._checkpoint.config.removeprefix('the ')} that belongs to these weights"
             )
 
-    def _check_shapes(self, wanted: list[TensorSpec]) -> None:
-        for parameter in wanted:
-            name = self._names[parameter.name]
-            found = self._checkpoint.entries[name].shape
-            if found != parameter.shape:
+    def _check_shapes(self) -> None:
+        for place in self._places.values():
+            found = self._checkpoint.shapes[place.name]
+            if found != place.shape:
                 raise CheckpointError(
-                    f"{self.spec.name}: tensor {name!r}: expected shape {list(parameter.shape)}, found {list(found)}; "
-                    "take the config.json that belongs to these weights"
+                    f"{self.spec.name}: tensor {place.name!r}: expected shape {list(place.shape)}, found {list(found)}; "
+                    f"take the {self._checkpoint.config.removeprefix('the ')} that belongs to these weights"
                 )
 
     def _check_tied(self, head: str) -> None:
         """Some writers store a tied head although it follows; then it must be the embedding."""
-        embedding, own = self._checkpoint.tensor(self._names["embed.weight"]), self._checkpoint.tensor(head)
+        embedding, own = self._checkpoint.tensor(self._places["embed.weight"].name), self._checkpoint.tensor(head)
         if embedding.shape != own.shape or not torch.equal(embedding, own):
             raise CheckpointError(
                 f"{self.spec.name}: tensor {head!r} differs from the embedding, but config.json says tie_word_embeddings=true; "
@@ -98,14 +113,46 @@ class Loaded:
             )
 
     def _format(self) -> str:
-        """bf16 if every matrix is; otherwise linear layers are widened to fp32, which is exact, and the log says so."""
-        dtypes = {self._checkpoint.tensor(self._names[name]).dtype for name, role in self._roles.items() if role in _MATRICES}
-        if dtypes == {torch.bfloat16}:
-            return "bf16"
-        if dtypes != {torch.float32}:
-            kinds = " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
-            _log.warning("%s: stored as %s; linear layers are converted to fp32 (exact, more memory)", self.spec.name, kinds)
-        return "fp32"
+        """bf16 if it holds every matrix exactly, otherwise fp32, which always does. Says so where it is not the stored type.
+
+        Plain floats count by their type, quantised matrices by their values: the unpacked weights are what the checkpoint
+        means, and no default may round them. The smallest matrices are looked at first; most say no at once.
+        """
+        matrices = list({place.name: None for parameter, place in self._places.items() if self._roles[parameter] in _MATRICES})
+        kinds: dict[str, int] = {}
+        for name in matrices:
+            kind = self._checkpoint.kind(name)
+            kinds[kind] = kinds.get(kind, 0) + 1
+        if set(kinds) <= set(_FLOATS):
+            if len(kinds) > 1 or "F16" in kinds:
+                names = " and ".join(sorted(_FLOATS[kind] for kind in kinds))
+                _log.warning("%s: stored as %s; linear layers are converted to fp32 (exact, more memory)", self.spec.name, names)
+            return "bf16" if set(kinds) == {"BF16"} else "fp32"
+        matrices.sort(key=lambda name: self._checkpoint.shapes[name][0] * self._checkpoint.shapes[name][1])
+        format = "bf16" if all(self._fits_bf16(name) for name in matrices) else "fp32"
+        counts = ", ".join(f"{kind} ({count})" for kind, count in sorted(kinds.items()))
+        why = "which holds every value exactly" if format == "bf16" else "since bf16 would round them; quant='int8' takes a quarter"
+        more = f"; {self._checkpoint.note}" if self._checkpoint.note else ""
+        _log.warning("%s: matrices are stored as %s; they are unpacked to %s, %s%s", self.spec.name, counts, format, why, more)
+        return format
+
+    def _fits_bf16(self, name: str) -> bool:
+        kind = self._checkpoint.kind(name)
+        if kind in _FLOATS:
+            return kind == "BF16"
+        values = self._checkpoint.tensor(name)
+        return torch.equal(values.bfloat16().float(), values)
+
+
+def _taken(stored: Tensor, place: Place) -> Tensor:
+    """The part of a stored tensor that is the parameter, rows in order. A view where that is possible."""
+    if place.transposed:
+        stored = stored.T
+    if isinstance(place.rows, range):
+        stored = stored[place.rows.start : place.rows.stop]
+    elif place.rows is not None:
+        stored = stored[torch.tensor(place.rows)]
+    return stored.contiguous()
 
 
 def _list(names: list[str]) -> str:

@@ -1,5 +1,6 @@
-"""Weights: the one question a model asks of whatever holds its parameters. Must not know files or formats."""
+"""Weights: the one question a model asks of whatever holds its parameters; Stored: what a checkpoint answers. No files here."""
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from torch import Tensor
@@ -24,3 +25,23 @@ class Weights(Protocol):
         Embedding and linear layers come as bf16 or fp32 and may lie in a read-only file mapping (never write to them);
         norms and biases come as fp32.
         """
+
+
+class Stored(Protocol):
+    """An open checkpoint, whatever its file format: tensors under the names that `transformers` gives them.
+
+    Attributes:
+        shapes: name -> shape of the (unpacked) tensor.
+        config: what describes the model, for messages: "config.json" or "the metadata".
+        note: what else the user should know about how it is read; may be empty.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    config: str
+    note: str
+
+    def kind(self, name: str) -> str:
+        """How a tensor is stored: "F32", "F16", "BF16", or the name of a format in quant/formats that is unpacked."""
+
+    def tensor(self, name: str) -> Tensor:
+        """A tensor in fp32, fp16 or bf16, possibly in a read-only file mapping; quantised ones are unpacked to fp32."""

@@ -1,7 +1,6 @@
 """Feed-forward sub-layers, one file each, named by `FfnSpec.kind`.
 
 A module has
-    widths(spec)                                   name -> width of the scratch buffers that it needs
     Ffn(spec, prefix, weights, format, kernels)    spec: its own part of the ModelSpec; prefix: its parameters' names begin so
-    Ffn.run(x, out, scratch)                       x, out [rows, hidden], not the same buffer
+    Ffn.run(x, out, scratch)                       x, out [rows, hidden], not the same buffer; scratch has the spec's `buffers()`
 """

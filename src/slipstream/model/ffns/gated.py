@@ -1,4 +1,4 @@
-"""Gated feed-forward layer: down(silu(gate(x)) * up(x)). Must not know norms, residuals or other layers."""
+"""Gated feed-forward layer: down(activation(gate(x)) * up(x)). Must not know norms, residuals or other layers."""
 
 from torch import Tensor
 
@@ -7,10 +7,7 @@ from slipstream.model.linear import Linear
 from slipstream.ops.dispatch import Kernels
 from slipstream.weights.source import Weights
 
-
-def widths(spec: FfnSpec) -> dict[str, int]:
-    """Scratch buffers by width."""
-    return {"gate_up": 2 * spec.width, "gated": spec.width}
+_OPS = {"silu": "gated", "gelu": "gated_gelu", "gelu_tanh": "gated_gelu_tanh"}
 
 
 class Ffn:
@@ -19,7 +16,7 @@ class Ffn:
     def __init__(self, spec: FfnSpec, prefix: str, weights: Weights, format: str, kernels: Kernels):
         self._gate_up = Linear(weights, [f"{prefix}.gate", f"{prefix}.up"], spec.bias, format, kernels)
         self._down = Linear(weights, [f"{prefix}.down"], spec.bias, format, kernels)
-        self._gated = kernels.gated
+        self._gated = getattr(kernels, _OPS[spec.activation])
 
     def run(self, x: Tensor, out: Tensor, scratch: dict[str, Tensor]) -> None:
         """out [rows, hidden] from x [rows, hidden]."""

@@ -1,35 +1,46 @@
 """Grouped-query attention with rotary positions over the paged cache. Must not know norms, residuals or other layers."""
 
+from functools import partial
+
+import torch
 from torch import Tensor
 
-from slipstream.arch.spec import AttentionSpec
+from slipstream.arch.spec import AttentionSpec, ModelSpec
 from slipstream.model.batch import Batch
 from slipstream.model.linear import Linear
 from slipstream.ops.dispatch import Kernels
 from slipstream.ops.types import KV
 from slipstream.weights.source import Weights
 
-ALL_POSITIONS = 0  # window argument of the attention op
-
-
-def widths(spec: AttentionSpec) -> dict[str, int]:
-    """Scratch buffers by width."""
-    return {"qkv": (spec.heads + 2 * spec.kv_heads) * spec.head_dim, "attended": spec.heads * spec.head_dim}
-
 
 class Mixer:
-    """One attention sub-layer: o(attention(rope(qkv(x))))."""
+    """One attention sub-layer: o(attention(rope(qkv(x)))), q and k normed before rope where the model has it so."""
 
-    def __init__(self, spec: AttentionSpec, prefix: str, weights: Weights, format: str, kernels: Kernels):
-        self._heads, self._scale = spec.heads, spec.head_dim**-0.5
+    def __init__(self, spec: AttentionSpec, model: ModelSpec, prefix: str, weights: Weights, format: str, kernels: Kernels):
+        self._heads, self._window = spec.heads, spec.window
+        self._scale = spec.head_dim**-0.5 if spec.scale is None else spec.scale
         self._qkv = Linear(weights, [f"{prefix}.{part}" for part in "qkv"], spec.bias, format, kernels)
-        self._o = Linear(weights, [f"{prefix}.o"], spec.bias, format, kernels)
-        self._rope_write, self._attention = kernels.rope_write, kernels.attention
+        self._o = Linear(weights, [f"{prefix}.o"], spec.o_bias, format, kernels)
+        self._rope_write = kernels.rope_write
+        self._attention = partial(kernels.attention_softcap, cap=spec.softcap) if spec.softcap else kernels.attention
+        self._eps = model.norm_eps
+        self._norm_slices = kernels.norm_slices if spec.qk_norm else None
+        self._slices = _slices(spec, prefix, weights) if spec.qk_norm else []
 
     def run(self, x: Tensor, out: Tensor, scratch: dict[str, Tensor], batch: Batch, kv: KV, rope: Tensor) -> None:
         """Writes the rows' keys and values to the cache, attends, and writes out [rows, hidden] from x [rows, hidden]."""
         qkv, attended = scratch["qkv"], scratch["attended"]
         self._qkv(x, qkv)
+        for weight, start, size in self._slices:
+            self._norm_slices(qkv, weight, start, size, self._eps)
         self._rope_write(qkv, batch.positions, batch.slots, rope, kv, self._heads)
-        self._attention(qkv, kv, batch.attention, self._heads, self._scale, ALL_POSITIONS, attended)
+        self._attention(qkv, kv, batch.attention, self._heads, self._scale, self._window, attended)
         self._o(attended, out)
+
+
+def _slices(spec: AttentionSpec, prefix: str, weights: Weights) -> list[tuple[Tensor, int, int]]:
+    """(weight, first column, columns normed together) of each call of `norm_slices` on a row of q, k, v."""
+    q, k = weights.get(f"{prefix}.q_norm.weight"), weights.get(f"{prefix}.k_norm.weight")
+    if spec.qk_norm == "full":
+        return [(q, 0, len(q)), (k, len(q), len(k))]
+    return [(torch.cat([q.repeat(spec.heads), k.repeat(spec.kv_heads)]), 0, spec.head_dim)]

@@ -1,9 +1,15 @@
-"""Weight formats of linear layers, one file each.
+"""Weight formats of linear layers, one file each. Every one has
 
-A format module has
     NAME                    its name, also the file's
+    unpack(stored)          -> fp32 [n, k], exactly the weights that the stored tensors mean
+
+A format that a kernel multiplies with has besides
     OP                      the linear kernel that runs it (`Kernels.linear`)
     quantise(weight)        [n, k] in any float type -> stored tensors, what the kernel packs
-    unpack(stored)          -> fp32 [n, k], exactly the weights that the kernel multiplies with (the oracle)
     bytes(n, k)             bytes of the stored tensors
+
+One that is only read, and unpacked at load, has one of
+    GGUF                    names of the ggml types it is; its stored tensor is "blocks" u8 [n, bytes of a row]
+    METHODS, recognise(quantization_config) -> Scheme | None
+                            see quant/scheme.py; a config of its own kind that cannot be read is refused there by name
 """

@@ -1,0 +1,62 @@
+"""Gemma 3, text only: five layers with a window and a rope of their own to each one without; q and k normed per head. Data only."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from slipstream.arch import common
+from slipstream.arch.families.gemma import HARMLESS, HEAD_DIM, embedding, plus_one
+from slipstream.arch.families.gemma2 import NAMES, NOT_WEIGHTS, softcap
+from slipstream.arch.fields import Fields
+from slipstream.arch.names import Place
+from slipstream.arch.rope import RopeSpec
+from slipstream.arch.spec import AttentionSpec, FfnSpec, LayerSpec, ModelSpec, TensorSpec
+
+ARCHITECTURES = ("Gemma3ForCausalLM",)
+WINDOWED, FULL = "sliding_attention", "full_attention"
+
+__all__ = ["ARCHITECTURES", "NAMES", "NOT_WEIGHTS", "place", "to_spec"]
+
+
+def to_spec(config: Mapping[str, Any]) -> ModelSpec:
+    """Reads a config.json; see the Llama family for errors."""
+    fields = Fields({"head_dim": HEAD_DIM, **config}, "config.json")
+    heads, kv_heads, head_dim = common.head_counts(fields)
+    ropes = _ropes(fields, head_dim)
+    bias = fields.flag("attention_bias", False)
+    wide = AttentionSpec(
+        *(heads, kv_heads, head_dim, ropes[FULL], bias, bias),
+        scale=fields.number("query_pre_attn_scalar", 256.0) ** -0.5,
+        softcap=softcap(fields, "attn_logit_softcapping", 0.0) if fields.get("attn_logit_softcapping", None) else 0.0,
+        qk_norm="head",
+    )
+    narrow = replace(wide, rope=ropes[WINDOWED], window=fields.whole("sliding_window", 4096))
+    ffn = FfnSpec(fields.whole("intermediate_size"), activation=common.activation(fields, "hidden_activation", "gelu_pytorch_tanh"))
+    every = fields.whole("sliding_window_pattern", 6)
+    kinds = common.layer_types(fields, ((number + 1) % every > 0 for number in range(fields.whole("num_hidden_layers"))))
+    layers = [LayerSpec(narrow if here else wide, ffn, post_norm=True) for here in kinds]
+    cap = softcap(fields, "final_logit_softcapping", 0.0) if fields.get("final_logit_softcapping", None) else 0.0
+    read = ("hidden_act", "rope_local_base_freq", "_sliding_window_pattern", *HARMLESS)
+    return common.model(fields, "gemma3", layers, harmless=read, logit_softcap=cap, **(embedding(fields) | _max_len(fields)))
+
+
+def _max_len(fields: Fields) -> dict[str, int]:
+    return {"max_len": fields.whole("max_position_embeddings", 131072)}
+
+
+def _ropes(fields: Fields, head_dim: int) -> dict[str, RopeSpec]:
+    """Rope by kind of layer: newer files have one object per kind, older ones a second base for layers with a window."""
+    both = fields.get("rope_parameters", None)
+    if isinstance(both, Mapping) and (FULL in both or WINDOWED in both):
+        outer, out = Fields({}, fields.where), {}
+        for kind, theta in ((FULL, 1e6), (WINDOWED, 1e4)):
+            inner = Fields(both.get(kind) or {}, f"{fields.where}: rope_parameters: {kind}")
+            out[kind] = common.rope_object(inner, outer, head_dim, common.ROPE_TYPES, None, theta)
+        return out
+    local = fields.number("rope_local_base_freq", 1e4)
+    return {FULL: common.rope(fields, head_dim, theta=1e6), WINDOWED: RopeSpec(local)}
+
+
+def place(spec: ModelSpec, parameter: TensorSpec) -> Place:
+    """Norms are stored as their distance from 1."""
+    return plus_one(NAMES, parameter)

@@ -1,0 +1,133 @@
+"""End to end: the engine itself on the device, batch 1, 8 and 64: tokens per second, share of the weight-streaming limit, host time.
+
+The host's part of a step is the wall time of the step less the time in which the device was busy, which the profiler adds up
+over a few steps (slower ones: profiling costs time, so only the busy time is taken from there).
+"""
+
+import gc
+import random
+import time
+from statistics import median
+
+import torch
+
+from slipstream import LLM, SamplingParams
+from slipstream.bench.gpu.bench import Bench
+from slipstream.bench.gpu.limits import Limits
+from slipstream.cost import step_cost
+
+QUESTION = "How fast is the engine as it is, and how much of a step is the host?"
+ORDER, SECONDS = 90, 85
+MODELS, DRY_MODELS = ("dummy:llama-3.2-1b", "dummy:llama-3.1-8b"), ("dummy:tiny",)
+BATCHES, DRY_BATCHES = (1, 8, 64), (1, 2)
+PROMPT, NEW, DRY_NEW = 128, 48, 6
+PROFILED = 6  # new tokens of the profiled run
+
+
+def measure(bench: Bench) -> None:
+    limits = bench.limits()
+    for model in bench.pick(MODELS, DRY_MODELS):
+        made: list[LLM] = []
+
+        def load(model: str = model, made: list = made) -> None:
+            began = time.perf_counter()
+            made.append(engine(bench, model))
+            bench.clock.synchronize()
+            llm = made[0]
+            bench.row(model=model, what="load", seconds=time.perf_counter() - began, profile=llm.engine.config.profile)
+
+        bench.one(f"{model} load", load)
+        points = [(made, model, batch) for batch in bench.pick(BATCHES, DRY_BATCHES)]
+        bench.each(points, lambda point: f"{point[1]} batch {point[2]}", lambda point: one(bench, limits, *point))
+        if made:
+            made.pop().close()
+            gc.collect()
+
+
+def engine(bench: Bench, model: str, **options) -> LLM:
+    """Room for the greatest batch and no more; no prefix cache, which would hide prompts."""
+    batch = max(bench.pick(BATCHES, DRY_BATCHES))
+    length = PROMPT + NEW + 16
+    sizes = {"max_batch": batch, "max_step_tokens": bench.pick(2048, 64), "max_len": length, "kv_tokens": batch * (length + 16)}
+    return LLM(model, device=bench.device, prefix_cache=False, **{**sizes, **options})
+
+
+def one(bench: Bench, limits: Limits, made: list[LLM], model: str, batch: int) -> None:
+    if not made:  # the process was started again after the model had been loaded
+        made.append(engine(bench, model))
+    llm = made[0]
+    new = bench.pick(NEW, DRY_NEW)
+    generate(bench, llm, batch, 4, seed=0)
+    steps = llm.engine.core.meter.steps
+    rates, walls, shares, firsts = [], [], [], []
+    for repetition in range(bench.pick(3, 1)):
+        begin, began = len(steps), time.perf_counter()
+        generate(bench, llm, batch, new, seed=1 + repetition)
+        wall = time.perf_counter() - began
+        mine = steps[begin:]
+        decode = [step for step in mine if step.work.rows == batch and step.tokens == batch]
+        rates.append(batch * new / wall)
+        firsts.append(sum(step.seconds for step in mine) - sum(step.seconds for step in decode))
+        if decode:
+            walls.append(median(step.seconds for step in decode))
+            shares.append(sum(streaming(llm, limits, step) for step in decode) / sum(step.seconds for step in decode))
+    busy = device_busy(bench, llm, batch)
+    wall = median(walls) if walls else None
+    bench.row(
+        model=model, what="generate", batch=batch, tokens_s=median(rates), decode_tokens_s=wall and batch / wall,
+        step_ms=wall and wall * 1e3, share_of_streaming_limit=median(shares) if shares else None, device_ms=busy and busy * 1e3,
+        host_ms=(wall - busy) * 1e3 if wall and busy else None, prefill_ms=median(firsts) * 1e3, raw={"rates": rates, "walls": walls},
+    )  # fmt: skip
+
+
+def generate(bench: Bench, llm: LLM, batch: int, new: int, seed: int) -> None:
+    noise, vocab = random.Random(seed), llm.engine.config.spec.vocab
+    prompts = [[noise.randrange(vocab) for _ in range(bench.pick(PROMPT, 5))] for _ in range(batch)]
+    llm.generate(prompts, SamplingParams(max_tokens=new, temperature=0, ignore_eos=True))
+    bench.clock.synchronize()
+
+
+def streaming(llm: LLM, limits: Limits, step) -> float:
+    """The least time of a step: what it must read and write over the bandwidth probed in this process."""
+    config = llm.engine.config
+    return step_cost(config.spec, config.weight_format, config.kv, step.work).bytes / limits.bandwidth
+
+
+def device_busy(bench: Bench, llm: LLM, batch: int) -> float | None:
+    """Seconds per decode step in which kernels or copies ran on the device, by torch's profiler; None where it cannot tell."""
+    if bench.dry:
+        bench.unavailable(f"device time at batch {batch}", "needs a device; wall times of steps were taken")
+        return None
+    noise, vocab = random.Random(9), llm.engine.config.spec.vocab
+    prompts = [[noise.randrange(vocab)] for _ in range(batch)]  # prompts of one token: all steps are decode steps
+    params = SamplingParams(max_tokens=PROFILED, temperature=0, ignore_eos=True)
+    steps = llm.engine.core.meter.steps
+    begin = len(steps)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        llm.generate(prompts, params)
+        torch.cuda.synchronize()
+    events = [event for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    busy = sum(event.time_range.elapsed_us() for event in events) / 1e6
+    if not busy:
+        bench.unavailable(f"device time at batch {batch}", "torch's profiler saw no kernels; compare with decode_step's graph")
+        return None
+    count = len(steps) - begin
+    by_kernel: dict[str, list[float]] = {}
+    for event in events:
+        by_kernel.setdefault(event.name[:80], []).append(event.time_range.elapsed_us())
+    top = sorted(by_kernel.items(), key=lambda item: -sum(item[1]))[:12]
+    shown = "; ".join(f"{name}: {len(times) / count:.0f} x {sum(times) / len(times):.1f} us" for name, times in top[:6])
+    bench.note(f"{llm.engine.config.model_name} batch {batch}: {len(events) / count:.0f} kernels and copies per step; most time in {shown}")
+    return busy / count
+
+
+def answer(rows: list[dict]) -> list[str]:
+    out = []
+    for row in (row for row in rows if row["what"] == "generate"):
+        device = "?" if row["device_ms"] is None else f"{row['device_ms']:.2f}"
+        step, share = row["step_ms"] or 0.0, row["share_of_streaming_limit"] or 0.0
+        out.append(
+            f"{row['model']} batch {row['batch']}: {row['tokens_s']:,.0f} tokens/s, step {step:.2f} ms, of which device {device} ms; "
+            f"{share:.0%} of the streaming limit"
+        )
+    return out

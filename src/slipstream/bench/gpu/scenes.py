@@ -1,0 +1,237 @@
+"""Inputs for the ops, row by row, so that the same row can be computed in any company. Owns the scenes; knows the op contract only.
+
+A scene holds its inputs on the CPU. `on(device)` moves them; `compute(kernels, index)` computes the rows `index` (a row may
+come several times) and returns all outputs that belong to rows, first dimension = rows.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from slipstream.bench.gpu.shapes import Heads
+from slipstream.ops import triton as candidate
+from slipstream.ops import triton_deterministic
+from slipstream.ops.types import KV, OPS, AttentionRows, Declined, SampleRows
+
+EXACT = 0.0
+Compute = Callable[[Any, dict[str, Tensor], Tensor], list[Tensor]]  # kernels, tensors, index [n] int64
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One op on one set of rows.
+
+    Attributes:
+        op: name of the op; "linear_bf16" and so on for the linear layers.
+        label: which shape.
+        rows: how many there are.
+        tensors: the inputs by name.
+        run: computes some rows.
+        tolerance: greatest allowed distance from the reference, relative to its norm; EXACT for the same numbers.
+        agree: for outputs that are ids: least share of rows that must be the same (ties may fall differently).
+        bytes: moved per row, for a roofline. shared_bytes: moved once, whatever the rows.
+    """
+
+    op: str
+    label: str
+    rows: int
+    tensors: dict[str, Tensor]
+    run: Compute
+    tolerance: float = 1e-5
+    agree: float = 1.0
+    bytes: float = 0.0
+    shared_bytes: float = 0.0
+
+    @property
+    def name(self) -> str:
+        return f"{self.op} {self.label}"
+
+    def on(self, device: str) -> "Scene":
+        return replace(self, tensors={name: tensor.to(device) for name, tensor in self.tensors.items()})
+
+    def compute(self, kernels: Any, index: Sequence[int]) -> list[Tensor]:
+        device = next(iter(self.tensors.values())).device
+        return self.run(kernels, self.tensors, torch.tensor(index, dtype=torch.int64, device=device))
+
+
+def triton_kernels(deterministic: bool = False) -> SimpleNamespace:
+    """The Triton candidate's callables, whatever device there is; `linear(format)` too, those of deterministic settings if asked
+    for. An op that it does not have is None."""
+    linear = triton_deterministic if deterministic else candidate
+    ops = {op: candidate.offer(op, "cuda") for op in OPS}
+    served = {op: None if isinstance(answer, Declined) else answer for op, answer in ops.items()}
+    return SimpleNamespace(**served, linear=lambda format: linear.offer(f"linear_{format}", "cuda"))
+
+
+def noise(*shape: int, seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def whole(high: int, count: int, seed: int) -> Tensor:
+    return torch.randint(high, (count,), generator=torch.Generator().manual_seed(seed)).int()
+
+
+def embed(rows: int, hidden: int, vocab: int, dtype: torch.dtype) -> Scene:
+    def run(kernels, t, index):
+        out = torch.full((len(index), hidden), torch.nan, device=index.device)
+        kernels.embed(t["ids"][index], t["table"], out)
+        return [out]
+
+    tensors = {"ids": whole(vocab, rows, 1), "table": noise(vocab, hidden, seed=2).to(dtype)}
+    return Scene("embed", f"{hidden} {_name(dtype)}", rows, tensors, run, EXACT, bytes=hidden * (4 + dtype.itemsize))
+
+
+def norm(rows: int, hidden: int, residual: bool) -> Scene:
+    def run(kernels, t, index):
+        x, out = t["x"][index], torch.full((len(index), hidden), torch.nan, device=index.device)
+        kernels.norm(x, t["weight"], 1e-5, out, t["residual"][index] if residual else None)
+        return [x, out]
+
+    tensors = {"x": noise(rows, hidden, seed=1), "residual": noise(rows, hidden, seed=2), "weight": noise(hidden, seed=3)}
+    label = f"{hidden}{' residual' if residual else ''}"
+    return Scene("norm", label, rows, tensors, run, bytes=hidden * (16 if residual else 8), shared_bytes=4 * hidden)
+
+
+def gated(rows: int, width: int) -> Scene:
+    def run(kernels, t, index):
+        out = torch.full((len(index), width), torch.nan, device=index.device)
+        kernels.gated(t["gate_up"][index], out)
+        return [out]
+
+    return Scene("gated", str(width), rows, {"gate_up": noise(rows, 2 * width, seed=1) * 4}, run, bytes=12 * width)
+
+
+def rope_write(rows: int, heads: Heads, dtype: torch.dtype, page_size: int = 16) -> Scene:
+    half = heads.head_dim // 2
+
+    def run(kernels, t, index):
+        qkv, count = t["qkv"][index], len(index)
+        shape = (-(-3 * count // page_size) + 1, heads.kv_heads, page_size, heads.head_dim)
+        kv = KV(*(torch.zeros(shape, dtype=dtype, device=index.device) for _ in range(2)))
+        slots = torch.arange(count, device=index.device, dtype=torch.int32) * 3
+        kernels.rope_write(qkv, t["positions"][index], slots, t["table"], kv, heads.heads)
+        page, offset = slots.long() // page_size, slots.long() % page_size
+        return [qkv, kv.keys[page, :, offset], kv.values[page, :, offset]]
+
+    angle = torch.arange(1024).double()[:, None] * 10000.0 ** (-torch.arange(half).double() / half)
+    tensors = {
+        "qkv": noise(rows, heads.width, seed=1),
+        "positions": whole(1024, rows, 2),
+        "table": torch.stack([angle.cos(), angle.sin()], 1).float(),
+    }
+    moved = 8 * heads.width + 2 * heads.kv_heads * heads.head_dim * dtype.itemsize
+    tolerance = 1e-6 if dtype is torch.float32 else 1e-4  # a rounding to bf16 may fall the other way
+    label = f"{heads.heads}/{heads.kv_heads}x{heads.head_dim} {_name(dtype)}"
+    return Scene("rope_write", label, rows, tensors, run, tolerance, bytes=moved)
+
+
+def attention(rows: int, heads: Heads, dtype: torch.dtype, context: int, window: int = 0, tree: int = 0, page_size: int = 16) -> Scene:
+    """Rows of `rows` / 4 requests of up to `context` keys at scattered positions; every third row has its last `tree` keys as tail
+    slots. Slots that nobody may read hold NaN."""
+    requests = max(1, rows // 4)
+    per_request = -(-context // page_size) + 1
+    used = requests * per_request
+    spare = -(-max(1, rows * tree) // page_size)
+    shape = (used + spare + 1, heads.kv_heads, page_size, heads.head_dim)
+    keys, values = noise(*shape, seed=1).to(dtype), noise(*shape, seed=2).to(dtype)
+    keys[-1], values[-1] = torch.nan, torch.nan
+    table = torch.randperm(used, generator=torch.Generator().manual_seed(3)).view(requests, per_request).int()
+    request = whole(requests, rows, 4)
+    positions = whole(context - tree, rows, 5) + tree
+    tails = torch.where(torch.arange(rows) % 3 == 2, tree, 0).int()
+    slots = (used * page_size + torch.arange(rows * tree)).view(rows, tree).int()  # row r's own, in path order
+
+    def run(kernels, t, index):
+        count = t["tails"][index]
+        start = torch.zeros(len(index) + 1, dtype=torch.int32, device=index.device)
+        start[1:] = count.cumsum(0)
+        tail_slots = t["slots"][index][count > 0].flatten()
+        facts = AttentionRows(
+            t["request"][index], t["positions"][index], t["positions"][index] + 1 - count, start, tail_slots.contiguous(), t["page_table"]
+        )
+        out = torch.full((len(index), heads.heads * heads.head_dim), torch.nan, device=index.device)
+        kernels.attention(t["qkv"][index], KV(t["keys"], t["values"]), facts, heads.heads, heads.head_dim**-0.5, window, out)
+        return [out]
+
+    tensors = {
+        "qkv": noise(rows, heads.width, seed=6), "keys": keys, "values": values, "page_table": table, "request": request,
+        "positions": positions, "tails": tails, "slots": slots,
+    }  # fmt: skip
+    more = f"{f' window {window}' if window else ''}{f' tree {tree}' if tree else ''}"
+    label = f"{heads.heads}/{heads.kv_heads}x{heads.head_dim} {_name(dtype)} context {context}{more}"
+    return Scene("attention", label, rows, tensors, run, 1e-5 if dtype is torch.float32 else 8e-3)
+
+
+def linear(rows: int, n: int, k: int, format: str) -> Scene:
+    weight = noise(n, k, seed=5) / math.sqrt(k)
+    tensors = {"x": noise(rows, k, seed=1), "bias": noise(n, seed=2), "weight": weight}
+    if format == "bf16":
+        tensors["weight"] = weight.bfloat16()
+    elif format == "int8":
+        tensors["scale"] = weight.abs().amax(1) / 127
+        tensors["weight"] = torch.round(weight / tensors["scale"][:, None]).to(torch.int8)
+
+    def run(kernels, t, index):
+        kernel = kernels.linear(format)
+        out = torch.full((len(index), n), torch.nan, device=index.device)
+        prepared = kernel.prepare({name: t[name] for name in ("weight", "scale") if name in t})
+        kernel.run(t["x"][index], prepared, t["bias"], out)
+        return [out]
+
+    return Scene(f"linear_{format}", f"{n}x{k}", rows, tensors, run, {"fp32": 1e-5, "bf16": 5e-3, "int8": 2e-2}[format])
+
+
+def sample(rows: int, vocab: int) -> Scene:
+    choice = torch.arange(rows) % 6
+    off = torch.zeros(rows)
+    tensors = {
+        "logits": noise(rows, vocab, seed=1) * 3,
+        "temperature": torch.where(choice == 0, 0.0, 0.8),
+        "top_k": torch.where(choice == 1, 20, 0).int(),
+        "top_p": torch.where(choice == 2, 0.7, off + 1),
+        "min_p": torch.where(choice == 3, 0.05, off),
+        "seed": torch.randint(-(2**63), 2**63 - 1, (rows,), generator=torch.Generator().manual_seed(2)),
+        "position": torch.arange(rows).int(),
+        "sample": (torch.arange(rows) % 3).int(),
+    }
+
+    def run(kernels, t, index):
+        out = torch.full((len(index),), -1, dtype=torch.int32, device=index.device)
+        kernels.sample(t["logits"][index], SampleRows(*(t[name][index] for name in SampleRows.__slots__)), out)
+        return [out]
+
+    return Scene("sample", str(vocab), rows, tensors, run, EXACT, agree=0.98, bytes=4 * vocab)
+
+
+def logprobs(rows: int, vocab: int, top: int = 5) -> Scene:
+    def run(kernels, t, index):
+        return list(kernels.logprobs(t["logits"][index], t["tokens"][index], top))
+
+    tensors = {"logits": noise(rows, vocab, seed=1) * 3, "tokens": whole(vocab, rows, 3)}
+    return Scene("logprobs", f"{vocab} top {top}", rows, tensors, run, bytes=4 * vocab)
+
+
+def move(pairs: int, heads: Heads, dtype: torch.dtype, layers: int = 2, page_size: int = 16) -> Scene:
+    """Not by rows: the whole pool is the one output, `index` is not looked at."""
+
+    def run(kernels, t, index):
+        pool = t["pool"].clone()
+        kernels.move(pool, t["source"], t["target"])
+        return [pool]
+
+    pages = 8
+    tensors = {
+        "pool": noise(layers, 2, pages, heads.kv_heads, page_size, heads.head_dim, seed=1).to(dtype),
+        "source": whole(pages * page_size, pairs, 2),
+        "target": whole(pages * page_size, pairs, 3),
+    }
+    return Scene("move", f"{heads.kv_heads}x{heads.head_dim} {_name(dtype)}", 1, tensors, run, EXACT)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return {torch.float32: "fp32", torch.bfloat16: "bf16"}[dtype]

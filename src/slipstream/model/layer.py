@@ -1,0 +1,80 @@
+"""Layer: a mixer and an ffn on the residual stream. Owns the order of norms, sub-layers and additions; not how any computes."""
+
+from torch import Tensor
+
+from slipstream.arch.spec import ModelSpec
+from slipstream.base import registry
+from slipstream.model.batch import Batch
+from slipstream.model.norm import Norm
+from slipstream.ops.dispatch import Kernels
+from slipstream.ops.types import KV
+from slipstream.weights.source import Weights
+
+MIXERS = "slipstream.model.mixers"
+FFNS = "slipstream.model.ffns"
+
+
+class Layer:
+    """One layer of a model.
+
+    Args:
+        spec: the model.
+        number: which of its layers.
+        weights: whom to ask for parameters.
+        format: linear weight format.
+        kernels: who computes.
+        rope: table of the layer's position embedding. [max_len, 2, head_dim / 2]
+    """
+
+    def __init__(self, spec: ModelSpec, number: int, weights: Weights, format: str, kernels: Kernels, rope: Tensor):
+        layer, prefix = spec.layers[number], f"layers.{number}"
+        norms = {name: Norm(spec, f"{prefix}.{name}", weights, kernels) for name in layer.norms()}
+        self._before_mixer, self._before_ffn = norms.get("mixer.norm"), norms.get("ffn.norm")
+        self._after_mixer, self._after_ffn = norms.get("mixer.post_norm"), norms.get("ffn.post_norm")
+        self._mixer = registry.load(MIXERS, layer.mixer.kind).Mixer(layer.mixer, spec, f"{prefix}.mixer", weights, format, kernels)
+        self._ffn = registry.load(FFNS, layer.ffn.kind).Ffn(layer.ffn, f"{prefix}.ffn", weights, format, kernels)
+        self._parallel, self._rope = layer.parallel, rope
+        self._add = kernels.add if layer.parallel or not layer.pre_norm else None
+
+    def run(
+        self, stream: Tensor, pending: Tensor | None, free: Tensor, scratch: dict[str, Tensor], batch: Batch, kv: KV
+    ) -> tuple[Tensor, Tensor]:
+        """Runs the rows through the layer.
+
+        Args:
+            stream: the residual stream, changed in place. [rows, hidden]
+            pending: what the sub-layer before still has to add to it; its buffer is used again. [rows, hidden]
+            free: a buffer. [rows, hidden]
+            scratch: buffers of mixers and ffns.
+            batch, kv: the rows and the layer's cache.
+
+        Returns:
+            (what is still to be added to the stream, a free buffer): the two buffers, in the one order or the other.
+        """
+        update = scratch["update"] if pending is None else pending
+        x = self._read(self._before_mixer, stream, pending, free)
+        self._mixer.run(x, update, scratch, batch, kv, self._rope)
+        if self._after_mixer is not None:
+            self._after_mixer(update, free)
+            update, free = free, update
+        if self._parallel:
+            if self._before_ffn is not None:
+                self._before_ffn(stream, free)
+            self._add(stream, update)
+            x = free
+        else:
+            x = self._read(self._before_ffn, stream, update, free)
+        self._ffn.run(x, update, scratch)
+        if self._after_ffn is not None:
+            self._after_ffn(update, free)
+            update, free = free, update
+        return update, free
+
+    def _read(self, norm: Norm | None, stream: Tensor, pending: Tensor | None, normed: Tensor) -> Tensor:
+        """What a sub-layer reads: the stream with what is pending added to it, normed where there is a norm."""
+        if norm is not None:
+            norm(stream, normed, pending)
+            return normed
+        if pending is not None:
+            self._add(stream, pending)
+        return stream

@@ -1,0 +1,39 @@
+"""Candidate "triton": plain Triton kernels for one CUDA device, linear layers by torch.
+
+    norm rope attention gated sample logprobs embed move linear    one file per family of kernels
+    elementary   functions that several kernels use
+    launch       one compiled form of a kernel; checks of tensors
+    compile      ahead-of-time compilation to sm_90 and what each kernel takes of the machine; needs no GPU
+    interpreter  repairs of Triton's interpreter, by which the kernels are tested without a GPU
+
+Owns the answer to "who serves this op". Must not know any kernel's arithmetic, and does not import the top-level package
+`triton` (which is not this one) until an op is asked for on a CUDA device.
+
+Its arithmetic is a profile of its own (docs/numerics.md, section 5 has the structure): one compiled form per model shape and
+storage type serves every number of rows, mul and add are fused only where written, and no kernel is given the number of rows,
+so a row's bits do not depend on its neighbours. The linear layers are cuBLAS, which chooses by the number of rows: this
+profile is fast, not deterministic, until they are replaced.
+"""
+
+import importlib
+import importlib.util
+
+from slipstream.ops.types import OPS, Declined, LinearKernel, Op
+
+NAME = "triton"
+VERSION = 1
+PROFILE = f"{NAME}.{VERSION}"
+
+_FILES = {**dict.fromkeys(OPS, ""), "rope_write": "rope"}  # op -> its file, where it has another name
+
+
+def offer(op: str, device: str) -> Op | LinearKernel | Declined:
+    """The callable (linear ops: the LinearKernel) that serves `op` on `device`, or Declined with the reason."""
+    if device.partition(":")[0] != "cuda":
+        return Declined(f"runs on cuda, not on {device}")
+    if importlib.util.find_spec("triton") is None:
+        return Declined("triton is not installed")
+    if op in OPS:
+        return getattr(importlib.import_module(f"{__name__}.{_FILES[op] or op}"), op)
+    linear = importlib.import_module(f"{__name__}.linear").KERNELS
+    return linear.get(op) or Declined(f"has no kernel for {op}")

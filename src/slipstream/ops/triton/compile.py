@@ -1,0 +1,149 @@
+"""Ahead-of-time compilation of the kernels to sm_90, and what each form takes of a multiprocessor. Needs Triton, but no GPU.
+
+    python -m slipstream.ops.triton.compile [--shapes tiny llama-3.1-8b] [--kernels attention norm] [--json]
+
+Owns the list of forms that a model shape uses. Must not know what they compute.
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from slipstream.arch.shapes import shape
+from slipstream.arch.spec import ModelSpec
+from slipstream.base.errors import BackendError
+from slipstream.ops.triton import attention, embed, gated, logprobs, move, norm, rope, sample
+from slipstream.ops.triton.launch import Variant
+
+TARGET = GPUTarget("cuda", 90, 32)
+SHAPES = ("tiny", "demo", "llama-3.2-1b", "llama-3.1-8b")
+SHARED_LIMIT = 227 * 1024  # bytes of shared memory that a program may have on sm_90
+CACHES = {"fp32": "*fp32", "bf16": "*bf16"}
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """One compiled form.
+
+    Attributes:
+        kernel, form: which kernel, and for which shape and types.
+        warps: threads of a program / 32.
+        registers: per thread.
+        shared: bytes per program.
+        spills: bytes of local memory per thread, 0 if all fits into registers.
+        wgmma, mma: how many matrix instructions of Hopper's warp groups and of single warps the PTX has.
+        seconds: it took to compile (little if it was cached).
+    """
+
+    kernel: str
+    form: str
+    warps: int
+    registers: int
+    shared: int
+    spills: int
+    wgmma: int
+    mma: int
+    seconds: float
+
+
+def forms(names: Iterable[str] = SHAPES) -> list[tuple[str, str, Variant]]:
+    """(kernel, form, variant) of everything that the named shapes use, each once."""
+    found: dict[tuple, tuple[str, str, Variant]] = {}
+    for name in names:
+        for kernel, label, variant in _of(shape(name)):
+            key = (kernel, variant.types, variant.warps, tuple(variant.constants.items()))
+            found.setdefault(key, (kernel, f"{name} {label}".strip(), variant))
+    return list(found.values())
+
+
+def _of(spec: ModelSpec) -> Iterator[tuple[str, str, Variant]]:
+    mixers, ffns = {layer.mixer for layer in spec.layers}, {layer.ffn for layer in spec.layers}
+    for has_residual in (False, True):
+        yield "norm", "residual" if has_residual else "", norm.variant(spec.hidden, has_residual)
+    for label, kind in CACHES.items():
+        yield "embed", f"table {label}", embed.variant(spec.hidden, kind)
+        for mixer in mixers:
+            heads, kv_heads, head_dim = mixer.heads, mixer.kv_heads, mixer.head_dim
+            yield "rope_write", f"kv {label}", rope.variant(heads, kv_heads, head_dim, kind)
+            yield "attention", f"kv {label}", attention.variant(heads, kv_heads, head_dim, kind)
+            yield "move", f"kv {label}", move.variant(kv_heads, head_dim, kind)
+    for mixer in mixers:
+        yield "attention_merge", "", attention.merge_variant(mixer.heads, mixer.head_dim)
+    for ffn in ffns:
+        yield "gated", "", gated.variant(ffn.width)
+    for step, variant in sample.variants(spec.vocab).items():
+        yield f"sample_{step}", "", variant
+    yield "logprobs", "", logprobs.variant(spec.vocab)
+
+
+def compiled(variant: Variant):
+    """The form as Triton compiles it for a launch with aligned tensors."""
+    kernel = variant.kernel
+    if not isinstance(kernel, triton.JITFunction):
+        raise BackendError("kernels are interpreted in this process; unset TRITON_INTERPRET to compile them")
+    free = [param for param in kernel.params if param.name not in variant.constants]
+    signature = {param.name: "constexpr" for param in kernel.params} | {
+        param.name: kind for param, kind in zip(free, variant.types, strict=True)
+    }
+    aligned = {
+        (param.num,): [["tt.divisibility", 16]]
+        for param in free
+        if signature[param.name].startswith("*") and not param.do_not_specialize_on_alignment
+    }
+    return triton.compile(ASTSource(kernel, signature, variant.constants, aligned), target=TARGET, options=variant.options)
+
+
+def measure(kernel: str, form: str, variant: Variant) -> Resources:
+    """Compiles one form and reads what it takes from the machine code."""
+    begin = time.perf_counter()
+    binary = compiled(variant)
+    seconds = time.perf_counter() - begin
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(binary.asm["cubin"])
+        file.flush()
+        command = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", file.name]
+        report = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    usage = {name: int(number) for name, number in re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", report)}
+    return Resources(
+        kernel=kernel,
+        form=form,
+        warps=variant.warps,
+        registers=usage["REG"],
+        shared=max(usage["SHARED"], binary.metadata.shared),
+        spills=usage["STACK"] + usage["LOCAL"],
+        wgmma=binary.asm["ptx"].count("wgmma.mma_async"),
+        mma=len(re.findall(r"\bmma\.sync", binary.asm["ptx"])),
+        seconds=round(seconds, 2),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Compiles the Triton kernels to sm_90 and prints what they take.")
+    parser.add_argument("--shapes", nargs="+", default=SHAPES, help="named model shapes")
+    parser.add_argument("--kernels", nargs="+", help="only kernels whose name begins with one of these")
+    parser.add_argument("--json", action="store_true", help="one JSON object per line")
+    arguments = parser.parse_args()
+    for kernel, form, variant in forms(arguments.shapes):
+        if arguments.kernels and not kernel.startswith(tuple(arguments.kernels)):
+            continue
+        found = measure(kernel, form, variant)
+        if arguments.json:
+            print(json.dumps(asdict(found)), flush=True)
+        else:
+            print(
+                f"{kernel:18} {form:26} warps {found.warps:2}  registers {found.registers:3}  shared {found.shared:6}"
+                f"  spills {found.spills:3}  wgmma {found.wgmma:3}  mma {found.mma:3}  {found.seconds:5.1f} s", flush=True,
+            )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Launching: one compiled form of a kernel, and the checks before a tensor's address leaves Python.
+
+Owns compile options and checks. Must not know what any kernel computes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from slipstream.base.errors import InputError
+
+if triton.knobs.runtime.interpret:  # before any kernel runs; where kernels are compiled, the interpreter is not even imported
+    from slipstream.ops.triton import interpreter
+
+    interpreter.repair()
+
+FLOATS = (torch.float32, torch.bfloat16)
+ALIGNMENT = 16  # bytes; Triton compiles another form of a kernel, with other layouts and sums, where an address is not a multiple
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One compiled form of a kernel: it must follow from the model's shape and storage types, never from the number of rows.
+
+    Multiplications and additions are fused only where a kernel says `tl.fma`, so equal source gives equal bits in every form.
+
+    Attributes:
+        kernel: the `triton.jit` function.
+        constants: its compile-time arguments.
+        types: its other arguments, in order, as Triton names types: "*fp32", "*bf16", "i32", "fp32".
+        warps: threads of a program / 32.
+        stages: depth of software pipelining; 1 is none.
+    """
+
+    kernel: Any
+    constants: dict[str, Any] = field(hash=False)
+    types: tuple[str, ...]
+    warps: int = 4
+    stages: int = 1
+
+    def launch(self, grid: tuple[int, ...], *arguments: Tensor | int | float) -> None:
+        """Runs `grid` programs; none if the grid is empty."""
+        if all(grid):
+            self.kernel[grid](*arguments, **self.constants, **self.options)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"num_warps": self.warps, "num_stages": self.stages, "enable_fp_fusion": False}
+
+
+def fits(op: str, name: str, tensor: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+    """`tensor`, if it is contiguous, of this type and shape, and aligned; InputError otherwise."""
+    if tensor.shape != tuple(shape) or tensor.dtype is not dtype or not tensor.is_contiguous():
+        layout = "" if tensor.is_contiguous() else ", not contiguous"
+        raise InputError(
+            f"{op}: {name} must be a contiguous tensor {list(shape)} of {dtype}; found {list(tensor.shape)} of {tensor.dtype}{layout}"
+        )
+    if tensor.data_ptr() % ALIGNMENT:
+        raise InputError(f"{op}: {name} must begin at a multiple of {ALIGNMENT} bytes; found {tensor.data_ptr():#x}")
+    return tensor
+
+
+def row_facts(op: str, name: str, tensor: Tensor, rows: int, dtype: torch.dtype = torch.int32) -> Tensor:
+    """`tensor` [rows], if it is contiguous and of this type. Kernels read such tensors number by number: no alignment is asked for."""
+    if tensor.shape != (rows,) or tensor.dtype is not dtype or not tensor.is_contiguous():
+        raise InputError(f"{op}: {name} must be a contiguous tensor [{rows}] of {dtype}; found {list(tensor.shape)} of {tensor.dtype}")
+    return tensor
+
+
+def type_name(op: str, name: str, tensor: Tensor) -> str:
+    """How Triton calls a pointer to `tensor`, fp32 or bf16."""
+    if tensor.dtype not in FLOATS:
+        raise InputError(f"{op}: {name} must be fp32 or bf16; found {tensor.dtype}")
+    return "*fp32" if tensor.dtype is torch.float32 else "*bf16"
+
+
+def power_of_two(n: int, least: int = 1) -> int:
+    """The least power of two that is at least `n` and `least`."""
+    return max(least, 1 << max(0, n - 1).bit_length())

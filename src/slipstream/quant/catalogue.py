@@ -1,0 +1,60 @@
+"""Which formats there are and which one a checkpoint is in. Owns the choice; must not know any format's insides."""
+
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+from slipstream.base import registry
+from slipstream.base.errors import CheckpointError
+from slipstream.quant.scheme import Scheme
+
+FORMATS = "slipstream.quant.formats"
+WAY_OUT = "take the unquantised checkpoint and let quant='int8' quantise it"
+
+
+def computed() -> list[str]:
+    """Names of the formats that a kernel runs as they are."""
+    return [name for name in registry.names(FORMATS) if hasattr(registry.load(FORMATS, name), "OP")]
+
+
+def readers() -> list[str]:
+    """Names of the formats that are only read: unpacked at load to a computed one."""
+    return [name for name in registry.names(FORMATS) if not hasattr(registry.load(FORMATS, name), "OP")]
+
+
+def reader_of_gguf(kind: str) -> ModuleType | None:
+    """The format of a ggml type such as "Q8_0"; None if it is not supported."""
+    return next((module for module in _modules() if kind in getattr(module, "GGUF", ())), None)
+
+
+def gguf_kinds() -> list[str]:
+    """Names of the ggml types that can be read, besides plain floats."""
+    return [kind for module in _modules() for kind in getattr(module, "GGUF", ())]
+
+
+def reader_of_config(config: Mapping[str, Any]) -> Scheme:
+    """How the linear layers of a checkpoint are stored.
+
+    Args:
+        config: `quantization_config` of config.json (or `compression_config`, or `quantization` of hf_quant_config.json).
+
+    Raises:
+        CheckpointError: no format reads it; names what it asks for.
+    """
+    if not isinstance(config, Mapping):
+        raise CheckpointError(f"quantization_config={config!r}: must be a JSON object; take the config.json that belongs to these weights")
+    for module in _modules():
+        scheme = module.recognise(config) if hasattr(module, "recognise") else None
+        if scheme is not None:
+            return scheme
+    method = config.get("quant_method", config.get("quant_algo"))
+    kind = config.get("format", config.get("fmt", config.get("checkpoint_format")))
+    known = sorted({method for module in _modules() for method in getattr(module, "METHODS", ())})
+    raise CheckpointError(
+        f"quantization_config: quant_method={method!r}{f', format={kind!r}' if kind else ''} is not supported; "
+        f"supported: {', '.join(known)}; {WAY_OUT}"
+    )
+
+
+def _modules() -> list[ModuleType]:
+    return [registry.load(FORMATS, name) for name in readers()]

@@ -1,0 +1,248 @@
+"""Ops that only some families need: right against fp64, native against the reference, the same bits in every batch, on every
+instruction set and with every number of threads."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from slipstream.base import native
+from slipstream.base.errors import BackendError, InputError
+from slipstream.ops import Declined, Kernels, dispatch, reference
+from slipstream.ops.types import FAMILY_OPS
+from tests.ops.scenes import attend, build_scene, equal_bits, random
+
+ROWS, WIDTH, CAP = 37, 203, 3.0
+U = 2.0**-24
+needs_native = pytest.mark.skipif(native.module is None, reason=f"no native module: {native.reason}")
+
+
+def on_rows(*tensors):
+    """Copies of some rows of the inputs: what a smaller batch would hold."""
+    return lambda index: [tensor[index].contiguous() for tensor in tensors]
+
+
+def layer_norm(kernels):
+    weight, bias, pick = random(WIDTH, seed=3), random(WIDTH, seed=4), on_rows(random(ROWS, WIDTH, seed=1) + 5, random(ROWS, WIDTH, seed=2))
+
+    def compute(index):
+        x, residual = pick(index)
+        out = torch.empty_like(x)
+        kernels.layer_norm(x, weight, bias, 1e-5, out, residual)
+        return torch.cat([x, out], 1)
+
+    return compute
+
+
+def norm_slices(kernels):
+    weight, pick = random(4 * 20, seed=3), on_rows(random(ROWS, WIDTH, seed=1))
+
+    def compute(index):
+        (x,) = pick(index)
+        kernels.norm_slices(x, weight, 16, 20, 1e-5)
+        return x
+
+    return compute
+
+
+def in_place(op, *arguments):
+    def make(kernels):
+        pick = on_rows(random(ROWS, WIDTH, seed=1) * 4)
+
+        def compute(index):
+            (x,) = pick(index)
+            getattr(kernels, op)(x, *arguments)
+            return x
+
+        return compute
+
+    return make
+
+
+def add(kernels):
+    pick = on_rows(random(ROWS, WIDTH, seed=1), random(ROWS, WIDTH, seed=2))
+
+    def compute(index):
+        x, y = pick(index)
+        kernels.add(x, y)
+        return x
+
+    return compute
+
+
+def gated(op):
+    def make(kernels):
+        pick = on_rows(random(ROWS, 2 * WIDTH, seed=1) * 4)
+
+        def compute(index):
+            (x,) = pick(index)
+            out = torch.empty(len(x), WIDTH)
+            getattr(kernels, op)(x, out)
+            return out
+
+        return compute
+
+    return make
+
+
+def slices_exactly(x):
+    part = x[:, 16:96].view(ROWS, 4, 20)
+    x = x.clone()
+    x[:, 16:96] = (part / (part.square().mean(-1, keepdim=True) + 1e-5).sqrt() * random(80, seed=3).double().view(4, 20)).flatten(1)
+    return x
+
+
+X, Y = random(ROWS, WIDTH, seed=1).double(), random(ROWS, WIDTH, seed=2).double()
+GATE_UP = (random(ROWS, 2 * WIDTH, seed=1) * 4).double()
+SUM = (X.float() + 5 + Y.float()).double()
+FOUR = (X.float() * 4).double()
+# op -> (maker, the result in fp64)
+OPS = {
+    "layer_norm": (layer_norm, torch.cat([SUM, F.layer_norm(SUM, (WIDTH,), *(random(WIDTH, seed=s).double() for s in (3, 4)))], 1)),
+    "norm_slices": (norm_slices, slices_exactly(X)),
+    "gelu": (in_place("gelu"), F.gelu(FOUR)),
+    "gelu_tanh": (in_place("gelu_tanh"), F.gelu(FOUR, approximate="tanh")),
+    "gated_gelu": (gated("gated_gelu"), F.gelu(GATE_UP[:, :WIDTH]) * GATE_UP[:, WIDTH:]),
+    "gated_gelu_tanh": (gated("gated_gelu_tanh"), F.gelu(GATE_UP[:, :WIDTH], approximate="tanh") * GATE_UP[:, WIDTH:]),
+    "add": (add, X + Y),
+    "scale": (in_place("scale", 1.7), FOUR * torch.tensor(1.7).double()),
+    "softcap": (in_place("softcap", CAP), CAP * torch.tanh(FOUR / CAP)),
+}
+
+
+def test_all_of_them_are_here():
+    assert {*OPS, "attention_softcap"} == set(FAMILY_OPS)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_right(kernels, op):
+    make, expected = OPS[op]
+    torch.testing.assert_close(make(kernels)(torch.arange(ROWS)).double(), expected, rtol=1e-6, atol=3e-6)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_a_row_has_the_same_bits_in_every_batch(kernels, threads, op):
+    compute = OPS[op][0](kernels)
+    threads(1)
+    alone = torch.cat([compute(torch.tensor([row])) for row in range(ROWS)])
+    for count in (1, 2, 3):
+        threads(count)
+        for seed in range(4):
+            index = torch.randperm(ROWS, generator=torch.Generator().manual_seed(seed))[: 5 + 8 * seed]
+            assert equal_bits(compute(index), alone[index]), (count, seed)
+
+
+@needs_native
+@pytest.mark.parametrize("op", OPS)
+def test_every_instruction_set_gives_the_same_bits(op):
+    compute, module = OPS[op][0](Kernels(only="cpu")), native.module
+    best = module.isa()
+    try:
+        results = []
+        for isa in module.isas():
+            module.force_isa(isa)
+            results.append(compute(torch.arange(ROWS)))
+    finally:
+        module.force_isa(best)
+    assert all(equal_bits(result, results[0]) for result in results)
+
+
+ELEMENTARY = [  # without torch's gelu: its tail is a difference of nearly equal numbers
+    (2, reference.tanh, torch.tanh),
+    (3, reference.gelu_of, lambda x: x / 2 * torch.special.erfc(-x * math.sqrt(0.5))),
+    (4, reference.gelu_tanh_of, lambda x: x * torch.sigmoid(math.sqrt(8 / math.pi) * (x + 0.044715 * x**3))),
+]
+
+
+@needs_native
+@pytest.mark.parametrize("which, ours, exact", ELEMENTARY)
+def test_elementary_functions(which, ours, exact):
+    """Relative to the value where that is not tiny; the tails of gelu come from exp of rounded squares."""
+    x = torch.cat([torch.linspace(-12, 12, 1 << 16), torch.logspace(-20, 0, 4096), -torch.logspace(-20, 0, 4096)])
+    out, want = torch.empty_like(x), exact(x.double())
+    native.module.elementary(which, x.data_ptr(), out.data_ptr(), len(x))
+    tail = x.double().square() + 4 if which > 2 else 4
+    for found in (out, ours(x)):
+        assert ((found.double() - want).abs() / (want.abs() * U * 2 * tail + 1e-36)).max() <= 1
+
+
+@needs_native
+def test_elementary_functions_far_out():
+    x = torch.tensor([0.0, -0.0, 100.0, -100.0, 1e30, -1e30, math.nan] + [0.0] * 9)
+    for which, expected in ((2, [0, 0, 1, -1, 1, -1]), (3, [0, 0, 100, 0, 1e30, 0]), (4, [0, 0, 100, 0, 1e30, 0])):
+        out = torch.empty_like(x)
+        native.module.elementary(which, x.data_ptr(), out.data_ptr(), len(x))
+        assert torch.equal(out[:6], torch.tensor(expected, dtype=torch.float32)) and out[6].isnan(), (which, out)
+
+
+def capped(kernels, scene, window=0, cap=CAP, scale=0.25):
+    out = torch.full((len(scene.qkv), scene.heads * scene.kv.keys.shape[-1]), torch.nan)
+    kernels.attention_softcap(scene.qkv, scene.kv, scene.rows, scene.heads, scale, window, out, cap)
+    return out
+
+
+PLACES = [(0, 1100, 0), (1, 0, 0), (1, 39, 2), (0, 511, 0), (0, 512, 3), (1, 17, 18)]
+
+
+@pytest.mark.parametrize("window", [0, 33])
+def test_attention_softcap_is_right(kernels, window):
+    scene = build_scene(PLACES, group=3, head_dim=20)
+    found = capped(kernels, scene, window).view(len(PLACES), -1, 20)
+    for row, (keys, values) in enumerate(zip(scene.keys, scene.values, strict=True)):
+        keys, values = (part[-window:].double() for part in (keys, values))
+        for head in range(scene.heads):
+            q = scene.qkv[row, head * 20 : head * 20 + 20].double()
+            weights = torch.softmax(CAP * torch.tanh(keys[:, head // 3] @ q * 0.25 / CAP), 0)
+            torch.testing.assert_close(found[row, head].double(), weights @ values[:, head // 3], rtol=3e-6, atol=3e-6)
+
+
+def test_attention_softcap_rows_do_not_depend_on_their_company(kernels):
+    together = capped(kernels, build_scene(PLACES), 700)
+    for row, place in enumerate(PLACES):
+        assert equal_bits(capped(kernels, build_scene([place], layout=3, page_size=7), 700)[0], together[row])
+    assert equal_bits(capped(kernels, build_scene([(1, 17, 0)]), 700)[0], together[5]), "a tree row and a trunk row"
+
+
+@needs_native
+def test_attention_softcap_is_the_same_on_every_instruction_set():
+    kernels, module, results = Kernels(only="cpu"), native.module, []
+    best = module.isa()
+    try:
+        for isa in module.isas():
+            module.force_isa(isa)
+            results.append(capped(kernels, build_scene(PLACES, group=3, dtype=torch.bfloat16), 300))
+    finally:
+        module.force_isa(best)
+    assert all(equal_bits(result, results[0]) for result in results)
+
+
+def test_a_wide_cap_is_nearly_none(kernels):
+    scene = build_scene(PLACES)
+    torch.testing.assert_close(capped(kernels, scene, cap=1e5), attend(kernels, scene), rtol=1e-5, atol=1e-5)
+
+
+def test_what_a_device_lacks_is_said_when_it_is_asked_for(monkeypatch):
+    served = reference.offer
+
+    def without_layer_norm(op, device):
+        return Declined("not written yet") if op == "layer_norm" else served(op, device)
+
+    monkeypatch.setattr(reference, "offer", without_layer_norm)
+    monkeypatch.setattr(dispatch, "CANDIDATES", ("reference",))
+    kernels = Kernels()
+    assert kernels.norm is reference.norm and kernels.scale is reference.scale
+    with pytest.raises(BackendError, match="'layer_norm' has no kernel on device 'cpu': reference: not written yet"):
+        _ = kernels.layer_norm
+
+
+def test_errors_name_what_is_wrong():
+    if native.module is None:
+        pytest.skip(f"no native module: {native.reason}")
+    kernels = Kernels(only="cpu")
+    with pytest.raises(InputError, match="cap=0"):
+        kernels.softcap(torch.zeros(1, 4), 0)
+    with pytest.raises(InputError, match="norm_slices: 8 columns from 4 on in slices of 3"):
+        kernels.norm_slices(torch.zeros(1, 12), torch.zeros(8), 4, 3, 1e-5)
+    with pytest.raises(InputError, match="add: y must be"):
+        kernels.add(torch.zeros(1, 4), torch.zeros(1, 5))

@@ -1,0 +1,20 @@
+"""The kernels under test, as the tests of ops/ take them. Only for processes with TRITON_INTERPRET=1, set before triton is imported."""
+
+from slipstream.ops import triton as candidate
+from slipstream.ops.types import OPS, LinearKernel
+
+
+class Interpreted:
+    """What Kernels("cuda", only="triton") would be; the tensors are the CPU's."""
+
+    device = "cpu"
+
+    def __init__(self):
+        for op in OPS:
+            setattr(self, op, candidate.offer(op, "cuda"))
+
+    def linear(self, format: str) -> LinearKernel:
+        return candidate.offer(f"linear_{format}", "cuda")
+
+
+KERNELS = Interpreted()

@@ -1,0 +1,86 @@
+"""In the interpreter: attention against the reference in every branch, and that a row depends on itself only, bit by bit."""
+
+import pytest
+import torch
+from candidate import KERNELS
+from scenes import attend, build_scene, equal_bits
+
+from slipstream.base.errors import InputError
+from slipstream.ops import Kernels
+from slipstream.ops.triton import attention
+
+REFERENCE = Kernels(only="reference")
+RAGGED = [(0, p, 0) for p in (0, 1, 5, 14, 15, 16, 40)] + [(1, 700, 0), (1, 511, 3), (2, 1030, 9), (2, 1025, 4), (3, 33, 33), (3, 63, 0)]
+PREFILL = [(0, p, 0) for p in range(500, 524)] + [(1, p, 0) for p in range(3)]
+TREE = [(0, 20, 1), (0, 21, 2), (0, 25, 6), (1, 511, 2), (1, 512, 3), (1, 513, 4), (2, 1100, 40)]
+
+
+ONE_PER_ROW, ONE_PER_SEGMENT = 0, 1 << 20  # values of attention.FILL; that both give the same bits is a test of its own
+
+
+@pytest.mark.parametrize("dtype, fill", [(torch.float32, ONE_PER_SEGMENT), (torch.bfloat16, ONE_PER_ROW)], ids=["fp32-split", "bf16"])
+@pytest.mark.parametrize(
+    "rows, window, page_size, kv_heads, group, head_dim",
+    [
+        (RAGGED, 0, 16, 2, 2, 16),
+        (RAGGED, 37, 8, 2, 2, 16),
+        (PREFILL, 0, 16, 1, 4, 64),
+        (PREFILL, 500, 64, 1, 3, 24),
+        (TREE, 0, 1, 2, 1, 16),
+        (TREE, 4, 5, 1, 8, 32),
+        ([(0, 1600, 0), (0, 2000, 513)], 600, 16, 1, 1, 80),
+        ([(0, 130, 2)], 0, 16, 1, 70, 16),
+    ],
+    ids=["ragged", "window", "prefill", "prefill-window-group3", "tree-mha-page1", "tree-window", "segments-window", "group70"],
+)
+def test_against_the_reference(monkeypatch, rows, window, page_size, kv_heads, group, head_dim, dtype, fill):
+    monkeypatch.setattr(attention, "FILL", fill)
+    scene = build_scene(rows, page_size=page_size, kv_heads=kv_heads, group=group, head_dim=head_dim, dtype=dtype)
+    got = attend(KERNELS, scene, window)
+    scene.qkv = scene.qkv.to(dtype).float()  # queries meet keys in the cache's type
+    tolerance = 2e-6 if dtype is torch.float32 else 2**-7  # weights are rounded to bf16 too
+    torch.testing.assert_close(got, attend(REFERENCE, scene, window), atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("window, dtype", [(0, torch.bfloat16), (37, torch.float32)])
+def test_programs_do_not_change_bits(monkeypatch, window, dtype):
+    scene = build_scene(RAGGED, dtype=dtype)
+    results = []
+    for fill in (ONE_PER_ROW, ONE_PER_SEGMENT):
+        monkeypatch.setattr(attention, "FILL", fill)
+        results.append(attend(KERNELS, scene, window))
+    assert equal_bits(*results)
+
+
+@pytest.mark.parametrize("window, dtype", [(0, torch.bfloat16), (37, torch.float32)])
+def test_a_row_has_the_same_bits_in_every_batch_and_layout(window, dtype):
+    rows = RAGGED + PREFILL[8:17]
+    chosen = [0, 6, 7, 8, 9, 11, 13, 17, 21]
+    alone = {place: attend(KERNELS, build_scene([rows[place]], dtype=dtype), window) for place in chosen}
+    backwards = list(range(len(rows)))[::-1]
+    for trial, index in enumerate([list(range(len(rows))), backwards, [7, 7, 9, 8, 7, 0, 12, 0]]):
+        got = attend(KERNELS, build_scene([rows[i] for i in index], page_size=(1, 8, 64)[trial], layout=trial, dtype=dtype), window)
+        for place, row in enumerate(index):
+            assert row not in alone or equal_bits(got[place], alone[row][0]), f"row {rows[row]} at place {place} of trial {trial}"
+
+
+@pytest.mark.parametrize("window, dtype", [(0, torch.float32), (4, torch.bfloat16), (300, torch.bfloat16)])
+def test_tree_rows_equal_the_same_tokens_laid_out_linearly(window, dtype):
+    linear = [(request, position, 0) for request, position, _ in TREE]
+    got = attend(KERNELS, build_scene(TREE, dtype=dtype), window)
+    assert equal_bits(got, attend(KERNELS, build_scene(linear, dtype=dtype, layout=7), window))
+
+
+def test_splits_follow_from_shapes():
+    assert attention.splits(1, 8, 256) == 256 and attention.splits(33, 8, 256) == 1 and attention.splits(1, 1, 1) == 1
+    assert attention.workspace_bytes(32, 32, 8, 128, 131072) == 32 * 32 * 256 * 130 * 4
+    assert attention.workspace_bytes(33, 32, 8, 128, 131072) == 0
+
+
+def test_what_does_not_fit_is_refused():
+    scene = build_scene([(0, 3, 0)])
+    with pytest.raises(InputError, match="scale"):
+        attend(KERNELS, scene, scale=0.0)
+    scene.rows.positions = scene.rows.positions.long()
+    with pytest.raises(InputError, match="positions"):
+        attend(KERNELS, scene)

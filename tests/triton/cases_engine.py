@@ -1,0 +1,48 @@
+"""The engine on Triton kernels, interpreted: the same loop, worker and tests as on a GPU, with the CPU's memory."""
+
+import pytest
+
+from slipstream import LLM, SamplingParams
+from slipstream.ops import triton as candidate
+from tests.promises.oracles import RandomTree
+from tests.promises.scenarios import prompts
+
+NEW = 3
+offer_on_cuda = candidate.offer
+
+
+@pytest.fixture(autouse=True)
+def interpreted(monkeypatch):
+    """Lets the candidate serve the CPU, where the interpreter runs."""
+    monkeypatch.setattr(candidate, "offer", lambda op, device: offer_on_cuda(op, "cuda"))
+
+
+def engine(**options) -> LLM:
+    return LLM("dummy:tiny:bf16", kernels="triton", deterministic=True, max_len=128, max_step_tokens=32, max_batch=4, **options)
+
+
+def test_same_text():
+    """A few of the scenarios of tests/promises: alone, in a batch with chunks, other pages, drafts and prefix hits."""
+    params = SamplingParams(max_tokens=NEW, ignore_eos=True, logprobs=1, temperature=0.9, seed=3, top_p=0.9)
+    asked = [prompts(8, 512)[index] for index in (2, 6)]
+    alone = engine(prefix_cache=False)
+    expected = []
+    for prompt in asked:
+        sample = alone.generate([prompt], params)[0].outputs[0]
+        expected.append((sample.token_ids, sample.logprobs))
+    known = [[*prompt, *tokens] for prompt, (tokens, _) in zip(asked, expected, strict=True)]
+    for options in (dict(max_chunk=7, page_size=4), dict(speculate=RandomTree(known, 512), page_size=5, max_chunk=20)):
+        llm = engine(**options)
+        assert llm.engine.config.profile.startswith("triton-deterministic")
+        for _ in range(2):  # the second time with what the first has left in the cache
+            outputs = llm.generate(asked, params)
+            assert [(output.outputs[0].token_ids, output.outputs[0].logprobs) for output in outputs] == expected
+
+
+def test_text_of_the_reference():
+    """Greedy text on Triton kernels and on the reference: other profiles, but the same model."""
+    params = SamplingParams(max_tokens=NEW, ignore_eos=True, temperature=0)
+    prompt = prompts(8, 512)[5]
+    on_triton, on_reference = (LLM("dummy:tiny:fp32", kernels=kernels, max_len=128) for kernels in ("triton", "reference"))
+    texts = [llm.generate([prompt], params)[0].outputs[0].token_ids for llm in (on_triton, on_reference)]
+    assert texts[0] == texts[1]

@@ -1,0 +1,49 @@
+"""The kernels compiled to sm_90 without a GPU: they fit into registers and shared memory, and large products use wgmma."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).resolve().parents[2] / "src"
+SHARED_LIMIT = 227 * 1024
+EACH_SHAPE = {"norm", "embed", "rope_write", "attention", "attention_merge", "gated", "move", "logprobs"}
+SAMPLING = {f"sample_{step}" for step in ("peaks", "masses", "cut", "draw", "pick")}
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+
+
+def compile_forms(folder: Path, *shapes: str) -> list[dict]:
+    """What slipstream.ops.triton.compile says of the forms of these shapes; compiled afresh, in a process that does not interpret."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    paths = os.pathsep.join(filter(None, (str(SOURCE), environment.get("PYTHONPATH"))))
+    environment |= {"PYTHONPATH": paths, "TRITON_CACHE_DIR": str(folder)}
+    command = [sys.executable, "-m", "slipstream.ops.triton.compile", "--json", "--shapes", *shapes]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=280)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def check(forms: list[dict]) -> None:
+    assert {form["kernel"] for form in forms} == EACH_SHAPE | SAMPLING
+    for form in forms:
+        assert form["spills"] == 0, form
+        assert 0 < form["registers"] <= 255 and form["shared"] <= SHARED_LIMIT, form
+        assert form["mma"] == 0, f"a product on the slower path of single warps: {form}"
+        in_bf16 = form["kernel"] == "attention" and form["form"].endswith("kv bf16")
+        assert (form["wgmma"] > 0) == in_bf16, form
+
+
+def test_an_8b_model_fits_the_machine(tmp_path):
+    check(compile_forms(tmp_path, "llama-3.1-8b"))
+
+
+@pytest.mark.slow
+def test_every_named_shape_fits_the_machine(tmp_path):
+    forms = compile_forms(tmp_path, "tiny", "demo", "llama-3.2-1b", "llama-3.2-3b", "llama-3.1-8b", "llama-3.1-70b", "llama-2-7b")
+    check(forms)
+    assert len({form["form"].split()[0] for form in forms}) == 7

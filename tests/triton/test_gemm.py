@@ -1,0 +1,41 @@
+"""The fixed-tile product compiled to sm_90 without a GPU: it uses wgmma and fits. Its results: cases_gemm.py, in the interpreter."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).resolve().parents[2] / "src"
+SHARED_LIMIT = 227 * 1024
+PROGRAM = """
+import json, sys
+from dataclasses import asdict
+from slipstream.ops.triton import compile, gemm
+for n, k in json.loads(sys.argv[1]):
+    segments, _ = gemm.segments_of(n, k)
+    for out in ("*fp32", "*bf16"):
+        print(json.dumps(asdict(compile.measure("product", "whole", gemm.variant(n, k, out, False)))))
+    if segments > 1:
+        print(json.dumps(asdict(compile.measure("product", "parts", gemm.variant(n, k, "*fp32", True)))))
+        print(json.dumps(asdict(compile.measure("merge", "", gemm.merge_variant(segments, "*fp32")))))
+"""
+LAYERS = [(6144, 4096), (4096, 14336), (28672, 4096), (128256, 4096), (10240, 8192)]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+def test_it_uses_the_tensor_cores_of_hopper_and_fits(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    paths = os.pathsep.join(filter(None, (str(SOURCE), environment.get("PYTHONPATH"))))
+    environment |= {"PYTHONPATH": paths, "TRITON_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", PROGRAM, json.dumps(LAYERS)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    forms = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {form["form"] for form in forms if form["kernel"] == "product"} == {"whole", "parts"}
+    for form in forms:
+        assert form["spills"] == 0 and form["registers"] <= 255 and form["shared"] <= SHARED_LIMIT, form
+        assert form["mma"] == 0 and (form["wgmma"] > 0) == (form["kernel"] == "product"), form
