@@ -94,7 +94,7 @@ def prepare_tokenizer(books: list[Book], recipe: Recipe, out: Path, teacher: Pat
         )
         tokenizer.train_from_iterator([book.train for book in books], trainer)
         tokenizer.post_processor = processors.TemplateProcessing(single=f"{END} $A", special_tokens=[(END, 0)])
-        tokenizer.save(str(path))
+        tokenizer.save(str(path), pretty=False)
     return Tokenizer.from_file(str(path))
 
 
