@@ -85,5 +85,6 @@ def test_nothing_touches_the_network(make_llama, tmp_path, monkeypatch):
     monkeypatch.setattr(socket, "socket", refuse)
     monkeypatch.setattr(socket, "create_connection", refuse)
     load_model(tmp_path, Kernels(only="reference"), max_rows=1, max_logit_rows=1)
-    with pytest.raises(InputError, match="nothing is downloaded"):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(InputError, match="is not in the cache .*HF_HUB_OFFLINE"):
         load_model("meta-llama/Llama-3.2-1B", Kernels(only="reference"), max_rows=1, max_logit_rows=1)

@@ -13,6 +13,7 @@ from slipstream.base.errors import InputError
 from slipstream.files import gguf
 from slipstream.text import Detokenizer, Tokenizer, gguf_vocabulary, sentencepiece
 from slipstream.text.pieces import _BYTE_OF_CHAR
+from tests.text.vocabularies import SHARED, real
 
 GGUF = ("deepseek-llm", "falcon", "gpt-2", "llama-spm", "phi-3", "starcoder")
 MODELS = ("llama2_tokenizer", "mistral_v1", "mistral_v3", "test_model_unigram_1000")
@@ -25,17 +26,10 @@ TABLES = {
 
 
 @pytest.fixture(scope="module")
-def folder(shared_folder):
-    return shared_folder / "data/tokenizers"
-
-
-@pytest.fixture(scope="module")
-def shared_folder():
-    from tests.text.vocabularies import SHARED
-
+def folder():
     if not (SHARED / "data").is_dir():
         pytest.skip(f"no shared test data at {SHARED}; set SLIPSTREAM_SHARED")
-    return SHARED
+    return SHARED / "data/tokenizers"
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +76,31 @@ def test_gguf_and_sentencepiece_of_llama_agree_with_recorded_ones(folder, refere
         assert of_gguf.encode(row["text"], special=False) == row["ids"]["hf/llama2"]
     tests = json.loads((folder / "expected/hf_llama_encoded.json").read_text(encoding="utf-8"))
     assert of_model.encode(tests["text"]) == of_gguf.encode(tests["text"]) == tests["token_ids"]
+
+
+@pytest.mark.parametrize("name", ["llama2", "phi-3-mini", "falcon", "gpt-neox-20b", "t5-small"])
+def test_tokenizer_json(references, name):
+    tokenizer = Tokenizer(real(name))
+    for row in references:
+        assert tokenizer.encode(row["text"], special=False) == row["ids"][f"hf/{name}"], row["text"]
+
+
+def test_encodings_by_other_libraries(folder):
+    """One text or source file each, encoded by transformers or by dotnet/machinelearning."""
+    expected = folder / "expected"
+    falcon = json.loads((expected / "hf_falcon_encoded.json").read_text(encoding="utf-8"))
+    assert Tokenizer.load(folder / "gguf/ggml-vocab-falcon.gguf").encode(falcon["text"]) == falcon["token_ids"]
+    llama = json.loads((expected / "hf_llama_3.2_encoded.json").read_text(encoding="utf-8"))
+    metadata = table_metadata(folder / "tiktoken/llama3_tokenizer.model", "llama-bpe")
+    tokenizer = Tokenizer(*gguf_vocabulary.of_metadata(metadata, "llama3"))
+    assert tokenizer.encode(llama["text"]) == [token for token in llama["token_ids"] if token < 128000]
+    for name, of in (("gpt2", Tokenizer.load(folder / "gguf/ggml-vocab-gpt-2.gguf")), ("gpt4o", o200k(folder))):
+        ids = json.loads((expected / f"dotnet_tokens_{name}.json").read_text())
+        assert len(ids) > 1000 and of.encode(of.decode(ids, skip_special=False)) == ids
+
+
+def o200k(folder):
+    return Tokenizer(*gguf_vocabulary.of_metadata(table_metadata(folder / "tiktoken/o200k_base.tiktoken", "gpt-4o"), "o200k"))
 
 
 @cache
@@ -167,6 +186,22 @@ def test_other_gguf_kinds_are_refused_by_name(changes, message):
     metadata = {f"tokenizer.ggml.{key}": value for key, value in {**metadata, **changes}.items()}
     with pytest.raises(InputError, match=message):
         gguf_vocabulary.of_metadata(metadata, "x.gguf")
+
+
+LISTS = st.lists(st.sampled_from(["a", "b", "ab", "a b", "", "▁", "<0x41>"]), max_size=4) | st.lists(st.integers(-1, 7), max_size=4)
+ANY = LISTS | st.lists(st.floats(), max_size=4) | st.integers(-2, 9) | st.booleans() | st.sampled_from(["gpt2", "llama", "gpt-2", "x"])
+NAMES = ("tokens", "scores", "token_type", "merges", "bos_token_id", "eos_token_id", "add_bos_token", "add_space_prefix")
+
+
+@settings(max_examples=300)
+@given(st.sampled_from(["gpt2", "llama"]), st.dictionaries(st.sampled_from(NAMES), ANY))
+def test_arbitrary_metadata_is_a_tokenizer_or_refused(model, values):
+    metadata = {"model": model, "pre": "gpt-2", "tokens": ["a", "b", "ab"], **values}
+    try:
+        tokenizer = Tokenizer(*gguf_vocabulary.of_metadata({f"tokenizer.ggml.{key}": value for key, value in metadata.items()}, "x"))
+    except InputError:
+        return
+    assert all(0 <= token < tokenizer.vocab_size for token in tokenizer.encode("ab c"))
 
 
 def test_wordpiece_in_gguf_is_refused(folder):

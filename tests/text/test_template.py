@@ -113,6 +113,18 @@ HOSTILE = {
     "blocks": "{% set a = 'x' * 1000000 %}{% set b %}" + "{{ a }}" * 1000 + "{% endset %}",
     "block filter": "{% set a = 'x' * 1000000 %}{% filter upper %}" + "{{ a }}" * 1000 + "{% endfilter %}",
     "concatenation": "{% set a = 'x' * 1000000 %}{{ " + " ~ ".join(["a"] * 100) + " }}",
+    "join of one text": "{% set a = 'x' * 1000000 %}{{ ([a] * 100000) | join }}",
+    "join by attribute": "{% set a = {'t': 'x' * 1000000} %}{{ ([a] * 1000) | join('', attribute='t') }}",
+    "one text written often": "{% set a = 'x' * 1000000 %}{{ [a] * 100000 }}",
+    "lists in lists": "{% set n = namespace(l=[1]) %}{% for i in range(60) %}{% set n.l = [n.l, n.l] %}{% endfor %}{{ n.l }}",
+    "tuples in tuples": "{% set n = namespace(l=(1,)) %}{% for i in range(60) %}{% set n.l = (n.l, n.l) %}{% endfor %}{{ {n.l: 1} }}",
+    "dicts in dicts": "{% set n = namespace(l={}) %}{% for i in range(60) %}{% set n.l = {1: n.l, 2: n.l} %}{% endfor %}{{ n.l | tojson }}",
+    "dict()": "{% set n = namespace(l={}) %}{% for i in range(60) %}{% set n.l = dict(a=n.l, b=n.l) %}{% endfor %}{{ n.l | string }}",
+    "deep lists": "{% set n = namespace(l=[1]) %}{% for i in range(5000) %}{% set n.l = [n.l] %}{% endfor %}{{ n.l == n.l }}",
+    "slices": "{% set a = 'x' * 10000000 %}" + "".join(f"{{% set a{i} = a[1:] %}}" for i in range(100)),
+    "literal text": "{% set b %}{% for i in range(99999) %}" + "x" * 100_000 + "{% endfor %}{% endset %}",
+    "indented lines": "{{ ('x\n' * 5000000) | indent(60) }}",
+    "split": "{{ ('x' * 5000000).split('x') | length }}",
     "mutation": "{{ messages.append(1) }}",
     "class": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
     "class by item": "{{ ''['__class__'] }}{{ ()['__class__']['__base__'] }}{{ messages['__class__'].__name__.upper() }}",
@@ -148,16 +160,28 @@ def test_templates_that_do_not_compile_are_named(source):
         ChatTemplate(source).render(CHAT)
 
 
+def test_namespaces_that_hold_each_other():
+    source = "{% set n = namespace() %}{% set n.n = n %}{% for i in range(60) %}{% set n.x = namespace(a=n.x, b=n.x) %}{% endfor %}{{ n }}"
+    assert ChatTemplate(source).render(CHAT) == "<namespace>"
+
+
 def test_long_chats_are_no_attack():
     messages = [{"role": "user", "content": "x" * 2000}, {"role": "assistant", "content": "y" * 2000}] * 500
     quadratic = "{% set n = namespace(t='') %}{% for m in messages %}{% set n.t = n.t ~ m.content %}{% endfor %}{{ n.t | trim }}"
     assert len(ChatTemplate(quadratic).render(messages[:200])) == 400_000
     assert len(ChatTemplate("{% for m in messages %}{{ m.content | trim }}{% endfor %}").render(messages)) == 2_000_000
+    growing = "{% set n = namespace(l=[]) %}{% for m in messages %}{% set n.l = n.l + [m] %}{% endfor %}{{ n.l | length }}"
+    assert ChatTemplate(growing).render(messages) == "1000"
 
 
 def test_only_plain_values_reach_the_template(tmp_path):
     with pytest.raises(InputError, match="messages: holds PosixPath, which is no JSON value"):
         ChatTemplate("x").render([{"role": "user", "content": tmp_path}])
+    deep = []
+    for _ in range(5000):
+        deep = [deep]
+    with pytest.raises(InputError, match="nested too deep"):
+        ChatTemplate("x").render([{"role": "user", "content": deep}])
 
 
 def write(folder, **config):

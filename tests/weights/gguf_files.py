@@ -11,6 +11,7 @@ NAMES = {
     "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output", "input_layernorm": "attn_norm",
     "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
     "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+    "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
 }  # fmt: skip
 
 
@@ -43,7 +44,7 @@ def interleaved(rows: np.ndarray, heads: int) -> np.ndarray:
     return rows.reshape(heads, 2, rows.shape[0] // heads // 2, -1).swapaxes(1, 2).reshape(rows.shape)
 
 
-def write(path, config, weights, kinds, *, metadata=lambda writer: None, extra=None):
+def write(path, config, weights, kinds, *, architecture="llama", metadata=lambda writer: None, extra=None):
     """A file of `weights` (names of transformers, fp32).
 
     Args:
@@ -54,7 +55,7 @@ def write(path, config, weights, kinds, *, metadata=lambda writer: None, extra=N
     Returns:
         The weights that the file means, in fp32.
     """
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, architecture)
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
     writer.add_block_count(config["num_hidden_layers"])
@@ -64,6 +65,7 @@ def write(path, config, weights, kinds, *, metadata=lambda writer: None, extra=N
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_rope_freq_base(config["rope_theta"])
     writer.add_rope_dimension_count(config["hidden_size"] // config["num_attention_heads"])
+    writer.add_key_length(config["hidden_size"] // config["num_attention_heads"])
     metadata(writer)
     meant = {}
     for seed, (name, values) in enumerate(weights.items()):
@@ -71,7 +73,7 @@ def write(path, config, weights, kinds, *, metadata=lambda writer: None, extra=N
         data = packed(values, kind, seed)
         meant[name] = unpacked(data, kind).view(values.shape)
         heads = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}.get(name.split(".")[-2])
-        data = interleaved(data, config[heads]) if heads else data
+        data = interleaved(data, config[heads]) if heads and architecture == "llama" else data
         plain = {"F32": np.float32, "F16": np.float16}.get(kind)
         writer.add_tensor(gguf_name(name), data if plain is None else data.astype(plain), raw_dtype=gguf.GGMLQuantizationType[kind])
     for name, values in (extra or {}).items():

@@ -5,9 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
+from slipstream.arch.detect import config_to_spec
 from slipstream.base.errors import CheckpointError, InputError
 from slipstream.weights import load
+from slipstream.weights.gguf_config import to_config
 from tests.weights import gguf_files, tiny
 
 KINDS = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q4_K", "Q5_K", "Q6_K")
@@ -38,6 +42,48 @@ def test_against_transformers(tmp_path):
     with torch.no_grad():
         expected = model(torch.tensor([tiny.TOKENS])).logits[0]
     torch.testing.assert_close(tiny.logits(tmp_path / "model.gguf"), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changes"),
+    [
+        ("llama", {"attention_bias": True, "mlp_bias": True}),
+        ("qwen2", {"architectures": ["Qwen2ForCausalLM"]}),
+        ("qwen3", {"architectures": ["Qwen3ForCausalLM"], "head_dim": 64}),
+    ],
+)
+def test_architectures_against_transformers(tmp_path, architecture, changes):
+    transformers = pytest.importorskip("transformers")
+    weights = tiny.random_weights(**changes)
+    meant = gguf_files.write(tmp_path / "model.gguf", tiny.CONFIG, weights, lambda name: "Q8_0", architecture=architecture)
+    plain = tiny.write(tmp_path / "plain", meant, model_type=architecture, **changes)
+    with torch.no_grad():
+        expected = transformers.AutoModelForCausalLM.from_pretrained(plain, dtype=torch.float32)(torch.tensor([tiny.TOKENS])).logits[0]
+    assert len(weights) > 20
+    torch.testing.assert_close(tiny.logits(tmp_path / "model.gguf"), expected, rtol=0, atol=1e-4)
+
+
+def test_a_file_is_all_that_a_run_needs(tmp_path):
+    from slipstream import LLM, SamplingParams
+    from slipstream.text.template import ChatTemplate
+
+    def vocabulary(writer):
+        letters = [chr(33 + number) for number in range(tiny.CONFIG["vocab_size"] - 4)]
+        writer.add_tokenizer_model("llama")
+        writer.add_token_list(["<unk>", "<s>", "</s>", "▁", *letters])
+        writer.add_token_scores([0.0] * tiny.CONFIG["vocab_size"])
+        writer.add_token_types([2, 3, 3, *[1] * (len(letters) + 1)])
+        writer.add_chat_template("{{ bos_token }}{% for m in messages %}{{ m.role }}:{{ m.content }}{% endfor %}")
+
+    write(tmp_path / "model.gguf", metadata=vocabulary)
+    prompt = ChatTemplate.load(tmp_path).render([{"role": "user", "content": "Hi"}])
+    assert prompt == "<s>user:Hi"
+    llm = LLM(tmp_path, max_len=64, max_batch=2, kernels="reference")
+    tokens = llm.engine.intake.tokenizer.encode(prompt, special=False)
+    of_text, of_ids = llm.generate(["user:Hi", tokens], SamplingParams(max_tokens=5, temperature=0))
+    llm.close()
+    assert of_text.prompt_token_ids == tokens and tokens[:2] == [1, 3] and llm.engine.config.model_name == "model"
+    assert of_text.outputs[0].text == of_ids.outputs[0].text != "" and len(of_text.outputs[0].token_ids) == 5
 
 
 def test_what_it_becomes_is_said_in_one_line(tmp_path, caplog):
@@ -139,6 +185,22 @@ def test_what_the_tables_do_not_know_is_refused(tmp_path, metadata, message):
     write(tmp_path / "model.gguf", metadata=metadata)
     with pytest.raises(CheckpointError, match=message):
         load(tmp_path / "model.gguf")
+
+
+VALUES = st.integers(-2, 300) | st.floats() | st.booleans() | st.text(max_size=3) | st.lists(st.integers(0, 3), max_size=3)
+KEYS = (
+    *("embedding_length", "block_count", "attention.head_count", "attention.head_count_kv", "rope.freq_base", "rope.scaling.type"),
+    *("attention.layer_norm_rms_epsilon", "attention.key_length", "rope.dimension_count", "context_length", "expert_count", "other"),
+)
+
+
+@given(st.dictionaries(st.sampled_from(KEYS), VALUES), st.none() | st.lists(st.floats(), min_size=1, max_size=3))
+def test_arbitrary_metadata_is_a_model_or_refused(values, factors):
+    metadata = {"general.architecture": "llama", **{f"llama.{key}": value for key, value in values.items()}}
+    try:
+        config_to_spec(to_config(metadata, {"token_embd.weight": (8, 8)}, factors))
+    except InputError:
+        return
 
 
 def test_other_types_architectures_and_files_are_refused_by_name(tmp_path, shared):

@@ -5,8 +5,8 @@ import json
 import torch
 from safetensors.torch import save_file
 
+from slipstream.arch.common import NAMES
 from slipstream.arch.detect import config_to_spec
-from slipstream.arch.families.llama import NAMES
 from slipstream.arch.names import checkpoint_name
 from slipstream.arch.spec import tensors
 from slipstream.model import load_model

@@ -20,7 +20,8 @@ from slipstream.ops.dispatch import Kernels
 from slipstream.sampling.sampler import Sampler
 from slipstream.scheduler import Scheduler
 from slipstream.step import Executor
-from slipstream.text.tokenizer import FILE, OTHER_KINDS, Tokenizer
+from slipstream.text.tokenizer import FILE, Tokenizer
+from slipstream.weights.hub import locate
 from slipstream.worker.batching import MAX_DRAFT
 from slipstream.worker.executors.local import LocalExecutor
 from slipstream.worker.pool import KVPool
@@ -45,6 +46,8 @@ class Engine:
 def build(options: Options) -> Engine:
     """Loads the model and allocates everything that a run will need."""
     source = BUILTIN / "demo" if options.model is None else options.model
+    if not str(source).startswith(DUMMY):
+        source = locate(source)
     kernels = Kernels(options.device, only=options.kernels, deterministic=options.deterministic)
     weights = open_weights(source, kernels.device)
     drafter: Any = registry.load(DRAFTERS, options.speculate).make() if isinstance(options.speculate, str) else options.speculate
@@ -70,7 +73,7 @@ def tokenizer_of(source: Path | str) -> Tokenizer | None:
     if str(source).startswith(DUMMY):
         return None
     folder = Path(source)
-    if folder.is_dir() and not any((folder / name).is_file() for name in (FILE, *OTHER_KINDS)):
+    if not Tokenizer.present(folder):
         log.get(__name__).warning("%s: has no %s; prompts must be token ids, and texts do not end by themselves", folder, FILE)
         return None
     return Tokenizer.load(source)

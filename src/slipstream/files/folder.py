@@ -10,6 +10,18 @@ from slipstream.files.safetensors import INDEX, SINGLE
 _LATER_SHARD = re.compile(r".*-(?!00001)\d{5}-of-\d{5}\.gguf")
 
 
+_SNAPSHOT = re.compile(r"models--([^/]+)--([^/]+)")
+
+
+def model_name(path: Path) -> str:
+    """What to call a model in messages: the folder's or file's name, "org/name" for a folder of the shared cache."""
+    if path.is_file():
+        return path.stem
+    path = path.resolve()
+    cached = _SNAPSHOT.fullmatch(path.parent.parent.name) if path.parent.name == "snapshots" else None
+    return f"{cached[1]}/{cached[2]}" if cached else path.name
+
+
 def model_gguf(path: Path) -> Path | None:
     """The GGUF file of a model: `path` itself, or the only one in the folder `path` that has no safetensors; None if there is none.
 

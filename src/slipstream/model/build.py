@@ -9,6 +9,7 @@ from slipstream.model.decoder import Decoder
 from slipstream.ops.dispatch import Kernels
 from slipstream.quant import computed
 from slipstream.weights.dummy import Dummy
+from slipstream.weights.hub import locate
 from slipstream.weights.load import load
 from slipstream.weights.source import Weights
 
@@ -19,12 +20,13 @@ _STORED = ("bf16", "fp32")
 def load_model(
     source: Path | str, kernels: Kernels, *, quant: str | None = None, max_rows: int, max_logit_rows: int, max_len: int | None = None
 ) -> Decoder:
-    """Reads, packs and allocates; never touches the network.
+    """Reads, packs and allocates. Only an id that is not in the cache touches the network.
 
     Args:
-        source: a folder in the Hugging Face layout, or "dummy:<shape>[:bf16|fp32]" for random weights of a named shape.
+        source: a folder in the Hugging Face layout, a GGUF file, an id "org/name" of the hub (see `weights.hub`), or
+            "dummy:<shape>[:bf16|fp32]" for random weights of a named shape.
         kernels: who computes.
-        quant: format for linear layers, a name in quant/formats; None keeps them as stored.
+        quant: format for linear layers, one of `quant.computed()`; None keeps them as stored, or unpacks them exactly.
         max_rows, max_logit_rows, max_len: see Decoder.
 
     Raises:
@@ -40,7 +42,7 @@ def load_model(
 def open_weights(source: Path | str, device: str = "cpu") -> Weights:
     """The parameters of a source, checked but not read yet; `.spec` and `.format` serve memory planning."""
     if not str(source).startswith(DUMMY):
-        return load(source, device)
+        return load(locate(source), device)
     name, _, format = str(source).removeprefix(DUMMY).partition(":")
     if format and format not in _STORED:
         raise InputError(f"model={str(source)!r}: format {format!r} is not one of {', '.join(_STORED)}; use dummy:<shape>[:<format>]")

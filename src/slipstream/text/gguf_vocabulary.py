@@ -93,6 +93,7 @@ def _byte_level(metadata: Mapping[str, Any], pieces: list[Piece], where: str) ->
 
 
 def _ends(metadata: Mapping[str, Any], pieces: list[Piece]) -> tuple[int, ...]:
-    named = [metadata.get(f"{_KEY}{name}") for name in _ENDS]
+    usual = 2 if metadata.get(f"{_KEY}model") == "llama" else None
+    named = [metadata.get(f"{_KEY}{name}", usual if name == "eos_token_id" else None) for name in _ENDS]
     turns = [number for number, piece in enumerate(pieces) if piece.kind in (CONTROL, USER) and piece.text in _TURN_ENDS]
     return tuple(dict.fromkeys(number for number in (*named, *turns) if type(number) is int and 0 <= number < len(pieces)))

@@ -18,19 +18,22 @@ import jinja2
 from jinja2 import nodes
 from jinja2.ext import Extension
 from jinja2.ext import loopcontrols as LoopControls
+from jinja2.filters import make_attrgetter
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 
 SECONDS = 10.0  # of one render; real ones take milliseconds
 MAX_SOURCE = 512_000  # characters of a template
 MAX_TEXT = 16_000_000  # characters of one text
-MAX_ITEMS = 1_000_000  # of one list
+MAX_ITEMS = 1_000_000  # of one list, those of the lists in it too
+MAX_DEPTH = 64  # of lists in lists
 MAX_MADE = 500_000_000  # characters made during one render, intermediate ones too
 _MAX_BITS = 4096  # of one whole number
 _ITEM = 16  # characters that an item of a list counts for
+_MAX_INDENT = 8  # of tojson
 _FILTERS = (
     *("abs", "capitalize", "count", "d", "default", "dictsort", "e", "escape", "first", "float", "groupby", "indent", "int", "items"),
-    *("join", "last", "length", "list", "lower", "map", "max", "min", "reject", "rejectattr", "replace", "reverse", "round", "safe"),
+    *("last", "length", "list", "lower", "map", "max", "min", "reject", "rejectattr", "replace", "reverse", "round", "safe"),
     *("select", "selectattr", "sort", "string", "title", "trim", "unique", "upper", "wordcount"),
 )
 _TEXT_METHODS = (
@@ -74,6 +77,9 @@ class _Namespace(jinja2.utils.Namespace):
         _public(name)
         jinja2.utils.Namespace.__setitem__(self, name, value)
 
+    def __repr__(self) -> str:
+        return "<namespace>"  # not what it holds, which may hold it
+
 
 def _public(name: Any) -> None:
     if not isinstance(name, str) or name.startswith("_"):
@@ -90,7 +96,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.filters = {name: self._guarded(self.filters[name]) for name in _FILTERS}
         self.filters |= {name: self._guarded(function) for name, function in (("tojson", _to_json), ("sum", _sum))}
         self.filters["replace"] = self._checked(self.filters["replace"], lambda text, *pair: self._check_replace(str(text), *pair))
-        self.filters["indent"] = self._checked(self.filters["indent"], lambda text, width=4, *_, **__: self._check_width(width))
+        self.filters["indent"] = self._checked(self.filters["indent"], self._check_indent)
+        self.filters["join"] = self._guarded(self._join)
         self.globals = {
             "range": self.globals["range"],
             "dict": lambda *args, **fields: dict(*args, **fields),
@@ -98,12 +105,13 @@ class Sandbox(ImmutableSandboxedEnvironment):
             "raise_exception": _refuse,
             "strftime_now": _now,
         }
-        self._own = (self.tick, self.emit, self.concat_texts)
+        self._own = (self.tick, self.emit, self.concat_texts, self.charge)
         self.begin()
 
     def begin(self) -> None:
         """A new render begins: full budget."""
         self._made = 0
+        self._weights: dict[int, tuple[Any, int, int, int]] = {}  # of what lies in lists: by id, with the object, so that it stays
         self._deadline = time.monotonic() + SECONDS
 
     def prepare(self, source: str) -> jinja2.Template:
@@ -139,9 +147,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
             self._fits(len(value))
             self._made += len(value)
         elif isinstance(value, list | tuple | dict | range):
-            if len(value) > MAX_ITEMS:
-                raise TooMuch(f"it makes a list of {len(value)} items; {MAX_ITEMS} are the most")
             self._made += _ITEM * len(value)
+            self._weigh(value)
         elif isinstance(value, int) and value.bit_length() > _MAX_BITS:
             raise TooMuch("it makes a number that is too large")
         if self._made > MAX_MADE:
@@ -203,9 +210,46 @@ class Sandbox(ImmutableSandboxedEnvironment):
         times = text.count(str(old)) if str(old) else len(text) + 1
         self._fits(len(text) + times * len(str(new)))
 
-    def _check_width(self, width: Any) -> None:
-        if not (isinstance(width, str) and len(width) <= 64) and not (isinstance(width, int) and width <= 64):
-            raise TooMuch("indent: 64 is the most")
+    def _check_indent(self, text: Any, width: Any = 4, *_: Any, **__: Any) -> None:
+        self._fits(len(str(text)) + (str(text).count("\n") + 1) * (len(width) if isinstance(width, str) else abs(int(width))))
+
+    def _join(self, values: Any, d: Any = "", attribute: Any = None) -> str:
+        """The filter `join`, which looks at the length while it grows."""
+        take = make_attrgetter(self, attribute) if attribute is not None else lambda value: value
+        texts, length = [], 0
+        for value in values:
+            texts.append(str(take(value)))
+            length += len(texts[-1]) + len(str(d))
+            self._fits(length)
+            self.tick()
+        return str(d).join(texts)
+
+    def _weigh(self, value: Any) -> tuple[int, int, int]:
+        """(items, characters, depth) of a value written out in full, where one list may stand in many places.
+
+        What lies in a list was weighed when that was made, so this looks one level deep; only what comes from outside is
+        walked once.
+        """
+        if isinstance(value, str):
+            return 1, len(value), 0
+        if isinstance(value, range) or not isinstance(value, list | tuple | dict):
+            return (len(value), _ITEM * len(value), 1) if isinstance(value, range) else (1, _ITEM, 0)
+        if len(value) > MAX_ITEMS:
+            raise TooMuch(f"it makes a list of {len(value)} items; {MAX_ITEMS} are the most")
+        items, length, depth = 1, 2, 0
+        for part in (*value, *value.values()) if isinstance(value, dict) else value:
+            known = self._weights.get(id(part))
+            if known is None:
+                weight = self._weigh(part)
+                if isinstance(part, list | tuple | dict):
+                    self._weights[id(part)] = (part, *weight)
+            else:
+                weight = known[1:]
+            items, length, depth = items + weight[0], length + weight[1], max(depth, weight[2])
+        if items > MAX_ITEMS or depth >= MAX_DEPTH:
+            raise TooMuch(f"it makes a list of more than {MAX_ITEMS} items or {MAX_DEPTH} levels")
+        self._fits(length)
+        return items, length, depth + 1
 
     def _guarded(self, function: Callable) -> Callable:
         """A filter that is charged for what it takes and gives."""
@@ -245,18 +289,24 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if isinstance(node, nodes.For) and node.test is not None:
             node.test = nodes.And(_own_call("tick", [], node.lineno), node.test).set_lineno(node.lineno)
         if isinstance(node, nodes.Output):
-            node.nodes = [
-                part if isinstance(part, nodes.TemplateData) else _own_call("emit", [part], node.lineno) for part in node.nodes
-            ]
+            node.nodes = [_own_call("emit", [_constant(part)], node.lineno) for part in node.nodes]
 
     @staticmethod
     def _replaced(node: Any) -> Any:
-        return _own_call("concat_texts", node.nodes, node.lineno) if isinstance(node, nodes.Concat) else node
+        if isinstance(node, nodes.Concat):
+            return _own_call("concat_texts", node.nodes, node.lineno)
+        makes = isinstance(node, nodes.List | nodes.Dict) or (isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Slice))
+        makes = makes or (isinstance(node, nodes.Tuple) and node.ctx == "load")
+        return _own_call("charge", [node], node.lineno) if makes else node
 
 
 def _own_call(name: str, args: list[nodes.Expr], line: int) -> nodes.Expr:
     """A call of a method of the sandbox, which no variable of the template can replace."""
     return nodes.Call(nodes.EnvironmentAttribute(name).set_lineno(line), args, [], None, None).set_lineno(line)
+
+
+def _constant(part: nodes.Expr) -> nodes.Expr:
+    return nodes.Const(part.data).set_lineno(part.lineno) if isinstance(part, nodes.TemplateData) else part
 
 
 def _refuse(message: Any = "") -> None:
@@ -272,8 +322,8 @@ def _now(format: str) -> str:
 def _to_json(
     value: Any, ensure_ascii: bool = False, indent: int | str | None = None, separators: Any = None, sort_keys: bool = False
 ) -> str:
-    if (isinstance(indent, int) and indent > 16) or (isinstance(indent, str) and len(indent) > 16):
-        raise TooMuch("tojson: indent can be 16 at most")
+    if (isinstance(indent, int) and indent > _MAX_INDENT) or (isinstance(indent, str) and len(indent) > _MAX_INDENT):
+        raise TooMuch(f"tojson: indent can be {_MAX_INDENT} at most")
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 

@@ -94,10 +94,13 @@ class ChatTemplate:
             InputError: the template refuses the messages, fails, or takes too much time or memory.
         """
         values = {"messages": messages, "tools": tools, "documents": documents, **variables}
-        values = {key: _plain(value, key) for key, value in values.items()}
+        try:
+            values = {key: _plain(value, key) for key, value in values.items()}
+        except RecursionError as error:
+            raise InputError("messages: are nested too deep; give flat messages") from error
         self._sandbox.begin()
         try:
-            return "".join(self._template.generate(**self.tokens, **{"add_generation_prompt": add_generation_prompt, **values}))
+            return "".join(self._template.generate(**{**self.tokens, "add_generation_prompt": add_generation_prompt, **values}))
         except Refused as error:
             raise InputError(f"messages: the model's chat template refuses them: {error}") from error
         except _FAILURES as error:
@@ -132,8 +135,9 @@ def _of_gguf(path: Path) -> tuple[dict[str, tuple[str, str]], dict[str, str]]:
     found = {DEFAULT: metadata[key]} if key in metadata else {}
     found |= {name.removeprefix(key + "."): text for name, text in metadata.items() if name.startswith(key + ".")}
     vocabulary, tokens = metadata.get("tokenizer.ggml.tokens", ()), {}
+    usual = {"bos": 1, "eos": 2} if metadata.get("tokenizer.ggml.model") == "llama" else {}
     for name, short in _GGUF_TOKENS.items():
-        number = metadata.get(f"tokenizer.ggml.{short}_token_id")
+        number = metadata.get(f"tokenizer.ggml.{short}_token_id", usual.get(short))
         if isinstance(number, int) and isinstance(vocabulary, list) and 0 <= number < len(vocabulary):
             tokens[name] = str(vocabulary[number])
     return {name: (text, f"{path}: {key}") for name, text in found.items() if isinstance(text, str)}, tokens

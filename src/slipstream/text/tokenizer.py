@@ -43,6 +43,12 @@ class Tokenizer:
         self._backend = backend
 
     @staticmethod
+    def present(folder: Path | str) -> bool:
+        """Whether a model has tokenizer files, of kinds that can be read or not; True for a path that is no folder."""
+        folder = Path(folder)
+        return not folder.is_dir() or any((folder / name).is_file() for name in (FILE, SCORED, *OTHER_KINDS)) or any(folder.glob("*.gguf"))
+
+    @staticmethod
     def load(folder: Path | str) -> "Tokenizer":
         """Reads the tokenizer and the end-of-text ids of a model: a folder, or a GGUF file.
 

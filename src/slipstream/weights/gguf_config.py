@@ -145,6 +145,8 @@ def _scaling(prefix: str, values: Mapping[str, Any], config: Mapping[str, Any], 
 def _llama3(config: Mapping[str, Any], factors: list[float]) -> dict[str, Any]:
     """Llama 3.1's stretching, of which a file holds only the resulting divisors: the rule that gives them, or a refusal."""
     theta, factor, low, high = config.get("rope_theta", 10000.0), max(factors), 1.0, 4.0
+    if not isinstance(theta, float) or not 0 < theta < math.inf or not 0 < factor < math.inf:
+        raise CheckpointError(f"{ROPE_FACTORS}: factors up to {factor} of rope.freq_base={theta!r} are not those of Llama 3.1; {WAY_OUT}")
     for pair, found in enumerate(factors):
         turns = LLAMA3_LEN * theta ** (-pair / len(factors)) / (2 * math.pi)
         keep = min(1.0, max(0.0, (turns - low) / (high - low)))

@@ -6,7 +6,7 @@ from typing import Any
 
 from slipstream.arch.detect import read_config
 from slipstream.base.errors import CheckpointError, InputError
-from slipstream.files.folder import model_gguf
+from slipstream.files.folder import model_gguf, model_name
 from slipstream.files.safetensors import read_json
 from slipstream.quant.catalogue import reader_of_config
 from slipstream.weights.checkpoint import Checkpoint
@@ -28,14 +28,14 @@ def open_checkpoint(source: Path) -> tuple[str, Mapping[str, Any], Stored]:
     gguf = model_gguf(source)
     if gguf is not None:
         found = GgufCheckpoint(gguf)
-        return gguf.stem, found.config_json, found
+        return model_name(gguf), found.config_json, found
     config = dict(read_config(source))
     quantisation = _quantisation(source, config)
     checkpoint = Checkpoint(source)
     if quantisation is None:
-        return source.resolve().name, config, checkpoint
+        return model_name(source), config, checkpoint
     try:
-        return source.resolve().name, config, Unpacked(checkpoint, reader_of_config(quantisation))
+        return model_name(source), config, Unpacked(checkpoint, reader_of_config(quantisation))
     except CheckpointError as error:
         raise CheckpointError(f"{source}: {error}") from error
 
