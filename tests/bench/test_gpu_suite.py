@@ -16,7 +16,7 @@ import pytest
 
 from slipstream.base import registry
 from slipstream.bench.gpu import report
-from slipstream.bench.gpu.child import CASES
+from slipstream.bench.gpu.ask import CASES
 from slipstream.bench.gpu.journal import DONE, FAILED, LEFT_OUT, PARTIAL, Journal
 from slipstream.bench.gpu.published import Published
 
@@ -122,10 +122,10 @@ FAKES = {
 PROGRAM = """
 import sys
 from pathlib import Path
-from slipstream.bench.gpu import child, report, runner
+from slipstream.bench.gpu import ask, child, report, runner
 for module in (child, report, runner):
     module.CASES = "fake_cases"
-child.Ask.__init__.__defaults__ = (*child.Ask.__init__.__defaults__[:-1], 2.0)  # seconds that a point may take
+ask.Ask.__init__.__defaults__ = (*ask.Ask.__init__.__defaults__[:-1], 2.0)  # seconds that a point may take
 runner.LEAST, runner.GRACE, runner.RESERVE = 2.0, 1.0, 0.5
 seconds = float(sys.argv[2])
 print(runner.run(runner.Options(Path(sys.argv[1]), seconds=seconds, dry=True, commit="abc", only=tuple(sys.argv[3:]))))

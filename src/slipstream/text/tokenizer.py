@@ -9,8 +9,9 @@ from tokenizers import Tokenizer as Backend
 
 from slipstream.base.errors import InputError
 from slipstream.files.folder import model_gguf
-from slipstream.text import gguf_vocabulary, sentencepiece
+from slipstream.text.gguf_vocabulary import load as load_gguf
 from slipstream.text.pieces import Pieces
+from slipstream.text.sentencepiece import load as load_sentencepiece
 
 FILE = "tokenizer.json"
 SCORED = "tokenizer.model"
@@ -61,10 +62,10 @@ class Tokenizer:
         folder = Path(folder)
         file = model_gguf(folder)
         if file is not None and not (folder / FILE).is_file():
-            return Tokenizer(*gguf_vocabulary.load(file))
+            return Tokenizer(*load_gguf(file))
         path = folder / FILE
         if not path.is_file() and (folder / SCORED).is_file():
-            backend, own = sentencepiece.load(folder / SCORED)
+            backend, own = load_sentencepiece(folder / SCORED)
             return Tokenizer(backend, _ends(folder, backend) or own)
         if not path.is_file():
             raise InputError(_absent(folder))

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from slipstream.bench.gpu.child import DEVICE_LOST, Ask
+from slipstream.bench.gpu.ask import DEVICE_LOST, Ask
 from slipstream.bench.gpu.clock import Clock
 from slipstream.bench.gpu.journal import DONE, FAILED, PARTIAL, Journal
 from slipstream.bench.gpu.limits import Limits, probe

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from slipstream.base import registry
-from slipstream.bench.gpu.child import CASES
+from slipstream.bench.gpu.ask import CASES
 from slipstream.bench.gpu.runner import BUDGET, Options, run
 
 NAME = "gpu-suite"

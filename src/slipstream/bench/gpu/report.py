@@ -14,7 +14,7 @@ from typing import Any
 
 import slipstream
 from slipstream.base import registry
-from slipstream.bench.gpu.child import CASES
+from slipstream.bench.gpu.ask import CASES
 from slipstream.bench.gpu.journal import Journal, Record, plain
 from slipstream.hardware import read
 

@@ -17,7 +17,8 @@ from types import ModuleType
 from slipstream.base import registry
 from slipstream.base.errors import InputError
 from slipstream.bench.gpu import report
-from slipstream.bench.gpu.child import CASES, Ask, main
+from slipstream.bench.gpu.ask import CASES, Ask
+from slipstream.bench.gpu.child import main
 from slipstream.bench.gpu.journal import DONE, FAILED, LEFT_OUT, PARTIAL, Journal, Record
 
 BUDGET = 530.0  # seconds: a command on the lent machine may take 600
