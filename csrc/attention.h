@@ -161,6 +161,12 @@ static void attend(const Attention& a, i64 row, i64 kv_head, i64 head) {
         }
         at = stop;
     }
+    if (a.sinks) {  // a last part: one key with this score and a value of zeros
+        for (int g = 0; g < G; ++g) {
+            std::memset(part_values[g], 0, sizeof part_values[g]);
+            merge(all[g], Part{a.sinks[head + g], 1.f, part_values[g]}, d);
+        }
+    }
     for (int g = 0; g < G; ++g)
         for (i64 i = 0; i < d; i += LANES)
             store_up_to(all[g].values + i, div(load_up_to(all[g].values + i, d - i), set1(all[g].total)), d - i);

@@ -51,6 +51,15 @@ void run_capped(Address qkv, Address out, i64 rows, i64 heads, i64 width, float 
               requests, tails);
 }
 
+void run_with_sinks(Address qkv, Address out, i64 rows, i64 heads, i64 width, float scale, i64 window, Address keys, Address values,
+                    bool bf16, i64 pages, i64 kv_heads, i64 page_size, i64 head_dim, Address request, Address positions, Address linear,
+                    Address tail_start, Address tail_slots, i64 tails, Address page_table, i64 requests, i64 max_pages, Address sinks) {
+    attention({at<float>(qkv), at<float>(out), cache(keys, values, bf16, pages, kv_heads, page_size, head_dim), at<int32_t>(request),
+               at<int32_t>(positions), at<int32_t>(linear), at<int32_t>(tail_start), at<int32_t>(tail_slots), at<int32_t>(page_table), rows,
+               heads, width, max_pages, window, scale, 0.f, at<float>(sinks)},
+              requests, tails);
+}
+
 void run_attention(Address qkv, Address out, i64 rows, i64 heads, i64 width, float scale, i64 window, Address keys, Address values,
                    bool bf16, i64 pages, i64 kv_heads, i64 page_size, i64 head_dim, Address request, Address positions, Address linear,
                    Address tail_start, Address tail_slots, i64 tails, Address page_table, i64 requests, i64 max_pages) {
@@ -112,6 +121,7 @@ NB_MODULE(_native, m) {
     m.def("rope_write", &run_rope, free);
     m.def("attention", &run_attention, free);
     m.def("attention_softcap", &run_capped, free);
+    m.def("attention_sinks", &run_with_sinks, free);
     m.def(
         "layer_norm",
         [](Address x, Address residual, Address weight, Address bias, float eps, Address out, i64 rows, i64 hidden) {

@@ -38,6 +38,7 @@ struct Attention {
     const int32_t *request, *positions, *linear, *tail_start, *tail_slots, *page_table;
     i64 rows, heads, width, max_pages, window;
     float scale, cap;  // cap: 0 for none
+    const float* sinks = nullptr;  // [heads]
 };
 
 struct RopeWrite {

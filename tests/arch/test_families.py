@@ -8,7 +8,7 @@ from slipstream.arch import LinearScaling, LongRope, RopeSpec, YarnScaling, tens
 from slipstream.arch.detect import config_to_spec
 from slipstream.arch.names import grouped, stacked
 from slipstream.arch.rope import NO_ROPE, partial_order
-from slipstream.arch.spec import AttentionSpec
+from slipstream.arch.spec import AttentionSpec, RouterSpec
 from slipstream.base.errors import CheckpointError
 
 BASE = dict(
@@ -17,6 +17,7 @@ BASE = dict(
 )  # fmt: skip
 NEOX = {name: value for name, value in BASE.items() if name != "num_key_value_heads"}
 FALCON = {name: value for name, value in NEOX.items() if name != "intermediate_size"}
+MLA = {**BASE, "num_key_value_heads": 4, "moe_intermediate_size": 16}
 GPT2 = dict(vocab_size=97, n_embd=64, n_layer=2, n_head=4, n_positions=96)
 
 
@@ -81,6 +82,30 @@ def test_granite_folds_the_residual_multiplier():
     assert (model.embed_scale, model.norm_eps, model.logit_scale) == (24.0, 4e-5, 0.25)
 
 
+def test_experts_of_qwen_stand_where_the_fields_say():
+    kinds = [layer.ffn.kind for layer in spec("Qwen3MoeForCausalLM", decoder_sparse_step=2, mlp_only_layers=[3]).layers]
+    assert kinds == ["gated", "moe", "gated", "gated"]
+    shared = spec("Qwen2MoeForCausalLM").layers[0].ffn
+    assert (shared.shared, shared.shared_gate, shared.router) == (5632, True, RouterSpec(60, 4, normed=False))
+
+
+def test_deepseek_yarn_is_one_factor_of_rope_and_one_of_scores():
+    yarn = {"type": "yarn", "factor": 40, "mscale": 0.5, "mscale_all_dim": 1.0, "original_max_position_embeddings": 4096}
+    model = spec("DeepseekV3ForCausalLM", MLA, rope_scaling=yarn, first_k_dense_replace=2)
+    grown = 0.1 * math.log(40)
+    assert model.ropes[0].scaling.amplitude == pytest.approx((0.5 * grown + 1) / (grown + 1))
+    assert model.layers[0].mixer.scale == pytest.approx(192**-0.5 * (grown + 1) ** 2)
+    assert [layer.ffn.kind for layer in model.layers] == ["gated", "gated", "moe", "moe"]
+    assert model.layers[3].ffn.router == RouterSpec(256, 8, "sigmoid", 8, 4, 2, True, 2.5, True)
+    assert (model.kv_heads, model.head_dim) == (4, 192)
+
+
+def test_gpt_oss_sees_a_window_on_every_other_layer():
+    model = spec("GptOssForCausalLM")
+    assert windows(model) == [128, 0, 128, 0] and model.layers[0].mixer.sinks
+    assert "layers.0.mixer.sinks" in {tensor.name for tensor in tensors(model)}
+
+
 def test_falcon_kinds():
     seven = spec("FalconForCausalLM", FALCON)
     assert seven.kv_heads == 1 and seven.layers[0].one_norm and len(tensors(seven)) == 1 + 4 * (2 + 4 + 2) + 2
@@ -110,6 +135,15 @@ def test_gpt2_positions_are_parameters():
         ("GPT2LMHeadModel", GPT2, {"activation_function": "relu"}, "activation_function='relu'.*gelu_new"),
         ("Gemma3ForCausalLM", BASE, {"use_bidirectional_attention": True}, "use_bidirectional_attention=True"),
         ("Qwen3ForCausalLM", BASE, {"layer_types": ["full_attention"]}, "layer_types=.*list of 4"),
+        ("MixtralForCausalLM", BASE, {"num_local_experts": 2, "num_experts_per_tok": 3}, "num_experts_per_tok=3.*at most.*=2"),
+        ("Qwen3MoeForCausalLM", BASE, {"mlp_only_layers": ["a"]}, "mlp_only_layers=.*layer numbers"),
+        ("DeepseekV2ForCausalLM", MLA, {"norm_topk_prob": True}, "norm_topk_prob=True"),
+        ("DeepseekV2ForCausalLM", MLA, {"scoring_func": "sigmoid"}, "scoring_func='sigmoid'"),
+        ("DeepseekV3ForCausalLM", MLA, {"n_group": 7}, "n_group=7.*divide n_routed_experts=256"),
+        ("DeepseekV3ForCausalLM", MLA, {"topk_group": 1, "n_group": 64}, "n_group=64.*leave num_experts_per_tok=8"),
+        ("DeepseekV3ForCausalLM", MLA, {"v_head_dim": 999}, "v_head_dim=999.*at most.*192"),
+        ("DeepseekV3ForCausalLM", MLA, {"rope_interleave": False}, "rope_interleave=False"),
+        ("GptOssForCausalLM", BASE, {"hidden_act": "gelu"}, "hidden_act='gelu'"),
         ("SmolLM3ForCausalLM", BASE, {"no_rope_layers": [1]}, "no_rope_layers=.*list of 4"),
         ("Starcoder2ForCausalLM", BASE, {"norm_type": "rms"}, "norm_type='rms'"),
         ("Qwen2ForCausalLM", BASE, {"rope_scaling": {"type": "yarn", "factor": 4.0, "mscale": 1.0}}, "mscale=1.0"),

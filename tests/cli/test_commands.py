@@ -12,7 +12,8 @@ import slipstream
 from slipstream.cli.main import app
 from slipstream.ops import probe
 
-COMMANDS = ("run", "doctor", "bench", "train")
+COMMANDS = ("run", "chat", "models", "plan", "doctor", "verify", "certify", "bench", "train")
+SCREEN = 40  # lines
 
 
 def call(*arguments: str, **more):
@@ -27,6 +28,12 @@ def test_answers_without_loading_torch(arguments):
     )
     done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=60)
     assert "HEAVY []" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "train"])
+def test_help_fits_a_screen(command):
+    done = call(command, "--help", terminal_width=80)
+    assert done.exit_code == 0 and done.stdout.count("\n") <= SCREEN
 
 
 def test_version():

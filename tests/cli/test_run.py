@@ -24,12 +24,6 @@ needs_builtin = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(autouse=True)
-def quick_probes(monkeypatch):
-    monkeypatch.setattr(probe, "read_bandwidth", lambda size, threads, seconds=0.2, device="cpu": 100.0)
-    monkeypatch.setattr(probe, "peak", lambda kind, threads, seconds=0.1, device="cpu": 1000.0)
-
-
 def run(*arguments: str, **more):
     done = CliRunner().invoke(app, ["run", *arguments], **more)
     assert done.exception is None or isinstance(done.exception, SystemExit), done.exception

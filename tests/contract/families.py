@@ -16,6 +16,11 @@ LONG = dict(
 )  # fmt: skip
 
 GEMMA = dict(head_dim=16, sliding_window=WINDOW, query_pre_attn_scalar=20, tie_word_embeddings=True)
+MLA = dict(
+    num_key_value_heads=4, kv_lora_rank=16, qk_rope_head_dim=8, qk_nope_head_dim=12, v_head_dim=10, n_routed_experts=8,
+    num_experts_per_tok=3, moe_intermediate_size=20, first_k_dense_replace=1,
+)  # fmt: skip
+MSCALE = dict(YARN, mscale=0.7, mscale_all_dim=0.9)
 
 NEOX = {name: value for name, value in BASE.items() if name != "num_key_value_heads"}
 FALCON = {name: value for name, value in NEOX.items() if name != "intermediate_size"} | dict(tie_word_embeddings=True)
@@ -78,6 +83,50 @@ CASES = {
         dict(embedding_multiplier=12.0, residual_multiplier=0.22, attention_multiplier=0.2, logits_scaling=0.3, tie_word_embeddings=True),
     ),
     "smollm3": Case("smollm3", "SmolLM3ForCausalLM", dict(num_hidden_layers=5)),
+    "mixtral": Case("mixtral", "MixtralForCausalLM", dict(num_local_experts=5, sliding_window=WINDOW)),
+    "qwen2-moe": Case(
+        "qwen2_moe", "Qwen2MoeForCausalLM",
+        dict(num_experts=6, num_experts_per_tok=3, moe_intermediate_size=20, shared_expert_intermediate_size=28, mlp_only_layers=[1]),
+    ),
+    "qwen2-moe-windows": Case(
+        "qwen2_moe", "Qwen2MoeForCausalLM",
+        dict(
+            num_experts=4, moe_intermediate_size=20, shared_expert_intermediate_size=28, num_experts_per_tok=2, norm_topk_prob=True,
+            use_sliding_window=True, sliding_window=WINDOW, max_window_layers=1,
+        ),
+    ),
+    "qwen3-moe": Case(
+        "qwen3_moe", "Qwen3MoeForCausalLM",
+        dict(num_experts=8, num_experts_per_tok=3, moe_intermediate_size=20, head_dim=16, norm_topk_prob=True, decoder_sparse_step=2),
+    ),
+    "qwen3-moe-windows": Case(
+        "qwen3_moe", "Qwen3MoeForCausalLM",
+        dict(
+            num_experts=4, num_experts_per_tok=2, moe_intermediate_size=20, head_dim=16, use_sliding_window=True, sliding_window=WINDOW
+        ),
+    ),
+    "deepseek-v2": Case(
+        "deepseek", "DeepseekV2ForCausalLM",
+        dict(
+            MLA, n_group=4, topk_group=2, topk_method="group_limited_greedy", q_lora_rank=20, attention_bias=True,
+            routed_scaling_factor=1.5,
+        ),
+    ),
+    "deepseek-v2-lite": Case("deepseek", "DeepseekV2ForCausalLM", dict(MLA, q_lora_rank=None, rope_parameters=MSCALE)),
+    "deepseek-v3": Case(
+        "deepseek", "DeepseekV3ForCausalLM", dict(MLA, q_lora_rank=20, n_group=2, topk_group=1, n_shared_experts=1)
+    ),
+    "deepseek-v3-yarn": Case(
+        "deepseek", "DeepseekV3ForCausalLM",
+        dict(
+            MLA, q_lora_rank=20, n_group=4, topk_group=2, n_shared_experts=2, rope_parameters=dict(MSCALE, mscale=1.0),
+            norm_topk_prob=False,
+        ),
+    ),
+    "gpt-oss": Case(
+        "gpt_oss", "GptOssForCausalLM",
+        dict(num_local_experts=5, num_experts_per_tok=2, head_dim=16, sliding_window=WINDOW, swiglu_limit=1.5, rope_parameters=YARN),
+    ),
     "starcoder2": Case("starcoder2", "Starcoder2ForCausalLM", dict(sliding_window=WINDOW)),
     "phi": Case("phi", "PhiForCausalLM", dict(rope_parameters=dict(rope_type="default", rope_theta=500.0, partial_rotary_factor=0.5))),
     "gpt-neox": Case("gpt_neox", "GPTNeoXForCausalLM", dict(hidden_size=64, intermediate_size=96), base=NEOX),

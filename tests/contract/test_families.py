@@ -3,6 +3,7 @@
 The table is tests/contract/families.py; a family file without a line there fails.
 """
 
+import json
 import random
 
 import pytest
@@ -11,12 +12,13 @@ import torch
 from slipstream import LLM, SamplingParams
 from slipstream.arch.detect import FAMILIES
 from slipstream.base import registry
-from slipstream.base.errors import BackendError
+from slipstream.base.errors import BackendError, CheckpointError
 from slipstream.cost import scratch_bytes
 from slipstream.model import load_model
 from slipstream.ops import Kernels
 from tests.contract.families import CASES
 from tests.model.paged import Paged, Rows
+from tests.quant.packings import mxfp4
 
 ROWS = 160
 TOLERANCE = 1e-4
@@ -59,7 +61,14 @@ def model(case):
                 parameter.add_(torch.empty_like(parameter).uniform_(-0.4, 0.4))
             else:
                 parameter.normal_(0, 0.2)
+        for buffer in corrections(made):
+            buffer.normal_(0, 0.2)
     return made
+
+
+def corrections(model):
+    """What DeepSeek-V3 learns without gradients, and transformers therefore does not count as parameters."""
+    return [buffer for name, buffer in model.named_buffers() if name.endswith("e_score_correction_bias")]
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +107,7 @@ def test_the_family_file_serves_it(case, decoder):
 
 def test_sizes_are_what_the_plan_says(model, decoder):
     spec = decoder.spec
-    assert spec.parameters() == sum(parameter.numel() for parameter in model.parameters())
+    assert spec.parameters() == sum(parameter.numel() for parameter in [*model.parameters(), *corrections(model)])
     assert scratch_bytes(spec, ROWS, ROWS, spec.max_len, 0) == decoder.scratch_bytes
 
 
@@ -170,6 +179,61 @@ def test_gpt2_without_a_prefix(kernels, tmp_path):
     with torch.no_grad():
         expected = model(torch.tensor([tokens])).logits[0]
     torch.testing.assert_close(Paged(decoder).step(Rows(0, tokens))[0], expected, rtol=0, atol=TOLERANCE)
+
+
+def test_gpt_oss_with_experts_in_mxfp4(kernels, tmp_path):
+    """As the published checkpoints are: blocks and scales of [experts, outputs, inputs] beside plain attention, in their own format."""
+    import transformers
+    from safetensors.torch import load_file, save_file
+
+    torch.manual_seed(9)
+    case = CASES["gpt-oss"]
+    config = transformers.GptOssConfig(**{**case.base, **case.config, "hidden_size": 64, "intermediate_size": 32})
+    model = transformers.GptOssForCausalLM(config).eval()
+    packed = {}
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.normal_(1 if parameter.ndim == 1 and "norm" in name else 0, 0.2)
+            parameter.copy_(parameter.bfloat16())
+            if name.endswith("experts.gate_up_proj") or name.endswith("experts.down_proj"):
+                parts, meant = zip(*(mxfp4(expert.T.contiguous()) for expert in parameter), strict=True)
+                packed |= {f"{name}_{part}": torch.stack([one[part] for one in parts]) for part in ("blocks", "scales")}
+                parameter.copy_(torch.stack([one.T for one in meant]))
+    model.save_pretrained(tmp_path)
+    plain = load_file(tmp_path / "model.safetensors")
+    stored = {name: tensor.bfloat16() for name, tensor in plain.items() if f"{name}_blocks" not in packed} | packed
+    save_file(stored, tmp_path / "model.safetensors")
+    written = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(written | {"quantization_config": {"quant_method": "mxfp4"}}))
+    decoder, tokens = load_model(tmp_path, kernels, max_rows=ROWS, max_logit_rows=ROWS), some_tokens(30, 4)
+    with torch.no_grad():
+        expected = model(torch.tensor([tokens])).logits[0]
+    assert decoder.format == "bf16", "which holds every value of mxfp4"
+    assert_close(Paged(decoder).step(Rows(0, tokens))[0], expected)
+    save_file({name: tensor for name, tensor in stored.items() if "scales" not in name}, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="down_proj_scales' is missing, which mxfp4 needs"):
+        load_model(tmp_path, kernels, max_rows=ROWS, max_logit_rows=ROWS)
+
+
+@pytest.mark.parametrize("quant", ["bf16", "int8"])
+@pytest.mark.parametrize("name", ["qwen2-moe", "deepseek-v3", "gpt-oss"])
+def test_experts_of_a_row_do_not_depend_on_its_company(name, quant, kernels, tmp_path):
+    """P1 where weights are rounded, and where a step of one row meets other experts than a crowd."""
+    import transformers
+
+    case = CASES[name]
+    kind = getattr(transformers, case.model)
+    torch.manual_seed(10)
+    model = kind(kind.config_class(**{**case.base, **case.config}))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0.5 if parameter.ndim == 1 else 0, 0.2)
+    model.save_pretrained(tmp_path)
+    decoder, tokens = load_model(tmp_path, kernels, quant=quant, max_rows=ROWS, max_logit_rows=ROWS), some_tokens(20, 5)
+    alone, crowd = Paged(decoder), Paged(decoder, seed=4, page_size=7)
+    expected = torch.cat([alone.step(Rows(0, [token]))[0] for token in tokens])
+    assert expected.isfinite().all()
+    assert torch.equal(crowd.step(Rows(1, some_tokens(40, 7)), Rows(0, tokens), Rows(2, some_tokens(9, 8)))[1], expected)
 
 
 def test_every_family_has_a_case():

@@ -157,7 +157,6 @@ def groups(format="pack-quantized", type_="int", **more):
         (groups(config_groups={"a": {"weights": {"num_bits": 4}}, "b": {"weights": {"num_bits": 8}}}), "groups that differ in num_bits"),
         ({"quant_method": "fp8", "weight_block_size": [128]}, r"block size \[128\] must be two"),
         ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "quant_algo='NVFP4' is not supported; supported: FP8"),
-        ({"quant_method": "mxfp4"}, "gpt-oss"),
     ],
 )
 def test_other_configs_are_refused_by_name(config, message):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slipstream.arch import shape
+from slipstream.arch import AttentionSpec, LayerSpec, ModelSpec, MoeSpec, RopeSpec, RouterSpec, shape
 from slipstream.base.errors import InputError
 from slipstream.cost import Cost, Work, step_cost, weights_bytes
 from slipstream.step import DraftTree
@@ -217,3 +217,17 @@ def test_numbers_that_no_step_has_are_refused(numbers):
     """Fewer positions read than rows, fewer keys than positions, more keys than all rows can see, and keys of no rows."""
     with pytest.raises(InputError, match="must satisfy"):
         Work(*numbers)
+
+
+def test_experts_cost_what_rows_can_touch():
+    """hidden 8, one layer: attention 768 - 384 weights as in `tiny`, a router of 6 rows, 6 experts of 3 * 16 * 8, a shared one of
+    3 * 4 * 8 behind a gate."""
+    mixer = AttentionSpec(heads=4, kv_heads=2, head_dim=4, rope=RopeSpec(10000.0))
+    ffn = MoeSpec(RouterSpec(6, 2), 8, 16, shared=4, shared_gate=True)
+    spec = ModelSpec("sparse", "mixtral", 8, 10, 64, 1e-5, False, (LayerSpec(mixer, ffn),))
+    always, expert, fp32 = 384 + 96, 384, 6 * 8 + 8 + 3 * 8  # the router, the gate and three norms stay fp32
+    assert weights_bytes(spec, "bf16") == 2 * (always + 6 * expert + 80 + 80) + 4 * fp32
+    for rows, touched in ((1, 2), (2, 4), (3, 6), (9, 6)):
+        cost = step_cost(spec, "bf16", "fp32", Work(rows, 0, rows, rows * rows))
+        assert cost.weights == 2 * (always + touched * expert + min(rows, 10) * 8) + 4 * fp32
+        assert cost.operations["fp32"] == 2 * rows * (always + 2 * expert + 6 * 8 + 8) + rows * rows * 4 * 16

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from slipstream import LLM, CapacityError, InputError, SamplingParams
+from slipstream import LLM, BackendError, CapacityError, InputError, SamplingParams
 from slipstream.step import DraftTree
 
 PROMPTS = ["the quick brown fox", "naïve café", "jumps over the lazy dog and the lazy fox"]
@@ -192,6 +192,13 @@ def test_bad_options_name_the_way_out(folder):
         LLM(folder, memory=1000)
     with pytest.raises(CapacityError, match="max_len"):
         LLM(folder, kv_tokens=32)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_missing_gpu_is_said(folder):
+    pytest.importorskip("triton", reason="without triton, kernels are missing before the device is")
+    with pytest.raises(BackendError, match="device='cuda'"):
+        LLM(folder, device="cuda")
 
 
 def test_an_interrupted_batch_leaves_nothing_behind(llm, folder, monkeypatch):

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from slipstream.arch import RouterSpec
 from slipstream.base import native
 from slipstream.base.errors import BackendError, InputError
 from slipstream.ops import Declined, Kernels, dispatch, reference
@@ -86,6 +87,71 @@ def gated(op):
     return make
 
 
+def route(correction, **rule):
+    """Weights of all experts of a row, 0 for those it does not go to."""
+
+    def make(kernels):
+        pick, router = on_rows(random(ROWS, EXPERTS, seed=1) * 2), RouterSpec(EXPERTS, 3, **rule)
+        bias = random(EXPERTS, seed=2) if correction else None
+
+        def compute(index):
+            (logits,) = pick(index)
+            numbers, shares = torch.empty(len(logits), 3, dtype=torch.int32), torch.empty(len(logits), 3)
+            kernels.route(logits, bias, router, numbers, shares)
+            assert (numbers.diff() > 0).all(), "each expert once, in ascending order"
+            return torch.zeros_like(logits).scatter_(1, numbers.long(), shares)
+
+        return compute
+
+    return make
+
+
+def routed_exactly(scores, choice, kept=None):
+    """The three greatest choices of each row of scores, in fp64."""
+    if kept is not None:
+        choice = torch.where(kept, choice, -math.inf)
+    return torch.zeros_like(scores).scatter(1, choice.topk(3).indices, 1) * scores
+
+
+def add_rows(kernels):
+    pick = on_rows(random(ROWS, WIDTH, seed=1), random(ROWS, WIDTH, seed=2), random(ROWS, seed=3))
+
+    def compute(index):
+        out, part, shares = pick(index)
+        kernels.add_rows(out, torch.arange(len(out), dtype=torch.int32).flip(0), part.flip(0), shares.flip(0))
+        return out
+
+    return compute
+
+
+def gated_clamped(kernels):
+    pick = on_rows(random(ROWS, 2 * WIDTH, seed=1) * 4)
+
+    def compute(index):
+        (x,) = pick(index)
+        out = torch.empty(len(x), WIDTH)
+        kernels.gated_clamped(x, out, 3.0, 1.702)
+        return out
+
+    return compute
+
+
+def clamped_exactly(gate, up):
+    gate = gate.clamp(max=3)
+    return gate * torch.sigmoid(torch.tensor(1.702).double() * gate) * (up.clamp(-3, 3) + 1)
+
+
+def gate_rows(kernels):
+    pick = on_rows(random(ROWS, WIDTH, seed=1), random(ROWS, 1, seed=2) * 4)
+
+    def compute(index):
+        x, gate = pick(index)
+        kernels.gate_rows(x, gate)
+        return x
+
+    return compute
+
+
 def slices_exactly(x):
     part = x[:, 16:96].view(ROWS, 4, 20)
     x = x.clone()
@@ -93,6 +159,13 @@ def slices_exactly(x):
     return x
 
 
+EXPERTS = 12
+SOFT = torch.softmax((random(ROWS, EXPERTS, seed=1) * 2).double(), 1)
+SIGMOID = torch.sigmoid((random(ROWS, EXPERTS, seed=1) * 2).double())
+CORRECTED = SIGMOID + random(EXPERTS, seed=2).double()
+BEST_GROUPS = CORRECTED.view(ROWS, 4, 3).topk(2).values.sum(-1).topk(2).indices  # [rows, 2]
+KEPT = torch.zeros(ROWS, 4, dtype=torch.bool).scatter(1, BEST_GROUPS, True).repeat_interleave(3, 1)
+GROUPED = routed_exactly(SIGMOID, CORRECTED, KEPT)
 X, Y = random(ROWS, WIDTH, seed=1).double(), random(ROWS, WIDTH, seed=2).double()
 GATE_UP = (random(ROWS, 2 * WIDTH, seed=1) * 4).double()
 SUM = (X.float() + 5 + Y.float()).double()
@@ -105,6 +178,11 @@ OPS = {
     "gelu_tanh": (in_place("gelu_tanh"), F.gelu(FOUR, approximate="tanh")),
     "gated_gelu": (gated("gated_gelu"), F.gelu(GATE_UP[:, :WIDTH]) * GATE_UP[:, WIDTH:]),
     "gated_gelu_tanh": (gated("gated_gelu_tanh"), F.gelu(GATE_UP[:, :WIDTH], approximate="tanh") * GATE_UP[:, WIDTH:]),
+    "route": (route(False, normed=False, scale=1.5), 1.5 * routed_exactly(SOFT, SOFT)),
+    "route in groups": (route(True, scoring="sigmoid", groups=4, kept=2, group_best=2), GROUPED / GROUPED.sum(1, keepdim=True)),
+    "add_rows": (add_rows, X + Y * random(ROWS, seed=3).double()[:, None]),
+    "gate_rows": (gate_rows, X * torch.sigmoid((random(ROWS, 1, seed=2) * 4).double())),
+    "gated_clamped": (gated_clamped, clamped_exactly(GATE_UP[:, :WIDTH], GATE_UP[:, WIDTH:])),
     "add": (add, X + Y),
     "scale": (in_place("scale", 1.7), FOUR * torch.tensor(1.7).double()),
     "softcap": (in_place("softcap", CAP), CAP * torch.tanh(FOUR / CAP)),
@@ -112,7 +190,15 @@ OPS = {
 
 
 def test_all_of_them_are_here():
-    assert {*OPS, "attention_softcap"} == set(FAMILY_OPS)
+    assert {*(op.split()[0] for op in OPS), "attention_softcap", "attention_sinks"} == set(FAMILY_OPS)
+
+
+def test_experts_with_equal_scores_go_by_their_numbers(kernels):
+    numbers, shares = torch.empty(1, 3, dtype=torch.int32), torch.empty(1, 3)
+    kernels.route(torch.tensor([[1.0, 2, 1, 2, 1, 1]]), None, RouterSpec(6, 3), numbers, shares)
+    assert numbers.tolist() == [[0, 1, 3]] and shares[0, 1] == shares[0, 2]
+    kernels.route(torch.zeros(1, 6), None, RouterSpec(6, 3, groups=3, kept=2), numbers, shares)
+    assert numbers.tolist() == [[0, 1, 2]]
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -215,6 +301,51 @@ def test_attention_softcap_is_the_same_on_every_instruction_set():
     finally:
         module.force_isa(best)
     assert all(equal_bits(result, results[0]) for result in results)
+
+
+def with_sinks(kernels, scene, window=0, level=0.0):
+    out = torch.full((len(scene.qkv), scene.heads * scene.kv.keys.shape[-1]), torch.nan)
+    sinks = random(scene.heads, seed=9) * 3 + level
+    kernels.attention_sinks(scene.qkv, scene.kv, scene.rows, scene.heads, 0.25, window, out, sinks)
+    return out
+
+
+@pytest.mark.parametrize("window", [0, 33])
+def test_attention_sinks_is_right(kernels, window):
+    scene = build_scene(PLACES, group=3, head_dim=20)
+    sinks = (random(scene.heads, seed=9) * 3).double()
+    found = with_sinks(kernels, scene, window).view(len(PLACES), -1, 20)
+    for row, (keys, values) in enumerate(zip(scene.keys, scene.values, strict=True)):
+        keys, values = (part[-window:].double() for part in (keys, values))
+        for head in range(scene.heads):
+            q = scene.qkv[row, head * 20 : head * 20 + 20].double()
+            weights = torch.softmax(torch.cat([keys[:, head // 3] @ q * 0.25, sinks[head : head + 1]]), 0)[:-1]
+            torch.testing.assert_close(found[row, head].double(), weights @ values[:, head // 3], rtol=3e-6, atol=3e-6)
+
+
+def test_attention_sinks_rows_do_not_depend_on_their_company(kernels):
+    together = with_sinks(kernels, build_scene(PLACES), 700)
+    for row, place in enumerate(PLACES):
+        assert equal_bits(with_sinks(kernels, build_scene([place], layout=3, page_size=7), 700)[0], together[row])
+
+
+@needs_native
+def test_attention_sinks_is_the_same_on_every_instruction_set():
+    kernels, module, results = Kernels(only="cpu"), native.module, []
+    best = module.isa()
+    try:
+        for isa in module.isas():
+            module.force_isa(isa)
+            results.append(with_sinks(kernels, build_scene(PLACES, group=3, dtype=torch.bfloat16), 300))
+    finally:
+        module.force_isa(best)
+    assert all(equal_bits(result, results[0]) for result in results)
+
+
+def test_a_sink_that_nothing_reaches_is_none_and_one_above_all_takes_all(kernels):
+    scene = build_scene(PLACES)
+    assert equal_bits(with_sinks(kernels, scene, level=-1000), attend(kernels, scene))
+    assert (with_sinks(kernels, scene, level=1000) == 0).all()
 
 
 def test_a_wide_cap_is_nearly_none(kernels):

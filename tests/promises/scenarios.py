@@ -2,7 +2,7 @@
 
 import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from slipstream import SamplingParams
@@ -64,8 +64,10 @@ class Scenario:
         )
 
 
-def every() -> list[Scenario]:
-    return [Scenario(*values) for values in itertools.product(*AXES.values(), SAMPLING)]
+def every(**fixed) -> Iterator[Scenario]:
+    """All combinations of what is not fixed."""
+    axes = {**AXES, "sampling": tuple(SAMPLING)} | {name: (value,) for name, value in fixed.items()}
+    return (Scenario(*values) for values in itertools.product(*axes.values()))
 
 
 def pairwise(seed: int = 0) -> list[Scenario]:

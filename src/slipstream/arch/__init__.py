@@ -8,7 +8,18 @@
 from slipstream.arch.detect import read_spec
 from slipstream.arch.rope import LinearScaling, Llama3Scaling, LongRope, RopeSpec, YarnScaling
 from slipstream.arch.shapes import SHAPES, shape
-from slipstream.arch.spec import AttentionSpec, FfnSpec, LayerSpec, ModelSpec, PlainFfnSpec, TensorSpec, tensors
+from slipstream.arch.spec import (
+    AttentionSpec,
+    FfnSpec,
+    LayerSpec,
+    MlaSpec,
+    ModelSpec,
+    MoeSpec,
+    PlainFfnSpec,
+    RouterSpec,
+    TensorSpec,
+    tensors,
+)
 
 __all__ = [
     "SHAPES",
@@ -18,9 +29,12 @@ __all__ = [
     "LinearScaling",
     "Llama3Scaling",
     "LongRope",
+    "MlaSpec",
     "ModelSpec",
+    "MoeSpec",
     "PlainFfnSpec",
     "RopeSpec",
+    "RouterSpec",
     "TensorSpec",
     "YarnScaling",
     "read_spec",

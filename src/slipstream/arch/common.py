@@ -73,6 +73,20 @@ def head_counts(fields: Fields) -> tuple[int, int, int]:
     return heads, kv_heads, head_dim
 
 
+def expert_counts(fields: Fields, name: str, experts: int, chosen: int) -> tuple[int, int]:
+    """(experts, experts of a row).
+
+    Args:
+        name: of the field that counts the experts; newer files say `num_local_experts`.
+        experts, chosen: where no field says it.
+    """
+    count = fields.whole(name, fields.get("num_local_experts", experts))
+    used = fields.whole("num_experts_per_tok", chosen)
+    if used > count:
+        raise fields.error("num_experts_per_tok", used, f"must be at most {name}={count}")
+    return count, used
+
+
 def layer_types(fields: Fields, default: Iterable[bool]) -> list[bool]:
     """Per layer, whether it sees a window only: what `layer_types` says, else the default."""
     count = fields.whole("num_hidden_layers")

@@ -14,6 +14,7 @@ class Place:
     Attributes:
         name: of the stored tensor.
         shape: of the stored tensor, all of it.
+        number: it is this one of a stack along the first dimension of the stored tensor; None: it is no stack.
         transposed: it is stored as [inputs, outputs].
         rows: which rows (outputs) of it, in this order, after transposing; None for all as they are.
         plus: a norm's weight is stored + plus, in fp32.
@@ -24,6 +25,7 @@ class Place:
     transposed: bool = False
     rows: Sequence[int] | None = None
     plus: float = 0.0
+    number: int | None = None
 
 
 def place_of(family: ModuleType, spec: ModelSpec, parameter: TensorSpec) -> Place:
@@ -52,16 +54,13 @@ def checkpoint_name(names: Mapping[str, str], canonical: str) -> str:
         KeyError: the family's table lacks it.
     """
     stem, ending = canonical.rsplit(".", 1)
-    parts = stem.split(".")
-    if parts[0] != "layers":
-        return f"{names[stem]}.{ending}"
-    return f"{names[pattern(canonical)].format(parts[1])}.{ending}"
+    numbers = [part for part in stem.split(".") if part.isdigit()]  # of the layer and of the expert
+    return f"{names[pattern(canonical)].format(*numbers)}.{ending}"
 
 
 def pattern(canonical: str) -> str:
-    """A canonical name without its layer's number and its ending: "layers.3.mixer.q.weight" -> "layers.{}.mixer.q"."""
-    parts = canonical.split(".")[:-1]
-    return ".".join(["layers", "{}", *parts[2:]] if parts[0] == "layers" else parts)
+    """A canonical name without its numbers and its ending: "layers.3.mixer.q.weight" -> "layers.{}.mixer.q"."""
+    return ".".join("{}" if part.isdigit() else part for part in canonical.split(".")[:-1])
 
 
 def heads(count: int, head_dim: int, order: Sequence[int] | None = None, start: int = 0, step: int = 0) -> Sequence[int]:

@@ -5,7 +5,7 @@ planning all walk that list. Must not know config.json (families do), checkpoint
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from slipstream.arch.rope import RopeSpec
 
@@ -17,14 +17,16 @@ class TensorSpec:
     Attributes:
         name: canonical name, for instance "layers.3.mixer.q.weight".
         shape: linear layers are [outputs, inputs].
-        role: "embedding", "linear", "head", "norm" or "bias". "head" is a linear layer, listed only if it is a tensor of
-            its own; a tied head is a second, packed copy of the embedding that the decoder makes. Learned positions are an
-            "embedding" too.
+        role: "embedding", "linear", "head", "router", "norm" or "bias". "head" is a linear layer, listed only if it is a tensor
+            of its own; a tied head is a second, packed copy of the embedding that the decoder makes. Learned positions are an
+            "embedding" too. A "router" is a small linear layer that stays fp32 in every format.
+        routed: (k, n) of an expert's: a row uses k of n alike.
     """
 
     name: str
     shape: tuple[int, ...]
     role: str
+    routed: tuple[int, int] = (1, 1)
 
     @property
     def size(self) -> int:
@@ -51,6 +53,7 @@ class AttentionSpec:
         scale: factor of the scores; None for head_dim ** -0.5.
         softcap: scores s become softcap * tanh(s / softcap); 0 for none.
         qk_norm: RMSNorm of q and k before rope: "head" each head by itself, "full" all heads together, "" none.
+        sinks: each head has a score that takes part in the softmax and has no value (Xiao et al. 2024, learned).
         kind: the mixer that computes it, a file in model/mixers.
     """
 
@@ -64,6 +67,7 @@ class AttentionSpec:
     scale: float | None = None
     softcap: float = 0.0
     qk_norm: str = ""
+    sinks: bool = False
     kind: str = "gqa"
 
     def tensors(self, hidden: int) -> list[TensorSpec]:
@@ -78,11 +82,74 @@ class AttentionSpec:
         if self.qk_norm:
             sizes = (wide, narrow) if self.qk_norm == "full" else (self.head_dim, self.head_dim)
             out += [TensorSpec(f"{part}_norm.weight", (size,), "norm") for part, size in zip("qk", sizes, strict=True)]
-        return out
+        return [*out, TensorSpec("sinks", (self.heads,), "bias")] if self.sinks else out
 
     def buffers(self) -> dict[str, int]:
         """What the mixer needs per row between its ops: name -> numbers."""
         return {"qkv": (self.heads + 2 * self.kv_heads) * self.head_dim, "attended": self.heads * self.head_dim}
+
+
+@dataclass(frozen=True, slots=True)
+class MlaSpec:
+    """Multi-head latent attention (DeepSeek-AI 2024): keys and values of all heads are made from one short vector per position.
+
+    The cache holds what they are made into, a full key and value per head; a value is filled up with zeros to the width of a key.
+
+    Attributes:
+        heads: of queries, keys and values.
+        plain_dim: numbers of a query or key head that are not rotated, even.
+        rope_dim: those that are, even; a key's are the same for all heads.
+        value_dim: numbers of a value head, at most plain_dim + rope_dim.
+        q_rank: width of the vector that queries are made from; 0: they are made from x.
+        kv_rank: width of the vector that keys and values are made from.
+        rope: position embedding, `rope.rotated` is rope_dim.
+        scale: factor of the scores.
+        bias: whether the layers that read x, except q, and o have one.
+        norm_eps: of the norms of the two vectors.
+        window: 0, all positions are seen.
+        kind: the mixer that computes it, a file in model/mixers.
+    """
+
+    heads: int
+    plain_dim: int
+    rope_dim: int
+    value_dim: int
+    q_rank: int
+    kv_rank: int
+    rope: RopeSpec
+    scale: float
+    bias: bool = False
+    norm_eps: float = 1e-6
+    window: int = 0
+    kind: str = "mla"
+
+    @property
+    def kv_heads(self) -> int:
+        return self.heads
+
+    @property
+    def head_dim(self) -> int:
+        """Numbers of a head in the cache."""
+        return self.plain_dim + self.rope_dim
+
+    def tensors(self, hidden: int) -> list[TensorSpec]:
+        """Parameters, named from the layer's `mixer.` on."""
+        wide, out = self.heads * self.head_dim, []
+        if self.q_rank:
+            out += [*_linear("q_a", self.q_rank, hidden, self.bias), TensorSpec("q_a_norm.weight", (self.q_rank,), "norm")]
+        out += _linear("q", wide, self.q_rank or hidden, False)
+        out += _linear("kv_a", self.kv_rank, hidden, self.bias)
+        out += _linear("k_rope", self.rope_dim, hidden, self.bias)
+        out.append(TensorSpec("kv_a_norm.weight", (self.kv_rank,), "norm"))
+        out += _linear("kv", self.heads * (self.plain_dim + self.value_dim), self.kv_rank, False)
+        return [*out, *_linear("o", hidden, self.heads * self.value_dim, self.bias)]
+
+    def buffers(self) -> dict[str, int]:
+        """What the mixer needs per row between its ops: name -> numbers."""
+        wide = self.heads * self.head_dim
+        made = {"q": wide, "kv": self.heads * (self.plain_dim + self.value_dim), "qkv": 3 * wide, "attended": wide}
+        short = {"kv_a": self.kv_rank, "k_rope": self.rope_dim} | ({"q_a": self.q_rank} if self.q_rank else {})
+        return made | short | {"values": self.heads * self.value_dim}
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +207,83 @@ class PlainFfnSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class RouterSpec:
+    """Which experts a row goes to and with what weights (docs/numerics.md, `route`).
+
+    Attributes:
+        experts: how many there are.
+        chosen: how many a row goes to.
+        scoring: "softmax" or "sigmoid" of the logits.
+        groups, kept: experts stand in groups of equal size; a row goes to the `kept` best groups only. 1, 1 for no groups.
+        group_best: a group is as good as the sum of this many best of it.
+        normed: the weights of a row are divided by their sum.
+        scale: factor of the weights.
+        correction: whether a bias per expert is added to the scores for choosing only (DeepSeek-AI 2024).
+    """
+
+    experts: int
+    chosen: int
+    scoring: str = "softmax"
+    groups: int = 1
+    kept: int = 1
+    group_best: int = 1
+    normed: bool = True
+    scale: float = 1.0
+    correction: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MoeSpec:
+    """Mixture of experts (Shazeer et al. 2017): a weighted sum of a few of many gated feed-forward layers, and shared ones.
+
+    Attributes:
+        router: who goes where.
+        hidden: width of the residual stream.
+        width: inner size of an expert.
+        shared: inner size of the part that every row uses, 0 for none.
+        shared_gate: the shared part is multiplied by a sigmoid of the row.
+        bias: whether the router and the experts have one.
+        activation: "silu", "gelu", "gelu_tanh", or "clamped", see docs/numerics.md, `gated_clamped`.
+        limit, slope: of "clamped".
+        kind: the layer that computes it, a file in model/ffns.
+    """
+
+    router: RouterSpec
+    hidden: int
+    width: int
+    shared: int = 0
+    shared_gate: bool = False
+    bias: bool = False
+    activation: str = "silu"
+    limit: float = 0.0
+    slope: float = 1.0
+    kind: str = "moe"
+
+    def tensors(self, hidden: int) -> list[TensorSpec]:
+        """Parameters, named from the layer's `ffn.` on."""
+        count, routed = self.router.experts, (self.router.chosen, self.router.experts)
+        out = [TensorSpec("router.weight", (count, hidden), "router")]
+        if self.bias:
+            out.append(TensorSpec("router.bias", (count,), "bias"))
+        if self.router.correction:
+            out.append(TensorSpec("router.correction", (count,), "bias"))
+        for number in range(count):
+            parts = FfnSpec(self.width, self.bias).tensors(hidden)
+            out += [TensorSpec(f"experts.{number}.{part.name}", part.shape, part.role, routed) for part in parts]
+        if self.shared:
+            out += [TensorSpec(f"shared.{part.name}", part.shape, part.role) for part in FfnSpec(self.shared).tensors(hidden)]
+        if self.shared_gate:
+            out.append(TensorSpec("shared_gate.weight", (1, hidden), "router"))
+        return out
+
+    def buffers(self) -> dict[str, int]:
+        """What the layer needs per row between its ops: name -> numbers."""
+        inner = max(self.width, self.shared)
+        out = {"scores": self.router.experts, "experts": self.router.chosen, "shares": self.router.chosen, "gathered": self.hidden}
+        return out | {"inner": 2 * inner, "activated": inner, "part": self.hidden} | ({"gate": 1} if self.shared_gate else {})
+
+
+@dataclass(frozen=True, slots=True)
 class LayerSpec:
     """One layer: x += mixer(norm(x)); x += ffn(norm(x)).
 
@@ -151,8 +295,8 @@ class LayerSpec:
         one_norm: of a parallel layer: both read through the mixer's norm.
     """
 
-    mixer: AttentionSpec
-    ffn: FfnSpec | PlainFfnSpec
+    mixer: AttentionSpec | MlaSpec
+    ffn: FfnSpec | PlainFfnSpec | MoeSpec
     pre_norm: bool = True
     post_norm: bool = False
     parallel: bool = False
@@ -232,7 +376,7 @@ def tensors(spec: ModelSpec) -> list[TensorSpec]:
         for norm in layer.norms():
             out += _norm(spec, f"layers.{number}.{norm}")
         for part, parameters in (("mixer", layer.mixer.tensors(spec.hidden)), ("ffn", layer.ffn.tensors(spec.hidden))):
-            out.extend(TensorSpec(f"layers.{number}.{part}.{p.name}", p.shape, p.role) for p in parameters)
+            out.extend(replace(p, name=f"layers.{number}.{part}.{p.name}") for p in parameters)
     out += _norm(spec, "norm")
     if not spec.tied:
         out.append(TensorSpec("head.weight", (spec.vocab, spec.hidden), "head"))

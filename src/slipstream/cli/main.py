@@ -12,9 +12,15 @@ from typer.core import TyperGroup
 import slipstream
 from slipstream.base.errors import SlipstreamError
 from slipstream.cli.bench import bench
+from slipstream.cli.certify import certify
+from slipstream.cli.chat import chat
 from slipstream.cli.doctor import doctor
+from slipstream.cli.models import models
+from slipstream.cli.plan import plan
 from slipstream.cli.run import run
+from slipstream.cli.serve import serve
 from slipstream.cli.train import train
+from slipstream.cli.verify import verify
 
 REFUSED, INTERRUPTED = 2, 130  # exit codes: our own errors like those of the command line; Ctrl-C as shells count it
 
@@ -43,7 +49,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(run)
+app.command()(chat)
+app.command()(serve)
+app.command()(models)
+app.command()(plan)
 app.command()(doctor)
+app.command()(verify)
+app.command()(certify)
 app.command()(bench)
 app.add_typer(train, name="train")
 

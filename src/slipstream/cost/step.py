@@ -4,6 +4,8 @@ What is counted is what no kernel can avoid, so that a limit made of it is a tru
 
 * Every weight is read once per step, whatever the number of rows: all linear layers with their scales and biases, all norms,
   the head only if some row needs logits, and of the embedding table one row per token.
+* Experts: a row goes to k of n. Operations are those of its k; bytes those of min(rows * k, n) experts, an upper bound: where rows
+  go to the same experts, a step reads less and may be faster than its limit. Routers are fp32 in every format.
 * KV, per request: its cached positions and those of its rows are read once (a row reads its own keys back from the cache too),
   one position per row is written. A position is 2 * kv_heads * head_dim numbers in each layer. A layer with a window reads and
   sees the positions within it only.
@@ -15,6 +17,7 @@ Not counted: activations between ops (they stay in the caches), norms, rotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from slipstream.arch import ModelSpec, TensorSpec, tensors
 from slipstream.base.errors import InputError
@@ -147,8 +150,8 @@ def weights_bytes(spec: ModelSpec, weight_format: str, stored: str | None = None
 
 def linear_operations(spec: ModelSpec, rows: int, sampled_rows: int) -> int:
     """Operations of all linear layers on `rows` rows and of the head on `sampled_rows` of them."""
-    inner = sum(tensor.size for tensor in tensors(spec) if tensor.role == "linear")
-    return 2 * (rows * inner + sampled_rows * spec.vocab * spec.hidden)
+    used = sum(size * chosen // count for (chosen, count), size in _linear_sizes(spec))  # exact: the experts of a layer are alike
+    return 2 * (rows * used + sampled_rows * spec.vocab * spec.hidden)
 
 
 def step_cost(
@@ -182,7 +185,7 @@ def step_cost(
     places = min(work.rows, spec.vocab) + (1 if spec.positions else 0)  # rows of the tables; of positions all may be the same
     linear = linear_operations(spec, work.rows, work.sampled)
     return Cost(
-        weights=_layers_bytes(spec, weight_format)
+        weights=_layers_bytes(spec, weight_format, work.rows)
         + (_head_bytes(spec, weight_format) if work.sampled else 0)
         + places * spec.hidden * table,
         kv_read=positions * KV_TYPES[kv_type],
@@ -198,10 +201,31 @@ def _by_kind(*parts: tuple[str, int]) -> dict[str, int]:
     return out
 
 
-def _layers_bytes(spec: ModelSpec, weight_format: str) -> int:
-    """Everything that every row of a step needs: linear layers, norms, biases."""
-    inner = (tensor for tensor in tensors(spec) if tensor.role != "embedding" and not tensor.name.startswith("head."))
-    return sum(_tensor_bytes(tensor, weight_format) for tensor in inner)
+def _layers_bytes(spec: ModelSpec, weight_format: str, rows: int | None = None) -> int:
+    """Everything between embedding and head: linear layers, norms, biases. Of experts as many as `rows` rows can go to, all for
+    None."""
+    sizes = _layer_sizes(spec, weight_format)
+    return sum(size if rows is None else size * min(rows * chosen, count) // count for (chosen, count), size in sizes)
+
+
+@lru_cache(maxsize=16)  # a model of experts has ten thousands of parameters, and a cost is asked for at every step
+def _layer_sizes(spec: ModelSpec, weight_format: str) -> tuple[tuple[tuple[int, int], int], ...]:
+    """Bytes between embedding and head, by `TensorSpec.routed`."""
+    inner = [tensor for tensor in tensors(spec) if tensor.role != "embedding" and not tensor.name.startswith("head.")]
+    return _by_routing((tensor.routed, _tensor_bytes(tensor, weight_format)) for tensor in inner)
+
+
+@lru_cache(maxsize=16)
+def _linear_sizes(spec: ModelSpec) -> tuple[tuple[tuple[int, int], int], ...]:
+    """Numbers in linear layers between embedding and head, by `TensorSpec.routed`."""
+    return _by_routing((tensor.routed, tensor.size) for tensor in tensors(spec) if tensor.role in ("linear", "router"))
+
+
+def _by_routing(parts: Iterable[tuple[tuple[int, int], int]]) -> tuple[tuple[tuple[int, int], int], ...]:
+    out: dict[tuple[int, int], int] = {}
+    for routed, size in parts:
+        out[routed] = out.get(routed, 0) + size
+    return tuple(out.items())
 
 
 def _head_bytes(spec: ModelSpec, weight_format: str) -> int:

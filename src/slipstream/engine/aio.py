@@ -45,6 +45,7 @@ class AsyncLLM:
             while not output.finished:
                 delta = await queue.get()
                 if delta.finish_reason == "error":
+                    await asyncio.to_thread(self._thread.join)  # the loop is on its way out; then it is known why
                     self._check()
                 output.add(delta)
                 yield delta

@@ -8,6 +8,7 @@ import torch
 
 from slipstream.base import log, native, registry
 from slipstream.base.config import Options
+from slipstream.base.errors import BackendError
 from slipstream.engine.core import Core
 from slipstream.engine.intake import Intake
 from slipstream.engine.meter import Meter
@@ -82,6 +83,8 @@ def tokenizer_of(source: Path | str) -> Tokenizer | None:
 def facts(device: str) -> Machine:
     """The machine as the memory plan sees it: what is available is the device's memory."""
     machine = read_machine(with_gpus=False)
+    if device != "cpu" and not torch.cuda.is_available():
+        raise BackendError(f"device={device!r}: torch {torch.__version__} sees no CUDA device; use device='cpu' or a CUDA build of torch")
     return machine if device == "cpu" else replace(machine, memory_available=torch.cuda.mem_get_info(device)[0])
 
 

@@ -1,6 +1,7 @@
 """Candidate "cpu": the C++ kernels of slipstream._native, checked and called with addresses.
 
 Owns the checks of type, shape and layout before an address leaves Python. Must not know the arithmetic (csrc/, docs/numerics.md).
+Four ops of the mixture-of-experts families have no C++ kernel; the reference's functions serve them, with the same bits.
 Every function writes into tensors of the caller; arguments are described in ops/types.py and ops/reference.py. A tensor that does not
 fit raises InputError naming it; an index out of range raises IndexError from the kernel.
 """
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from slipstream.base import native
 from slipstream.base.errors import InputError
+from slipstream.ops import reference
 from slipstream.ops.types import KV, AttentionRows, Declined, SampleRows
 
 NAME = "cpu"
@@ -96,6 +98,15 @@ def attention_softcap(
     if not cap > 0:
         raise InputError(f"attention_softcap: cap={cap} must be above 0")
     _native.attention_softcap(*_attention(qkv, kv, rows, heads, scale, window, out), cap)
+
+
+def attention_sinks(
+    qkv: Tensor, kv: KV, rows: AttentionRows, heads: int, scale: float, window: int, out: Tensor, sinks: Tensor
+) -> None:
+    """`attention` where each head's softmax has one more score, sinks [heads], that has no value."""
+    _native.attention_sinks(
+        *_attention(qkv, kv, rows, heads, scale, window, out), _fits("attention_sinks", "sinks", sinks, (heads,))
+    )
 
 
 def _attention(qkv: Tensor, kv: KV, rows: AttentionRows, heads: int, scale: float, window: int, out: Tensor) -> tuple:
@@ -284,9 +295,12 @@ _OPS = {
     function.__name__: function
     for function in (
         *(embed, norm, rope_write, attention, gated, sample, logprobs, move),
-        *(layer_norm, norm_slices, attention_softcap, gated_gelu, gated_gelu_tanh, gelu, gelu_tanh, add, scale, softcap),
+        *(layer_norm, norm_slices, attention_softcap, attention_sinks, gated_gelu, gated_gelu_tanh, gelu, gelu_tanh, add, scale, softcap),
     )
 }
+
+# few numbers per row, or one pass of correctly rounded operations: the same function as the reference's, the same bits
+_OPS |= {name: getattr(reference, name) for name in ("route", "add_rows", "gate_rows", "gated_clamped")}
 
 
 def offer(op: str, device: str) -> Any:

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from slipstream.arch import RouterSpec
 from slipstream.base.errors import InputError
 from slipstream.ops.types import INT8_BLOCK, KV, SEGMENT, AttentionRows, Declined, LinearKernel, Op, SampleRows
 
@@ -240,6 +241,71 @@ def softcap(x: Tensor, cap: float) -> None:
     x.copy_(tanh(x / cap) * cap)
 
 
+# --- experts --------------------------------------------------------------------------------------------------------
+
+
+def sigmoid(x: Tensor) -> Tensor:
+    """1 / (1 + exp(-x)) of fp32 `x` of any shape."""
+    return 1 / (1 + exp(-x))
+
+
+@one_thread()
+def route(logits: Tensor, correction: Tensor | None, router: RouterSpec, experts: Tensor, shares: Tensor) -> None:
+    """Chooses experts for each row (docs/numerics.md, `route`); ties go to the lower number.
+
+    Args:
+        logits: [rows, router.experts]
+        correction: added to the scores for choosing only. [router.experts]
+        experts: int32 [rows, router.chosen], written: the numbers in ascending order.
+        shares: [rows, router.chosen], written: their weights.
+    """
+    scores = sigmoid(logits) if router.scoring == "sigmoid" else softmax(logits)
+    choice = scores if correction is None else scores + correction
+    if router.groups > 1:
+        groups = choice.unflatten(1, (router.groups, -1))
+        best = total(groups.sort(descending=True).values[..., : router.group_best])  # [rows, groups]
+        kept_groups = best.sort(descending=True, stable=True).indices[:, : router.kept]
+        left_out = torch.ones_like(best, dtype=torch.bool).scatter_(1, kept_groups, False)
+        choice = groups.masked_fill(left_out[..., None], -math.inf).flatten(1)
+    numbers = choice.sort(descending=True, stable=True).indices[:, : router.chosen].sort().values
+    taken = scores.gather(1, numbers)
+    if router.normed:
+        taken = taken / (total(taken)[:, None] + 1e-20)
+    experts.copy_(numbers)
+    torch.mul(taken, torch.tensor(router.scale, dtype=torch.float32), out=shares)
+
+
+def softmax(x: Tensor) -> Tensor:
+    """exp(x - max) / sum of x [rows, n]."""
+    e = exp(x - x.amax(-1, keepdim=True))
+    return e / total(e)[:, None]
+
+
+@one_thread()
+def add_rows(out: Tensor, rows: Tensor, part: Tensor, shares: Tensor) -> None:
+    """out[rows[i]] += shares[i] * part[i], product and sum rounded one after the other.
+
+    Args:
+        out: [any, hidden]; rows: int32 [n], all different; part: [n, hidden], changed; shares: [n].
+    """
+    part.mul_(shares[:, None])
+    out.index_add_(0, rows, part)
+
+
+def gate_rows(x: Tensor, gate: Tensor) -> None:
+    """x [rows, f] *= sigmoid(gate [rows, 1])."""
+    x.mul_(sigmoid(gate))
+
+
+@one_thread()
+def gated_clamped(gate_up: Tensor, out: Tensor, limit: float, slope: float) -> None:
+    """out [rows, f] = g * sigmoid(slope * g) * (u + 1) of gate_up [rows, 2 * f], gate first; g = min(gate, limit), u = up held within
+    -limit .. limit."""
+    gate, up = gate_up.chunk(2, dim=1)
+    gate = gate.clamp(max=limit)
+    torch.mul(gate * sigmoid(gate * torch.tensor(slope, dtype=torch.float32)), up.clamp(-limit, limit) + 1, out=out)
+
+
 # --- linear ---------------------------------------------------------------------------------------------------------
 
 
@@ -327,9 +393,16 @@ def attention(qkv: Tensor, kv: KV, rows: AttentionRows, heads: int, scale: float
     attention_softcap(qkv, kv, rows, heads, scale, window, out, 0.0)
 
 
+def attention_sinks(
+    qkv: Tensor, kv: KV, rows: AttentionRows, heads: int, scale: float, window: int, out: Tensor, sinks: Tensor
+) -> None:
+    """See `attention_softcap`; a head's softmax has one more score, sinks [heads], that has no value, and the scores have no bound."""
+    attention_softcap(qkv, kv, rows, heads, scale, window, out, 0.0, sinks)
+
+
 @one_thread()
 def attention_softcap(
-    qkv: Tensor, kv: KV, rows: AttentionRows, heads: int, scale: float, window: int, out: Tensor, cap: float
+    qkv: Tensor, kv: KV, rows: AttentionRows, heads: int, scale: float, window: int, out: Tensor, cap: float, sinks: Tensor | None = None
 ) -> None:
     """Softmax attention of each row over the keys up to its position, read from the cache (docs/numerics.md, section 3).
 
@@ -342,6 +415,7 @@ def attention_softcap(
         window: how many keys a row sees at most, its own included; 0 is all.
         out: [rows, heads * head_dim]
         cap: scores s become cap * tanh(s / cap); 0 leaves them.
+        sinks: see `attention_sinks`.
     """
     _, kv_heads, page_size, head_dim = kv.keys.shape
     starts = rows.tail_start.tolist()
@@ -364,6 +438,9 @@ def attention_softcap(
             part = segment(q, keys, values, scale, cap)
             merged = part if merged is None else merge(merged, part)
             begin = end
+        if sinks is not None:
+            sink = sinks.view(kv_heads, -1, 1)
+            merged = merge(merged, (sink, torch.ones_like(sink), torch.zeros_like(merged[2])))
         _, mass, mix = merged
         out[row] = (mix / mass).flatten()
 
@@ -525,6 +602,11 @@ OFFERED: dict[str, Op | LinearKernel] = {
     "add": add,
     "scale": scale,
     "softcap": softcap,
+    "route": route,
+    "add_rows": add_rows,
+    "gate_rows": gate_rows,
+    "gated_clamped": gated_clamped,
+    "attention_sinks": attention_sinks,
     "linear_fp32": FloatLinear("reference_fp32", torch.float32),
     "linear_bf16": FloatLinear("reference_bf16", torch.bfloat16),
     "linear_int8": Int8Linear(),

@@ -13,6 +13,7 @@ from torch import Tensor
 OPS = ("embed", "norm", "rope_write", "attention", "gated", "sample", "logprobs", "move")
 FAMILY_OPS = (  # asked for by some families only: a device may lack them
     *("layer_norm", "norm_slices", "attention_softcap", "gated_gelu", "gated_gelu_tanh", "gelu", "gelu_tanh", "add", "scale", "softcap"),
+    *("route", "add_rows", "gate_rows", "gated_clamped", "attention_sinks"),
 )
 LINEAR_FORMATS = ("fp32", "bf16", "int8")
 LINEAR_OPS = tuple(f"linear_{name}" for name in LINEAR_FORMATS)

@@ -16,7 +16,7 @@ Shape = tuple[int, ...]
 class Scheme:
     """How one checkpoint stores its quantised linear layers.
 
-    A layer `x` whose tensor `x.{key}` has one of `dtypes` is quantised; all others are plain floats.
+    A layer `x` whose tensor `x{joint}{key}` has one of `dtypes` is quantised; all others are plain floats.
 
     Attributes:
         name: the format, for messages.
@@ -27,6 +27,8 @@ class Scheme:
         needed: further tensors that the layer must have.
         optional: tensors that it may have; unpack gets those that are there.
         unused: tensors that it may have and that do not change the weights (scales of activations).
+        joint: between a layer's name and the endings of its stored tensors.
+        weight: ending of the name of the unpacked weight.
         note: what else the user should know, for the one line that is logged.
     """
 
@@ -39,6 +41,8 @@ class Scheme:
     optional: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
     note: str = ""
+    joint: str = "."
+    weight: str = ".weight"
 
 
 def field(config: Mapping[str, Any], name: str, supported: tuple[Any, ...], default: Any, where: str, way_out: str) -> Any:

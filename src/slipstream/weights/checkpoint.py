@@ -44,14 +44,14 @@ class Checkpoint:
             )
         return entry.dtype
 
-    def tensor(self, name: str) -> Tensor:
+    def tensor(self, name: str, number: int | None = None) -> Tensor:
         """See `Stored.tensor`. Read-only view into the file, in the type of the file.
 
         Raises:
             CheckpointError: its type is not a float of 16 or 32 bits, or the file cannot be mapped.
         """
         self.kind(name)
-        return self.raw(name)
+        return self.raw(name) if number is None else self.raw(name)[number]
 
     def raw(self, name: str) -> Tensor:
         """A tensor of any type, integers and packed numbers too.

@@ -51,11 +51,12 @@ class GgufCheckpoint:
         dtype = self._entries[name].dtype
         return dtype if dtype in FLOATS else reader_of_gguf(dtype).NAME
 
-    def tensor(self, name: str) -> Tensor:
+    def tensor(self, name: str, number: int | None = None) -> Tensor:
         """See `Stored.tensor`."""
         entry = self._entries[name]
         plain = entry.dtype in FLOATS
-        return self._ordered(name, self._mappings.view(entry, TYPES[entry.dtype], entry.shape) if plain else self._floats(entry))
+        whole = self._ordered(name, self._mappings.view(entry, TYPES[entry.dtype], entry.shape) if plain else self._floats(entry))
+        return whole if number is None else whole[number]
 
     def _floats(self, entry: Entry) -> Tensor:
         """Any tensor in fp32."""

@@ -69,7 +69,7 @@ class Loaded:
     def get(self, name: str) -> Tensor:
         """See `Weights.get`."""
         place = self._places[name]
-        stored = _taken(self._checkpoint.tensor(place.name), place).to(self._device)
+        stored = _taken(self._checkpoint.tensor(place.name, place.number), place).to(self._device)
         if self._roles[name] not in _MATRICES:
             stored = stored.float()
             return stored + place.plus if place.plus else stored
@@ -140,7 +140,9 @@ class Loaded:
         kind = self._checkpoint.kind(name)
         if kind in _FLOATS:
             return kind == "BF16"
-        parts = self._checkpoint.tensor(name).split(4096)
+        shape = self._checkpoint.shapes[name]
+        stacks = range(shape[0]) if len(shape) == 3 else (None,)
+        parts = (part for number in stacks for part in self._checkpoint.tensor(name, number).split(4096))
         return all(torch.equal(part.bfloat16().float(), part) for part in parts)
 
 
@@ -149,7 +151,7 @@ def _taken(stored: Tensor, place: Place) -> Tensor:
     if place.transposed:
         stored = stored.T
     if isinstance(place.rows, range):
-        stored = stored[place.rows.start : place.rows.stop]
+        stored = stored[place.rows.start : place.rows.stop : place.rows.step]
     elif place.rows is not None:
         stored = stored[torch.tensor(place.rows)]
     return stored.contiguous()

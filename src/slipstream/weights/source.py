@@ -43,5 +43,9 @@ class Stored(Protocol):
     def kind(self, name: str) -> str:
         """How a tensor is stored: "F32", "F16", "BF16", or the name of a format in quant/formats that is unpacked."""
 
-    def tensor(self, name: str) -> Tensor:
-        """A tensor in fp32, fp16 or bf16, possibly in a read-only file mapping; quantised ones are unpacked to fp32."""
+    def tensor(self, name: str, number: int | None = None) -> Tensor:
+        """A tensor in fp32, fp16 or bf16, possibly in a read-only file mapping; quantised ones are unpacked to fp32.
+
+        Args:
+            number: only this one of a stack, along the first dimension.
+        """

@@ -30,17 +30,18 @@ class Unpacked:
         hidden = {name for name in entries if name.rpartition(".")[2] in scheme.unused}
         self.shapes: dict[str, tuple[int, ...]] = {}
         for name, entry in entries.items():
-            stem, _, ending = name.rpartition(".")
+            stem, _, ending = name.rpartition(scheme.joint)
             if ending == scheme.key and entry.dtype in scheme.dtypes:
-                parts = {end: f"{stem}.{end}" for end in (scheme.key, *scheme.needed, *scheme.optional) if f"{stem}.{end}" in entries}
+                parts = {end: stem + scheme.joint + end for end in (scheme.key, *scheme.needed, *scheme.optional)}
+                parts = {end: part for end, part in parts.items() if part in entries}
                 self._check(stem, parts)
-                self._layers[f"{stem}.weight"] = parts
+                self._layers[stem + scheme.weight] = parts
                 hidden.update(parts.values())
-                self.shapes[f"{stem}.weight"] = scheme.shape({end: entries[part].shape for end, part in parts.items()})
+                self.shapes[stem + scheme.weight] = scheme.shape({end: entries[part].shape for end, part in parts.items()})
         if not self._layers:
             raise CheckpointError(
-                f"quantization_config: says {scheme.name}, but no tensor is called *.{scheme.key} with type {' or '.join(scheme.dtypes)}; "
-                "take the config.json that belongs to these weights"
+                f"quantization_config: says {scheme.name}, but no tensor is called *{scheme.joint}{scheme.key} "
+                f"with type {' or '.join(scheme.dtypes)}; take the config.json that belongs to these weights"
             )
         self.shapes |= {name: entry.shape for name, entry in entries.items() if name not in hidden and name not in self.shapes}
 
@@ -48,12 +49,14 @@ class Unpacked:
         """See `Stored.kind`."""
         return self._scheme.name if name in self._layers else self._checkpoint.kind(name)
 
-    def tensor(self, name: str) -> Tensor:
+    def tensor(self, name: str, number: int | None = None) -> Tensor:
         """See `Stored.tensor`."""
         if name not in self._layers:
-            return self._checkpoint.tensor(name)
+            return self._checkpoint.tensor(name, number)
         stored = {end: self._checkpoint.raw(part) for end, part in self._layers[name].items()}
         try:
+            if number is not None:
+                return self._scheme.unpack({end: part[number] for end, part in stored.items()}, self.shapes[name][1:])
             return self._scheme.unpack(stored, self.shapes[name])
         except CheckpointError as error:
             raise CheckpointError(f"tensor {name!r}: {error}") from error
@@ -61,4 +64,5 @@ class Unpacked:
     def _check(self, stem: str, parts: dict[str, str]) -> None:
         for end in self._scheme.needed:
             if end not in parts:
-                raise CheckpointError(f"tensor '{stem}.{end}' is missing, which {self._scheme.name} needs; fetch the whole checkpoint")
+                name = stem + self._scheme.joint + end
+                raise CheckpointError(f"tensor {name!r} is missing, which {self._scheme.name} needs; fetch the whole checkpoint")

@@ -7,7 +7,7 @@ from slipstream.model.linear import Linear
 from slipstream.ops.dispatch import Kernels
 from slipstream.weights.source import Weights
 
-_OPS = {"silu": "gated", "gelu": "gated_gelu", "gelu_tanh": "gated_gelu_tanh"}
+OPS = {"silu": "gated", "gelu": "gated_gelu", "gelu_tanh": "gated_gelu_tanh"}
 
 
 class Ffn:
@@ -16,7 +16,7 @@ class Ffn:
     def __init__(self, spec: FfnSpec, prefix: str, weights: Weights, format: str, kernels: Kernels):
         self._gate_up = Linear(weights, [f"{prefix}.gate", f"{prefix}.up"], spec.bias, format, kernels)
         self._down = Linear(weights, [f"{prefix}.down"], spec.bias, format, kernels)
-        self._gated = getattr(kernels, _OPS[spec.activation])
+        self._gated = getattr(kernels, OPS[spec.activation])
 
     def run(self, x: Tensor, out: Tensor, scratch: dict[str, Tensor]) -> None:
         """out [rows, hidden] from x [rows, hidden]."""

@@ -23,6 +23,8 @@ class Mixer:
         self._o = Linear(weights, [f"{prefix}.o"], spec.o_bias, format, kernels)
         self._rope_write = kernels.rope_write
         self._attention = partial(kernels.attention_softcap, cap=spec.softcap) if spec.softcap else kernels.attention
+        if spec.sinks:
+            self._attention = partial(kernels.attention_sinks, sinks=weights.get(f"{prefix}.sinks"))
         self._eps = model.norm_eps
         self._norm_slices = kernels.norm_slices if spec.qk_norm else None
         self._slices = _slices(spec, prefix, weights) if spec.qk_norm else []

@@ -1,7 +1,8 @@
 """MXFP4 (OCP Microscaling 1.0): blocks of 32 four-bit floats e2m1 that share a power of two, as gpt-oss stores its experts.
 
 Stored: blocks u8 [..., n, k / 32, 16], byte j holding elements 2 j (low half) and 2 j + 1; scales u8 [..., n, k / 32], exponent
-plus 127. Every value is exact in bf16. Read only; no model that is supported stores it so far.
+plus 127. Every value is exact in bf16. Read only. A stack `x` of experts lies in `x_blocks` and `x_scales` as [experts, outputs,
+inputs], while the plain floats of the same model are [experts, inputs, outputs], which is how it is shown here.
 """
 
 from collections.abc import Mapping
@@ -11,10 +12,10 @@ import torch
 from torch import Tensor
 
 from slipstream.base.errors import CheckpointError
-from slipstream.quant.scheme import Scheme
+from slipstream.quant.scheme import Scheme, Shape
 
 NAME = "mxfp4"
-METHODS = ()
+METHODS = ("mxfp4",)
 _VALUES = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0])
 
 
@@ -22,7 +23,22 @@ def recognise(config: Mapping[str, Any]) -> Scheme | None:
     """See `quant/scheme.py`."""
     if config.get("quant_method") != "mxfp4":
         return None
-    raise CheckpointError("quantization_config: quant_method='mxfp4' (gpt-oss) needs experts, which are not supported; take a dense model")
+    return Scheme(NAME, "blocks", ("U8",), _shape, _matrices, needed=("scales",), joint="_", weight="")
+
+
+def _shape(shapes: Mapping[str, Shape]) -> Shape:
+    blocks, scales = shapes["blocks"], shapes.get("scales")
+    if len(blocks) != 4 or blocks[3] != 16 or (scales is not None and scales != blocks[:3]):
+        raise CheckpointError(
+            f"mxfp4: blocks {list(blocks)} and scales {list(scales or ())} must be [experts, n, k / 32, 16] and [experts, n, k / 32]; "
+            "fetch the checkpoint again"
+        )
+    return blocks[0], blocks[2] * 32, blocks[1]
+
+
+def _matrices(stored: Mapping[str, Tensor], shape: Shape) -> Tensor:
+    """[..., k, n]: a view of the unpacked weights."""
+    return unpack(stored).transpose(-1, -2)
 
 
 def unpack(stored: Mapping[str, Tensor]) -> Tensor:

@@ -1,0 +1,81 @@
+"""`slipstream models`: what can be run here without a download. Owns the list and its look."""
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from slipstream.base.errors import InputError
+
+if TYPE_CHECKING:
+    from slipstream.weights.hub import Id
+
+WIDTH = 44
+
+
+def models() -> None:
+    """Lists the models that need no download: cached ones of the hub, the built-in one and named shapes."""
+    for title, rows in (("hub cache", cached_rows()), ("built in", builtin_rows()), ("shapes (random weights)", shape_rows())):
+        typer.echo(title)
+        for name, size, note in rows:
+            typer.echo(f"  {name:<{WIDTH}}{size:>11}  {note}".rstrip())
+
+
+def cached_rows() -> list[tuple[str, str, str]]:
+    """(id, size on disk, state) of each model in the shared cache; one row saying why there are none."""
+    from slipstream.weights import hub
+
+    where = hub.cache()
+    try:
+        from huggingface_hub import scan_cache_dir
+        from huggingface_hub.errors import CacheNotFound
+    except ImportError:
+        return [("unknown: huggingface_hub is not installed; pip install huggingface_hub", "", "")]
+    try:
+        found = scan_cache_dir(where)
+    except (CacheNotFound, ValueError):
+        return [(f"none: there is no cache at {where} (HF_HUB_CACHE, HF_HOME)", "", "")]
+    repos = sorted((repo for repo in found.repos if repo.repo_type == "model"), key=lambda repo: repo.repo_id)
+    rows = [(repo.repo_id, _human(repo.size_on_disk), state(hub.parse(repo.repo_id))) for repo in repos]
+    rows += [(f"damaged: {warning}", "", "") for warning in found.warnings]
+    return rows or [(f"none in {where}; `slipstream run --model org/name` downloads one", "", "")]
+
+
+def state(wanted: "Id | None") -> str:
+    """Whether an id can be run as it lies in the cache."""
+    from slipstream.weights import hub
+
+    if wanted is None:
+        return "not usable: its name is no id org/name"
+    try:
+        found = hub.cached(wanted)
+    except InputError as error:  # several GGUF files: the error lists them
+        return str(error).partition(": ")[2]
+    return "ready" if found is not None else "not complete; running it downloads the rest"
+
+
+def builtin_rows() -> list[tuple[str, str, str]]:
+    from slipstream.engine.build import BUILTIN
+
+    found = sorted(folder for folder in BUILTIN.iterdir() if (folder / "config.json").is_file()) if BUILTIN.is_dir() else []
+    rows = []
+    for folder in found:
+        size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+        rows.append((folder.name, _human(size), "taken where no model is named" if folder.name == "demo" else ""))
+    return rows or [("none in this checkout", "", "")]
+
+
+def shape_rows() -> list[tuple[str, str, str]]:
+    from slipstream.arch.shapes import SHAPES, shape
+    from slipstream.cost import weights_bytes
+
+    specs = {name: shape(name) for name in SHAPES}
+    return [
+        (f"dummy:{name}", _human(weights_bytes(spec, "bf16")), f"in bf16; {spec.parameters() / 1e6:,.1f} M parameters")
+        for name, spec in specs.items()
+    ]
+
+
+def _human(size: int) -> str:
+    from slipstream.cost.memory import human
+
+    return human(size)
