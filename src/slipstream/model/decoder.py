@@ -34,6 +34,7 @@ class Decoder:
     Attributes:
         format: the linear weight format in use.
         max_len: positions below this may occur.
+        final_norm: the norm before the head, called with x and out, both [rows, hidden].
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class Decoder:
         self._layers = [
             Layer(spec, number, weights, self.format, kernels, self._ropes[layer.mixer.rope]) for number, layer in enumerate(spec.layers)
         ]
-        self._norm = Norm(spec, "norm", weights, kernels)
+        self.final_norm = Norm(spec, "norm", weights, kernels)
         self._head = Linear(weights, ["embed" if spec.tied else "head"], spec.head_bias, self.format, kernels, bias_of="head")
         self._scale = kernels.scale if spec.embed_scale != 1 or spec.logit_scale != 1 else None
         self._softcap = kernels.softcap if spec.logit_softcap else None
@@ -106,7 +107,7 @@ class Decoder:
             self._kernels.embed(batch.positions, self._positions, pending)
         for layer, kv in zip(self._layers, self._kv, strict=True):
             pending, free = layer.run(stream, pending, free, buffers, batch, kv)
-        self._norm(stream, free, pending)  # only for its addition: the rows that need logits are normed there
+        self.final_norm(stream, free, pending)  # only for its addition: the rows that need logits are normed there
         return stream
 
     def logits(self, hidden: Tensor, rows: Tensor) -> Tensor:
@@ -128,7 +129,7 @@ class Decoder:
         buffers = self._head_scratch.rows(count)
         picked, normed, logits = buffers["picked"], buffers["normed"], buffers["logits"]
         self._kernels.embed(rows, hidden, picked)  # the same gather as of tokens
-        self._norm(picked, normed)
+        self.final_norm(picked, normed)
         if self.spec.logit_scale != 1:  # here, where there are fewer numbers than in the logits
             self._scale(normed, self.spec.logit_scale)
         self._head(normed, logits)

@@ -75,7 +75,7 @@ class Pooling:
         if not len(rows):
             return
         normed = torch.empty_like(rows)
-        self._decoder._norm(rows, normed)  # the final norm, as before the head
+        self._decoder.final_norm(rows, normed)
         if vector.mean:
             # one position after the other, whatever chunks they come in: the sum is the same for every way to cut a prompt
             before = normed.new_zeros((1, normed.shape[1]), dtype=torch.float64) if vector.total is None else vector.total[None]
