@@ -201,18 +201,20 @@ def test_a_missing_gpu_is_said(folder):
         LLM(folder, device="cuda")
 
 
-def test_an_interrupted_batch_leaves_nothing_behind(llm, folder, monkeypatch):
-    calls = 0
-    launch = llm.engine.executor.launch
+@pytest.mark.parametrize("part, name", [("executor", "launch"), ("executor", "finish"), ("scheduler", "schedule"), ("scheduler", "commit")])
+def test_an_interrupted_batch_leaves_nothing_behind(llm, folder, monkeypatch, part, name):
+    owner, calls = getattr(llm.engine.core, part), 0
+    whole = getattr(owner, name)
 
-    def interrupted(plan):
+    def interrupted(*arguments):
         nonlocal calls
         calls += 1
+        done = whole(*arguments)
         if calls == 3:
-            raise KeyboardInterrupt
-        launch(plan)
+            raise KeyboardInterrupt  # after the work: its outcome is lost
+        return done
 
-    monkeypatch.setattr(llm.engine.executor, "launch", interrupted)
+    monkeypatch.setattr(owner, name, interrupted)
     with pytest.raises(KeyboardInterrupt):
         llm.generate(PROMPTS, WARM)
     monkeypatch.undo()

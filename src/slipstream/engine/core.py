@@ -63,20 +63,20 @@ class Core:
 
     def step(self) -> bool:
         """Runs one step; False if there was nothing to do."""
-        self._drain()
-        plan = self.scheduler.schedule()
-        if not plan.chunks and not plan.released:
-            return False
-        began = time.perf_counter()
         try:
+            self._drain()
+            plan = self.scheduler.schedule()
+            if not plan.chunks and not plan.released:
+                return False
+            began = time.perf_counter()
             self.executor.launch(plan)
             result = self.executor.finish()
-        except BaseException:  # Ctrl-C included
+            self.meter.record(plan, result, time.perf_counter() - began)
+            for event in self.scheduler.commit(plan, result):
+                self._emit(event)
+        except BaseException:  # Ctrl-C included, wherever in the step it comes
             self.fail()
             raise
-        self.meter.record(plan, result, time.perf_counter() - began)
-        for event in self.scheduler.commit(plan, result):
-            self._emit(event)
         return True
 
     def fail(self) -> None:
