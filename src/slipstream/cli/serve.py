@@ -49,7 +49,7 @@ def serve(
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] == "slipstream":
             raise
-        raise InputError(f"serve: {error.name} is not installed; install Slipstream with its dependencies (pip install slipstream)") from error
+        raise InputError(f"serve: {error.name} is not installed; pip install slipstream brings it") from error
     settings = Settings(
         model=model,
         engine={**engine, "speculate": speculate},
