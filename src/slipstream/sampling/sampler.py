@@ -6,6 +6,8 @@ Knows nothing of drafts beyond a row's `path` (the drafted tokens between the re
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -20,6 +22,12 @@ from slipstream.step import Admission, SamplingParams, TokenLogprobs
 _PROCESSORS = "slipstream.sampling.processors"
 
 
+@cache
+def _processors() -> list[ModuleType]:
+    """All processors in the order in which they act; looked up once, not for every request."""
+    return sorted((registry.load(_PROCESSORS, name) for name in registry.names(_PROCESSORS)), key=lambda module: module.STAGE)
+
+
 @dataclass(slots=True)
 class Voice:
     """How one request samples: its parameters, the key of its noise and its processors' state."""
@@ -31,8 +39,7 @@ class Voice:
 
     @staticmethod
     def of(admission: Admission, vocab: int, device: str = "cpu") -> "Voice":
-        modules = sorted((registry.load(_PROCESSORS, name) for name in registry.names(_PROCESSORS)), key=lambda module: module.STAGE)
-        made = (module.make(admission, vocab, device) for module in modules)
+        made = (module.make(admission, vocab, device) for module in _processors())
         seed = admission.seed - 2**64 if admission.seed >= 2**63 else admission.seed  # the same 64 bits, as int64
         return Voice(admission.params, seed, admission.sample, [processor for processor in made if processor is not None])
 
