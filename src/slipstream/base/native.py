@@ -1,6 +1,6 @@
 """The native module: loaded once, or the reason why there is none.
 
-Owns the decision whether C++ kernels are at hand. Must not know what they compute (ops/cpu.py does).
+Owns the decision whether C++ kernels are at hand. Must not know what they compute (ops/cpu does).
 
 Attributes:
     module: slipstream._native, or None.

@@ -1,0 +1,58 @@
+"""Candidate "cpu": the C++ kernels of slipstream._native, checked and called with addresses.
+
+Must not know the arithmetic (csrc/, docs/numerics.md). Four ops of the mixture-of-experts families have no C++ kernel; the
+reference's functions serve them, with the same bits. Every function writes into tensors of the caller; arguments are described in
+ops/types.py and ops/reference.py. A tensor that does not fit raises InputError naming it; an index out of range raises IndexError
+from the kernel.
+"""
+
+from typing import Any
+
+from slipstream.base import native
+from slipstream.ops import reference
+from slipstream.ops.cpu.cached import attention, attention_sinks, attention_softcap, move, rope_write
+from slipstream.ops.cpu.linear import STORED, Linear
+from slipstream.ops.cpu.rows import (
+    add,
+    embed,
+    gated,
+    gated_gelu,
+    gated_gelu_tanh,
+    gelu,
+    gelu_tanh,
+    layer_norm,
+    norm,
+    norm_slices,
+    scale,
+    softcap,
+)  # fmt: skip
+from slipstream.ops.cpu.sampling import logprobs, sample
+from slipstream.ops.types import Declined
+
+NAME = "cpu"
+VERSION = 1
+_native = native.module
+PROFILE = f"cpu-{_native.isa()}.{VERSION}" if _native else ""  # every instruction set gives the same bits; the name tells the speed
+
+_OPS = {
+    function.__name__: function
+    for function in (
+        *(embed, norm, rope_write, attention, gated, sample, logprobs, move),
+        *(layer_norm, norm_slices, attention_softcap, attention_sinks, gated_gelu, gated_gelu_tanh, gelu, gelu_tanh, add, scale, softcap),
+    )
+}
+
+# few numbers per row, or one pass of correctly rounded operations: the same function as the reference's, the same bits
+_OPS |= {name: getattr(reference, name) for name in ("route", "add_rows", "gate_rows", "gated_clamped")}
+
+
+def offer(op: str, device: str) -> Any:
+    """The callable (linear ops: the LinearKernel) that serves `op` on `device`, or Declined with the reason."""
+    if device != "cpu":
+        return Declined(f"runs on cpu, not on {device}")
+    if _native is None:
+        return Declined(f"no native module: {native.reason}")
+    if op in _OPS:
+        return _OPS[op]
+    format = op.removeprefix("linear_")
+    return Linear(format) if op.startswith("linear_") and format in STORED else Declined(f"has no kernel for {op}")

@@ -1,0 +1,36 @@
+"""Checks of type, shape and layout before an address leaves Python. A tensor that does not fit raises InputError naming it."""
+
+import torch
+from torch import Tensor
+
+from slipstream.base.errors import InputError
+from slipstream.ops.types import KV
+
+FLOATS = (torch.float32, torch.bfloat16)
+
+
+def fits(op: str, name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> int:
+    """The address of a contiguous CPU tensor of this type and shape."""
+    if tensor.shape == shape and tensor.dtype is dtype and tensor.is_cpu and tensor.is_contiguous():
+        return tensor.data_ptr()
+    layout = "" if tensor.is_contiguous() else ", not contiguous"
+    found = f"{list(tensor.shape)} of {tensor.dtype} on {tensor.device}{layout}"
+    raise InputError(f"{op}: {name} must be a contiguous CPU tensor {list(shape)} of {dtype}; found {found}")
+
+
+def float_type(op: str, name: str, tensor: Tensor) -> torch.dtype:
+    if tensor.dtype not in FLOATS:
+        raise InputError(f"{op}: {name} must be fp32 or bf16; found {tensor.dtype}")
+    return tensor.dtype
+
+
+def cache(op: str, kv: KV) -> tuple[int, int, bool, int, int, int, int]:
+    if kv.keys.dim() != 4:
+        raise InputError(f"{op}: kv.keys must be [pages, kv_heads, page_size, head_dim]; found {list(kv.keys.shape)}")
+    shape = tuple(kv.keys.shape)
+    dtype = float_type(op, "kv.keys", kv.keys)
+    return fits(op, "kv.keys", kv.keys, shape, dtype), fits(op, "kv.values", kv.values, shape, dtype), dtype is torch.bfloat16, *shape
+
+
+def integers(op: str, name: str, tensor: Tensor, n: int) -> int:
+    return fits(op, name, tensor, (n,), torch.int32)
