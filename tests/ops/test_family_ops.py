@@ -11,6 +11,7 @@ from slipstream.arch import RouterSpec
 from slipstream.base import native
 from slipstream.base.errors import BackendError, InputError
 from slipstream.ops import Declined, Kernels, dispatch, reference
+from slipstream.ops.reference import arithmetic
 from slipstream.ops.types import FAMILY_OPS
 from tests.ops.scenes import attend, build_scene, equal_bits, random
 
@@ -235,9 +236,9 @@ def test_every_instruction_set_gives_the_same_bits(op):
 
 
 ELEMENTARY = [  # without torch's gelu: its tail is a difference of nearly equal numbers
-    (2, reference.tanh, torch.tanh),
-    (3, reference.gelu_of, lambda x: x / 2 * torch.special.erfc(-x * math.sqrt(0.5))),
-    (4, reference.gelu_tanh_of, lambda x: x * torch.sigmoid(math.sqrt(8 / math.pi) * (x + 0.044715 * x**3))),
+    (2, arithmetic.tanh, torch.tanh),
+    (3, arithmetic.gelu_of, lambda x: x / 2 * torch.special.erfc(-x * math.sqrt(0.5))),
+    (4, arithmetic.gelu_tanh_of, lambda x: x * torch.sigmoid(math.sqrt(8 / math.pi) * (x + 0.044715 * x**3))),
 ]
 
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from slipstream.base import native
-from slipstream.ops import KV, Kernels, SampleRows, reference
+from slipstream.ops import KV, Kernels, SampleRows
+from slipstream.ops.reference import arithmetic, sampling
 from tests.ops.scenes import FORMATS, attend, build_scene, draw, equal_bits, random, sample_rows, stored
 
 pytestmark = pytest.mark.skipif(native.module is None, reason=f"no native module: {native.reason}")
@@ -93,7 +94,7 @@ def test_gated(pair):
 def test_exp_and_log(which, exact):
     """2 ulp (4 U) everywhere, which the bounds of the other tests count on."""
     x = torch.linspace(-87, 88, 1 << 17)
-    x = x if which == 0 else reference.exp(x[x > -86])
+    x = x if which == 0 else arithmetic.exp(x[x > -86])
     x = x[: len(x) // 16 * 16].contiguous()
     out = torch.empty_like(x)
     native.module.elementary(which, x.data_ptr(), out.data_ptr(), len(x))
@@ -138,13 +139,13 @@ def test_attention(pair, dtype, kv_heads, group, head_dim, window):
 def test_noise_words_to_the_bit(seed, position, sample):
     words = torch.empty(320, dtype=torch.int32)
     native.module.noise(words.data_ptr(), 320, seed, position, sample, True)
-    assert torch.equal(words.long() & 0xFFFFFFFF, reference.noise_words(seed, sample, position, 320))
+    assert torch.equal(words.long() & 0xFFFFFFFF, sampling.noise_words(seed, sample, position, 320))
 
 
 def test_noise_values():
     noise = torch.empty(64 * 1024)
     native.module.noise(noise.data_ptr(), len(noise), 77, 5, 0, False)
-    want = reference.gumbel(77, 0, 5, len(noise))
+    want = sampling.gumbel(77, 0, 5, len(noise))
     # g = -log(E) with E good to 12 U: off by that much in absolute terms, and by 2 ulp of its own
     assert_within(noise, want, 12 * U + 6 * U * want.abs())
 
@@ -171,8 +172,8 @@ def test_sampled_ids_agree_unless_two_are_as_good_as_equal(pair):
 def margin(logits: torch.Tensor, rows: SampleRows, row: int) -> float:
     """How far the winner of a row is ahead of the second in the reference."""
     z = logits / rows.temperature[row] if rows.temperature[row] else logits
-    keep = reference.kept(z, int(rows.top_k[row]), float(rows.top_p[row]), float(rows.min_p[row]))
-    noise = reference.gumbel(int(rows.seed[row]), int(rows.sample[row]), int(rows.position[row]), len(z))
+    keep = sampling.kept(z, int(rows.top_k[row]), float(rows.top_p[row]), float(rows.min_p[row]))
+    noise = sampling.gumbel(int(rows.seed[row]), int(rows.sample[row]), int(rows.position[row]), len(z))
     first, second = (z + noise).masked_fill(~keep, -math.inf).topk(2).values.tolist()
     return first - second
 

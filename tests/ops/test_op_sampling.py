@@ -10,7 +10,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from slipstream.ops import reference
+from slipstream.ops.reference import arithmetic, sampling
 from tests.ops.scenes import draw, random, sample_rows
 
 
@@ -22,36 +22,36 @@ def test_philox_known_answers():
         ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, "408f276d 41c83b0e a20bc7c6 6d5451fd"),
         (*pi, "d16cfe09 94fdcceb 5001e420 24126ea1"),
     ]:
-        assert " ".join(f"{word:08x}" for word in reference.philox(key, counter)) == want
+        assert " ".join(f"{word:08x}" for word in sampling.philox(key, counter)) == want
         tensors = [tuple(torch.tensor([word]) for word in words) for words in (key, counter)]
-        assert " ".join(f"{int(word):08x}" for word in reference.philox(*tensors)) == want
+        assert " ".join(f"{int(word):08x}" for word in sampling.philox(*tensors)) == want
 
 
 def test_noise_is_keyed_by_seed_sample_position_and_id():
     seed = 0xA4093822299F31D0
-    words = reference.noise_words(seed, 3, 9, 7)
+    words = sampling.noise_words(seed, 3, 9, 7)
     for token in range(7):
-        assert words[token] == reference.philox((0x299F31D0, 0xA4093822), (9, 3, token // 4, 0))[token % 4]
-    assert torch.equal(words, reference.noise_words(seed - 2**64, 3, 9, 7)), "the same bits as a signed seed"
+        assert words[token] == sampling.philox((0x299F31D0, 0xA4093822), (9, 3, token // 4, 0))[token % 4]
+    assert torch.equal(words, sampling.noise_words(seed - 2**64, 3, 9, 7)), "the same bits as a signed seed"
 
 
 def test_uniform_is_never_0_or_1_and_noise_is_finite():
     words = torch.tensor([0, 1, 2, 0x7FFFFFFF, 0x80000000, 0xFFFFFF7F, 0xFFFFFF80, 0xFFFFFFFE, 0xFFFFFFFF])
-    v = reference.uniform(words)
+    v = sampling.uniform(words)
     assert v.dtype == torch.float32 and (v > 0).all() and (v < 1).all() and (v.diff() >= 0).all()
     w = 1 - v
     exact = -torch.log1p(-v.double())
-    got = torch.where(w == 1, v, -reference.log(w) * v / (1 - w))
+    got = torch.where(w == 1, v, -arithmetic.log(w) * v / (1 - w))
     torch.testing.assert_close(got.double(), exact, atol=0, rtol=1e-6)
-    assert reference.gumbel(1, 0, 0, 100_000).isfinite().all()
+    assert sampling.gumbel(1, 0, 0, 100_000).isfinite().all()
 
 
 def test_exp_and_log_to_half_an_ulp():
     x = torch.cat([torch.linspace(-87, 88, 200_001), random(10_000, seed=1) * 1e-3])
-    assert ((reference.exp(x).double() - x.double().exp()).abs() <= 0.5001 * 2**-23 * x.double().exp()).all()
-    assert reference.exp(torch.tensor([-87.4, -1e30, -math.inf, 0.0, 89.0])).tolist() == [0.0, 0.0, 0.0, 1.0, math.inf]
-    y = torch.cat([reference.exp(x[x > -86]), 1 + random(10_000, seed=2) * 1e-4])
-    assert ((reference.log(y).double() - y.double().log()).abs() <= 0.5001 * 2**-23 * y.double().log().abs()).all()
+    assert ((arithmetic.exp(x).double() - x.double().exp()).abs() <= 0.5001 * 2**-23 * x.double().exp()).all()
+    assert arithmetic.exp(torch.tensor([-87.4, -1e30, -math.inf, 0.0, 89.0])).tolist() == [0.0, 0.0, 0.0, 1.0, math.inf]
+    y = torch.cat([arithmetic.exp(x[x > -86]), 1 + random(10_000, seed=2) * 1e-4])
+    assert ((arithmetic.log(y).double() - y.double().log()).abs() <= 0.5001 * 2**-23 * y.double().log().abs()).all()
 
 
 CHI2_7 = 29.88  # exceeded with probability 1e-4 at 7 degrees of freedom
@@ -98,7 +98,7 @@ def test_kept_ids_are_those_of_the_definition(logits, top_k, top_p, min_p):
         assume(top_p == 1 or abs(running - top_p * left) > 1e-5)
         if top_p < 1 and running >= top_p * left:
             break
-    got = reference.kept(torch.tensor(z), top_k, top_p, min_p)
+    got = sampling.kept(torch.tensor(z), top_k, top_p, min_p)
     assert set(got.nonzero()[:, 0].tolist()) == want
 
 

@@ -10,6 +10,7 @@ from candidate import KERNELS
 from scenes import draw, equal_bits, random, sample_rows
 
 from slipstream.ops import Kernels, reference
+from slipstream.ops.reference import arithmetic, sampling
 from slipstream.ops.triton import elementary
 
 REFERENCE = Kernels(only="reference")
@@ -58,14 +59,14 @@ def test_exp_log_and_noise_have_the_references_bits():
     x = torch.cat([random(n - 9, seed=1) * 30, torch.tensor([0.0, -87.3, -87.4, 88.7, 89.0, 1.0, -math.inf, math.inf, 1e-9])])
     exp, log, noise = torch.empty(3, n)
     _functions[(1,)](x, exp, log, n)
-    assert equal_bits(exp, reference.exp(x))
+    assert equal_bits(exp, arithmetic.exp(x))
     finite = x.isfinite()
-    assert equal_bits(log[finite], reference.log(x[finite].abs() + 1e-30))
+    assert equal_bits(log[finite], arithmetic.log(x[finite].abs() + 1e-30))
     words = torch.randint(2**32, (n,), generator=torch.Generator().manual_seed(3))
     words[:5] = torch.tensor([0, 1, 0x80000000, 0xFFFFFF80, 0xFFFFFFFF])
     _noise[(1,)](words.to(torch.uint32), noise, n)
-    v = reference.uniform(words)
-    want = -reference.log(torch.where(1 - v == 1, v, -reference.log(1 - v) * v / (1 - (1 - v))))
+    v = sampling.uniform(words)
+    want = -arithmetic.log(torch.where(1 - v == 1, v, -arithmetic.log(1 - v) * v / (1 - (1 - v))))
     assert equal_bits(noise, want)
 
 
@@ -112,10 +113,10 @@ def test_what_is_kept_ends_where_the_reference_ends():
     """Every kept id has a seed that makes it the winner: with these seeds exactly the kept ids are drawn."""
     vocab, k = 40, 7
     logits = torch.round(random(1, vocab, seed=3) * 2) / 2
-    kept = reference.kept(logits[0], k, 0.8, 0.01)
+    kept = sampling.kept(logits[0], k, 0.8, 0.01)
 
     def winner(seed: int) -> int:
-        return int((logits[0] + reference.gumbel(seed, 0, 0, vocab)).masked_fill(~kept, -math.inf).argmax())
+        return int((logits[0] + sampling.gumbel(seed, 0, 0, vocab)).masked_fill(~kept, -math.inf).argmax())
 
     seeds = [next(seed for seed in range(100_000) if winner(seed) == token) for token in kept.nonzero()[:, 0].tolist()]
     rows = sample_rows(len(seeds), top_k=k, top_p=0.8, min_p=0.01, seed=torch.tensor(seeds), position=torch.zeros(len(seeds)))

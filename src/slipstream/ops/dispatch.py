@@ -34,7 +34,7 @@ class Choice:
 
 
 class Kernels:
-    """The kernels of one device, one attribute per op (arguments: docs/numerics.md and ops/reference.py).
+    """The kernels of one device, one attribute per op (arguments: docs/numerics.md and ops/reference).
 
     `profile` names the arithmetic of all that serve, as "cpu-avx512.1" or "reference.1". An op of FAMILY_OPS or a linear
     format that nobody serves is missing until it is asked for; then it is a BackendError with the reasons.

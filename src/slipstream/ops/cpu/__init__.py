@@ -2,7 +2,7 @@
 
 Must not know the arithmetic (csrc/, docs/numerics.md). Four ops of the mixture-of-experts families have no C++ kernel; the
 reference's functions serve them, with the same bits. Every function writes into tensors of the caller; arguments are described in
-ops/types.py and ops/reference.py. A tensor that does not fit raises InputError naming it; an index out of range raises IndexError
+ops/types.py and ops/reference. A tensor that does not fit raises InputError naming it; an index out of range raises IndexError
 from the kernel.
 """
 

@@ -1,6 +1,6 @@
 """Functions that several kernels compute with: exp and log to half an ulp, logits made finite, Philox.
 
-Owns their arithmetic, which is that of ops/reference.py operation by operation (fp64 inside, nothing fused), so that noise and
+Owns their arithmetic, which is that of ops/reference operation by operation (fp64 inside, nothing fused), so that noise and
 masses have the reference's bits. The hardware's own logarithm is too coarse near 1, where the winners of a draw come from.
 """
 

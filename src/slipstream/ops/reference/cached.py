@@ -1,0 +1,126 @@
+"""Ops on the KV cache: rope + write, attention, moves of token slots."""
+
+import torch
+from torch import Tensor
+
+from slipstream.ops.reference.arithmetic import exp, fma, one_thread, total
+from slipstream.ops.reference.rows import softcap
+from slipstream.ops.types import KV, SEGMENT, AttentionRows
+
+
+def rope_write(qkv: Tensor, positions: Tensor, slots: Tensor, table: Tensor, kv: KV, heads: int) -> None:
+    """Rotates q and k in place (RoPE, Su et al. 2021, half-split pairs) and writes k and v into the cache, in its type.
+
+    Args:
+        qkv: [rows, (heads + 2 * kv_heads) * head_dim], q heads first, then k, then v.
+        positions, slots: where each row stands, and where its key and value go. [rows]
+        table: cos and sin per position. [max_len, 2, head_dim / 2]
+    """
+    rows = qkv.shape[0]
+    _, kv_heads, page_size, head_dim = kv.keys.shape
+    parts = qkv.view(rows, heads + 2 * kv_heads, head_dim)
+    first, second = parts[:, : heads + kv_heads].split(head_dim // 2, dim=-1)  # views [rows, heads + kv_heads, head_dim / 2]
+    cos, sin = table.index_select(0, positions)[:, :, None].unbind(1)  # [rows, 1, head_dim / 2]
+    a, b = fma(-second, sin, first * cos), fma(first, sin, second * cos)
+    first.copy_(a)
+    second.copy_(b)
+    page, offset = slots.long() // page_size, slots.long() % page_size
+    kv.keys[page, :, offset] = parts[:, heads : heads + kv_heads].to(kv.keys.dtype)
+    kv.values[page, :, offset] = parts[:, heads + kv_heads :].to(kv.values.dtype)
+
+
+def attention(qkv: Tensor, kv: KV, rows: AttentionRows, heads: int, scale: float, window: int, out: Tensor) -> None:
+    """See `attention_softcap`; the scores have no bound."""
+    attention_softcap(qkv, kv, rows, heads, scale, window, out, 0.0)
+
+
+def attention_sinks(qkv: Tensor, kv: KV, rows: AttentionRows, heads: int, scale: float, window: int, out: Tensor, sinks: Tensor) -> None:
+    """See `attention_softcap`; a head's softmax has one more score, sinks [heads], that has no value, and the scores have no bound."""
+    attention_softcap(qkv, kv, rows, heads, scale, window, out, 0.0, sinks)
+
+
+@one_thread()
+def attention_softcap(
+    qkv: Tensor, kv: KV, rows: AttentionRows, heads: int, scale: float, window: int, out: Tensor, cap: float, sinks: Tensor | None = None
+) -> None:
+    """Softmax attention of each row over the keys up to its position, read from the cache (docs/numerics.md, section 3).
+
+    Each row is computed by itself; the shapes within it follow from its position, the window and the model only.
+
+    Args:
+        qkv: q is the first heads * head_dim columns. [rows, any width]
+        heads: query heads; a multiple of the cache's (grouped-query attention, Ainslie et al. 2023).
+        scale: factor of the scores.
+        window: how many keys a row sees at most, its own included; 0 is all.
+        out: [rows, heads * head_dim]
+        cap: scores s become cap * tanh(s / cap); 0 leaves them.
+        sinks: see `attention_sinks`.
+    """
+    _, kv_heads, page_size, head_dim = kv.keys.shape
+    starts = rows.tail_start.tolist()
+    facts = zip(rows.request.tolist(), rows.positions.tolist(), rows.linear.tolist(), strict=True)
+    for row, (request, position, linear) in enumerate(facts):
+        q = qkv[row, : heads * head_dim].clone().view(kv_heads, heads // kv_heads, head_dim)
+        first = max(0, position - window + 1) if window else 0
+        slots = row_slots(rows.page_table[request], page_size, first, linear)
+        if starts[row + 1] > starts[row]:
+            tail = rows.tail_slots[starts[row] + max(0, first - linear) : starts[row + 1]]
+            slots = torch.cat([slots, tail])
+        page, offset = slots // page_size, slots % page_size
+        merged = None
+        begin = first
+        while begin <= position:
+            end = min(begin - begin % SEGMENT + SEGMENT, position + 1)
+            here = slice(begin - first, end - first)
+            keys = kv.keys[page[here], :, offset[here]].float()  # [n, kv_heads, head_dim]
+            values = kv.values[page[here], :, offset[here]].float()
+            part = segment(q, keys, values, scale, cap)
+            merged = part if merged is None else merge(merged, part)
+            begin = end
+        if sinks is not None:
+            sink = sinks.view(kv_heads, -1, 1)
+            merged = merge(merged, (sink, torch.ones_like(sink), torch.zeros_like(merged[2])))
+        _, mass, mix = merged
+        out[row] = (mix / mass).flatten()
+
+
+def row_slots(pages: Tensor, page_size: int, first: int, end: int) -> Tensor:
+    """Slots of positions first .. end - 1 under a page table row `pages` [max_pages]; int32 [max(0, end - first)]."""
+    position = torch.arange(first, max(first, end), dtype=torch.int32)
+    return pages[position // page_size] * page_size + position % page_size
+
+
+def segment(q: Tensor, keys: Tensor, values: Tensor, scale: float, cap: float) -> tuple[Tensor, Tensor, Tensor]:
+    """One segment of one row, from scratch.
+
+    Args:
+        q: [kv_heads, group, head_dim]; keys, values: [n, kv_heads, head_dim], by position.
+
+    Returns:
+        greatest score [kv_heads, group, 1], sum of exp(score - greatest) [kv_heads, group, 1], and the values mixed
+        with these weights [kv_heads, group, head_dim].
+    """
+    scores = (q @ keys.permute(1, 2, 0)) * scale  # [kv_heads, group, n]
+    if cap:
+        softcap(scores, cap)
+    greatest = scores.amax(-1, keepdim=True)
+    weights = exp(scores - greatest)
+    return greatest, total(weights)[..., None], weights @ values.transpose(0, 1)
+
+
+def merge(left: tuple[Tensor, Tensor, Tensor], right: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Two neighbouring parts of a row as one (online softmax, Milakov and Gimelshein 2018)."""
+    greatest = torch.maximum(left[0], right[0])
+    a, b = exp(left[0] - greatest), exp(right[0] - greatest)
+    return greatest, fma(left[1], a, right[1] * b), fma(left[2], a, right[2] * b)
+
+
+def move(pool: Tensor, source: Tensor, target: Tensor) -> None:
+    """Copies token slots in all layers of `pool` [layers, 2, pages, kv_heads, page_size, head_dim].
+
+    Args:
+        source, target: slots, int32 [n]; one pair after the other, so a later pair sees what an earlier one wrote.
+    """
+    page_size = pool.shape[4]
+    for old, new in zip(source.tolist(), target.tolist(), strict=True):
+        pool[:, :, new // page_size, :, new % page_size] = pool[:, :, old // page_size, :, old % page_size]
