@@ -4,6 +4,8 @@ Owns the residual stream, the scratch arena and what lies below and above the la
 style, so that a step can be recorded. Must not know requests, sampling, where weights come from, or how a layer computes.
 """
 
+from functools import partial
+
 from torch import Tensor
 
 from slipstream.arch.spec import ModelSpec
@@ -12,6 +14,7 @@ from slipstream.model.batch import Batch
 from slipstream.model.layer import Layer
 from slipstream.model.linear import Linear
 from slipstream.model.norm import Norm
+from slipstream.model.replay import Replay
 from slipstream.model.rope import rope_table
 from slipstream.model.scratch import Scratch
 from slipstream.ops.dispatch import Kernels
@@ -66,6 +69,8 @@ class Decoder:
         self._scratch = _step_scratch(spec, max_rows, kernels.device)
         head = {"picked": spec.hidden, "normed": spec.hidden, "logits": spec.vocab}
         self._head_scratch = Scratch(max_logit_rows, head, device=kernels.device)
+        self._forward = Replay(kernels, all(layer.records for layer in self._layers))
+        self._logits = Replay(kernels, True)
         self._pool: Tensor | None = None
         self._kv: list[KV] = []
 
@@ -96,7 +101,14 @@ class Decoder:
             raise CapacityError(f"step of {rows} rows: the decoder was made for max_rows={self._scratch.max_rows}; raise it")
         if pool is not self._pool:
             self._pool, self._kv = pool, [KV(layer[0], layer[1]) for layer in pool]
-        buffers = self._scratch.rows(rows)
+        keys = batch.attention
+        inputs = (batch.ids, batch.positions, batch.slots, keys.request, keys.linear, keys.tail_start, keys.tail_slots, keys.page_table, pool)
+        self._forward.run(partial(self._run, batch), rows, inputs, keys.tail_slots.shape[0])
+        return self._scratch.rows(rows)["stream"]
+
+    def _run(self, batch: Batch) -> None:
+        """All ops of `forward`, in order."""
+        buffers = self._scratch.rows(batch.ids.shape[0])
         stream, free = buffers["stream"], buffers["normed"]
         self._kernels.embed(batch.ids, self._table, stream)
         if self.spec.embed_scale != 1:
@@ -108,7 +120,6 @@ class Decoder:
         for layer, kv in zip(self._layers, self._kv, strict=True):
             pending, free = layer.run(stream, pending, free, buffers, batch, kv)
         self.final_norm(stream, free, pending)  # only for its addition: the rows that need logits are normed there
-        return stream
 
     def logits(self, hidden: Tensor, rows: Tensor) -> Tensor:
         """Final norm and head on some rows only.
@@ -126,7 +137,14 @@ class Decoder:
         count = rows.shape[0]
         if count > self._head_scratch.max_rows:
             raise CapacityError(f"logits of {count} rows: the decoder was made for max_logit_rows={self._head_scratch.max_rows}; raise it")
-        buffers = self._head_scratch.rows(count)
+        whole = self._scratch.rows(self._scratch.max_rows)["stream"]
+        source = whole if hidden.data_ptr() == whole.data_ptr() else hidden  # the stream has one size on the tape, whatever the step
+        self._logits.run(partial(self._run_head, source, rows), count, (source, rows))
+        return self._head_scratch.rows(count)["logits"]
+
+    def _run_head(self, hidden: Tensor, rows: Tensor) -> None:
+        """All ops of `logits`, in order."""
+        buffers = self._head_scratch.rows(rows.shape[0])
         picked, normed, logits = buffers["picked"], buffers["normed"], buffers["logits"]
         self._kernels.embed(rows, hidden, picked)  # the same gather as of tokens
         self.final_norm(picked, normed)
@@ -135,7 +153,6 @@ class Decoder:
         self._head(normed, logits)
         if self._softcap is not None:
             self._softcap(logits, self.spec.logit_softcap)
-        return logits
 
 
 def _step_scratch(spec: ModelSpec, max_rows: int, device: str) -> Scratch:

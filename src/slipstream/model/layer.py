@@ -24,6 +24,9 @@ class Layer:
         format: linear weight format.
         kernels: who computes.
         rope: table of the layer's position embedding. [max_len, 2, head_dim / 2]
+
+    Attributes:
+        records: whether `run` only calls kernels, so that a tape can repeat it.
     """
 
     def __init__(self, spec: ModelSpec, number: int, weights: Weights, format: str, kernels: Kernels, rope: Tensor):
@@ -33,6 +36,7 @@ class Layer:
         self._after_mixer, self._after_ffn = norms.get("mixer.post_norm"), norms.get("ffn.post_norm")
         self._mixer = registry.load(MIXERS, layer.mixer.kind).Mixer(layer.mixer, spec, f"{prefix}.mixer", weights, format, kernels)
         self._ffn = registry.load(FFNS, layer.ffn.kind).Ffn(layer.ffn, f"{prefix}.ffn", weights, format, kernels)
+        self.records = self._mixer.RECORDS and self._ffn.RECORDS
         self._parallel, self._rope = layer.parallel, rope
         self._add = kernels.add if layer.parallel or not layer.pre_norm else None
 

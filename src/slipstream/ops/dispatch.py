@@ -97,6 +97,13 @@ class Kernels:
         """One Choice per op, for `slipstream doctor`."""
         return list(self._choices)
 
+    def tape(self) -> Any:
+        """What records ops and replays them with another number of rows (csrc/tape.h); None where not all ops can be recorded
+        (a linear format that is missing counts when it is asked for)."""
+        serving = {choice.chosen for choice in self._choices}
+        module = load("slipstream.ops", next(iter(serving))) if len(serving) == 1 else None
+        return module.tape() if hasattr(module, "tape") else None
+
     def _choose(self, op: str, candidates: list[ModuleType]) -> Any:
         declined = []
         for candidate in candidates:

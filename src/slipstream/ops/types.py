@@ -71,7 +71,7 @@ class AttentionRows:
         positions: absolute position of the row. [rows]
         linear: how many keys the page table gives. [rows]
         tail_start: bounds of each row's part of tail_slots. [rows + 1]
-        tail_slots: slots past `linear`; none for trunk rows. [tails]
+        tail_slots: slots past `linear`; none for trunk rows. [tails or more]
         page_table: page ids of each request. [requests, max_pages]
     """
 

@@ -52,7 +52,7 @@ class Batcher:
             positions=rows[1],
             linear=rows[4],
             tail_start=self.tail_start.upload()[: total + 1],
-            tail_slots=(self.tail_slots.upload() if tails else self.tail_slots.device)[:tails],
+            tail_slots=(self.tail_slots.upload() if tails else self.tail_slots.device)[: max(tails, 1)],  # never empty: it has an address
             page_table=self.slots.page_table(),
         )
         return Batch(ids=rows[0], positions=rows[1], slots=rows[2], attention=attention)

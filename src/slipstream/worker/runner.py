@@ -8,7 +8,7 @@ the pool, per-request state to the slots, the model to the decoder.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from slipstream.model.decoder import Decoder
@@ -20,6 +20,7 @@ from slipstream.step.draft import EMPTY
 from slipstream.worker.batching import Batcher
 from slipstream.worker.pool import KVPool
 from slipstream.worker.slots import Slots
+from slipstream.worker.staging import Staging
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ class Runner:
         self.decoder, self.pool, self.sampler, self.drafter = decoder, pool, sampler, drafter
         self.device = str(pool.tensor.device)
         self.slots = Slots(sizes.batch, -(-sizes.tokens // pool.page_size), decoder.spec.vocab, self.device)
+        self._picked = Staging((sampler.max_rows,), np.int32, self.device)  # rows that need logits
         self.batcher = Batcher(self.slots, pool.page_size, sizes.rows, self.device)
 
     def run(self, plan: Plan) -> Result:
@@ -91,7 +93,8 @@ class Runner:
             yield from zip(*self.sampler.draw(logits, asks[block]), strict=True)
 
     def _logits(self, hidden: Tensor, rows: Sequence[int]) -> Tensor:  # -> [rows, vocab]
-        return self.decoder.logits(hidden, torch.tensor(rows, dtype=torch.int32, device=self.device))
+        self._picked.host[: len(rows)] = rows
+        return self.decoder.logits(hidden, self._picked.upload()[: len(rows)])
 
     def _keep(self, chunk: Chunk, drawn: Iterator[tuple[int, TokenLogprobs | None]], scores) -> Outcome:
         """Verifies one chunk's draft and makes the kept path part of the request."""

@@ -13,6 +13,8 @@ OPS = {"silu": "gated", "gelu": "gated_gelu", "gelu_tanh": "gated_gelu_tanh"}
 class Ffn:
     """One gated feed-forward sub-layer."""
 
+    RECORDS = True
+
     def __init__(self, spec: FfnSpec, prefix: str, weights: Weights, format: str, kernels: Kernels):
         self._gate_up = Linear(weights, [f"{prefix}.gate", f"{prefix}.up"], spec.bias, format, kernels)
         self._down = Linear(weights, [f"{prefix}.down"], spec.bias, format, kernels)

@@ -21,6 +21,8 @@ from slipstream.weights.source import Weights
 class Ffn:
     """One sub-layer of experts."""
 
+    RECORDS = False  # which experts run is decided by what the router computes
+
     def __init__(self, spec: MoeSpec, prefix: str, weights: Weights, format: str, kernels: Kernels):
         self._spec, self._kernels, self._route, self._add_rows = spec, kernels, kernels.route, kernels.add_rows
         self._gated = _activation(spec, kernels)

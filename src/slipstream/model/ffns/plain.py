@@ -11,6 +11,8 @@ from slipstream.weights.source import Weights
 class Ffn:
     """One plain feed-forward sub-layer."""
 
+    RECORDS = True
+
     def __init__(self, spec: PlainFfnSpec, prefix: str, weights: Weights, format: str, kernels: Kernels):
         self._up = Linear(weights, [f"{prefix}.up"], spec.bias, format, kernels)
         self._down = Linear(weights, [f"{prefix}.down"], spec.bias, format, kernels)

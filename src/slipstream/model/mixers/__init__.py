@@ -2,5 +2,6 @@
 
 A module has
     Mixer(spec, model, prefix, weights, format, kernels)    spec: its own part of `model`; prefix: its parameters' names begin so
+    Mixer.RECORDS                                           whether `run` only calls kernels, so that a tape can repeat it
     Mixer.run(x, out, scratch, batch, kv, rope)             x, out [rows, hidden], not the same buffer; scratch has the spec's `buffers()`
 """

@@ -16,6 +16,8 @@ from slipstream.weights.source import Weights
 class Mixer:
     """One attention sub-layer: o(attention(rope(qkv(x)))), q and k normed before rope where the model has it so."""
 
+    RECORDS = True
+
     def __init__(self, spec: AttentionSpec, model: ModelSpec, prefix: str, weights: Weights, format: str, kernels: Kernels):
         self._heads, self._window = spec.heads, spec.window
         self._scale = spec.head_dim**-0.5 if spec.scale is None else spec.scale

@@ -17,6 +17,8 @@ from slipstream.weights.source import Weights
 class Mixer:
     """One sub-layer of latent attention."""
 
+    RECORDS = False  # copies between ops are torch's
+
     def __init__(self, spec: MlaSpec, model: ModelSpec, prefix: str, weights: Weights, format: str, kernels: Kernels):
         def linear(name: str, bias: bool) -> Linear:
             return Linear(weights, [f"{prefix}.{name}"], bias, format, kernels)

@@ -46,6 +46,11 @@ _OPS = {
 _OPS |= {name: getattr(reference, name) for name in ("route", "add_rows", "gate_rows", "gated_clamped")}
 
 
+def tape() -> Any:
+    """A tape that records the ops of this candidate; those that are the reference's functions run at once."""
+    return _native.Tape()
+
+
 def offer(op: str, device: str) -> Any:
     """The callable (linear ops: the LinearKernel) that serves `op` on `device`, or Declined with the reason."""
     if device != "cpu":
