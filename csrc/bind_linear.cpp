@@ -4,35 +4,38 @@
 namespace slip {
 namespace {
 
+constexpr const char* NAMES[WEIGHTS] = {"fp32", "bf16", "int8", "q8_0", "int4", "int4_zero", "q4_k", "q6_k"};
+
 Weight weight_named(const std::string& format) {
-    if (format == "fp32") return Weight::fp32;
-    if (format == "bf16") return Weight::bf16;
-    if (format == "int8") return Weight::int8;
-    refuse("linear: unknown weight format '" + format + "'; known: fp32, bf16, int8");
+    std::string known;
+    for (int i = 0; i < WEIGHTS; ++i) {
+        if (format == NAMES[i]) return static_cast<Weight>(i);
+        known += std::string(i ? ", " : "") + NAMES[i];
+    }
+    refuse("linear: unknown weight format '" + format + "'; known: " + known);
 }
 
-template <Weight KIND>
-void run_linear(Address x, Address weight, Address scale, Address bias, Address out, i64 rows, i64 n, i64 k) {
-    Linear a{at<float>(x), at<void>(weight), at<float>(scale), at<float>(bias), at<float>(out), rows, n, k, nullptr, nullptr, nullptr, 0};
-    submit({rows}, [a](const Step& step) mutable {
+void run_linear(int kind, Address x, Address weight, Address scale, Address bias, Address out, i64 rows, i64 n, i64 k, i64 stride) {
+    if (kind < 0 || kind >= WEIGHTS) refuse("linear: weight format number " + std::to_string(kind) + " is not known");
+    Linear a{at<float>(x), at<void>(weight), at<float>(scale), at<float>(bias), at<float>(out), rows, n, k, stride};
+    submit({rows}, [a, kind](const Step& step) mutable {
         a.rows = step.rows;
-        linear(KIND, a);
+        linear(static_cast<Weight>(kind), a);
     });
 }
 
 }  // namespace
 
 void bind_linear(nanobind::module_& m) {
+    m.def("weight_kind", [](const std::string& format) { return static_cast<int>(weight_named(format)); });
     m.def("packed_bytes", [](const std::string& format, i64 n, i64 k) { return packed_bytes(weight_named(format), n, k); });
     m.def(
         "pack",
-        [](const std::string& format, Address from, Address to, i64 n, i64 k) {
-            pack(weight_named(format), at<void>(from), at<void>(to), n, k);
+        [](const std::string& format, Address weight, Address scale, Address least, Address group, Address group_least, Address to, i64 n, i64 k) {
+            pack(weight_named(format), {at<void>(weight), at<void>(scale), at<uint8_t>(least), at<uint16_t>(group), at<uint16_t>(group_least)}, at<void>(to), n, k);
         },
         Free());
-    m.def("linear_fp32", &run_linear<Weight::fp32>, Free());
-    m.def("linear_bf16", &run_linear<Weight::bf16>, Free());
-    m.def("linear_int8", &run_linear<Weight::int8>, Free());
+    m.def("linear", &run_linear, Free());
 }
 
 }  // namespace slip

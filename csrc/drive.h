@@ -32,9 +32,14 @@ void activate(float* x, i64 rows, i64 width, Activation);  // in place, as are t
 void add(float* x, const float* y, i64 rows, i64 width);
 void scale(float* x, float factor, i64 rows, i64 width);
 void softcap(float* x, float cap, i64 rows, i64 width);
-enum class Weight { fp32, bf16, int8 };
+struct Stored {  // what a format packs, as quant/formats stores it; k inputs, 32 of them a block, 256 of them a group of blocks
+    const void* weight;     // fp32, bf16, int8, q8_0, q6_k: [n, k]; int4 and q4_k: [n, k / 2], 16 bytes a block, inputs i and i + 16 in one
+    const void* scale;      // q8_0, int4*: fp16 [n, k / 32]; q4_k: u8 [n, k / 32]; q6_k: int8 [n, k / 16]
+    const uint8_t* least;   // int4_zero: zeros, q4_k: leasts. u8 [n, k / 32]
+    const uint16_t *group, *group_least;  // q4_k, q6_k: d; q4_k: dmin. fp16 [n, k / 256]
+};
 i64 packed_bytes(Weight, i64 n, i64 k);
-void pack(Weight, const void* from, void* to, i64 n, i64 k);
+void pack(Weight, const Stored&, void* to, i64 n, i64 k);
 void linear(Weight, Linear);
 void sample(const float* logits, i64 rows, i64 vocab, const SampleRows&, int32_t* out);
 void logprobs(const float* logits, i64 rows, i64 vocab, const int32_t* tokens, i64 top, float* logprob, int32_t* rank, int32_t* ids,
@@ -47,7 +52,7 @@ void likeliest(const float* logits, i64 n, i64 top, int32_t* ids);  // order: (l
 
 // probe.cpp
 double read_bandwidth(i64 bytes, int threads, double seconds);  // bytes per second
-double peak(int kind, int threads, double seconds);             // operations per second; 0 fp32, 1 bf16, 2 int8
+double peak(int kind, int threads, double seconds);             // operations per second; 0 fp32, 1 bf16, 2 int8, 3 int4
 void advise_huge(void* start, i64 bytes);                       // 2 MiB pages for what lies inside, where the system can
 
 }  // namespace slip

@@ -2,7 +2,7 @@
 // Everything it instantiates lives in that namespace, so no code of one set can be linked into another.
 #include "attention.h"
 #include "elementwise.h"
-#include "linear.h"
+#include "linear_int.h"
 #include "peak.h"
 #include "sample.h"
 
@@ -16,11 +16,12 @@ namespace slip {
 const Kernels* SLIP_JOIN(SLIP_ISA, _kernels)() {
     namespace isa = SLIP_ISA;
     static const Kernels table = {
-        SLIP_TEXT(SLIP_ISA), isa::embed,       isa::norm,         isa::rope_write, isa::layer_norm,  isa::norm_slices,
-        isa::gated,          isa::activate,    isa::add,          isa::scale,      isa::softcap,     isa::quantise,
-        isa::linear_fp32,    isa::linear_bf16, isa::linear_int8,  isa::attention,  isa::argmax,      isa::tempered,
-        isa::weights,        isa::drop_below,  isa::noisy_argmax, isa::noise,      isa::noise_words, isa::log_total,
-        isa::count_better,   isa::elementary,  isa::read,         isa::peak,
+        SLIP_TEXT(SLIP_ISA), isa::embed, isa::norm, isa::rope_write, isa::layer_norm, isa::norm_slices,
+        isa::gated, isa::activate, isa::add, isa::scale, isa::softcap, isa::quantise,
+        {isa::linear_fp32, isa::linear_bf16, isa::linear_int<isa::Int8>, isa::linear_int<isa::Q8_0>, isa::linear_int<isa::Int4>,
+         isa::linear_int<isa::Int4Zero>, isa::linear_int<isa::Q4K>, isa::linear_int<isa::Q6K>},
+        isa::attention, isa::argmax, isa::tempered, isa::weights, isa::drop_below, isa::noisy_argmax, isa::noise, isa::noise_words,
+        isa::log_total, isa::count_better, isa::elementary, isa::read, isa::peak,
     };
     return &table;
 }

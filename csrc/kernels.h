@@ -7,22 +7,25 @@ namespace slip {
 
 using i64 = int64_t;
 constexpr i64 PANEL = 32;      // outputs per weight panel
-constexpr i64 BLOCK = 32;      // inputs per int8 activation scale
+constexpr i64 BLOCK = 32;      // inputs that share an activation scale
 constexpr i64 SEGMENT = 512;   // keys per attention segment
 constexpr i64 MAX_HEAD = 512;  // largest head_dim
+
+enum class Weight { fp32, bf16, int8, q8_0, int4, int4_zero, q4_k, q6_k };
+constexpr int WEIGHTS = 8;
 
 struct Linear {
     const float* x;      // [rows, k]
     const void* weight;  // packed panels
     const float* scale;  // [n], int8 only
     const float* bias;   // [n] or null
-    float* out;          // [rows, n]
-    i64 rows, n, k;
-    // int8 only: the quantised rows
-    int8_t* quant;          // [rows, padded k]
-    float* block_scale;     // [rows, blocks]
-    int32_t* block_offset;  // [rows, blocks]: -128 * sum of the block's quants
-    i64 blocks;
+    float* out;          // [rows, n], rows `stride` apart
+    i64 rows, n, k, stride;
+    // integer weights only: the rows, quantised
+    i64 blocks = 0;              // of 32 inputs, the last one filled up with zeros
+    int8_t* quant = nullptr;     // [blocks, rows, 32]
+    float* block_scale = nullptr;  // [blocks, rows]
+    int32_t* block_sum = nullptr;  // [blocks, rows, 2]: sums of the quants of both halves
 };
 
 struct Cache {  // one layer: [pages, kv_heads, page_size, head_dim]
@@ -66,9 +69,7 @@ struct Kernels {
     void (*scale)(float* x, float factor, i64 width, i64 from, i64 to);
     void (*softcap)(float* x, float cap, i64 width, i64 from, i64 to);
     void (*quantise)(const Linear&, i64 from, i64 to);
-    void (*linear_fp32)(const Linear&, i64 panel, i64 panels, i64 from, i64 to);
-    void (*linear_bf16)(const Linear&, i64 panel, i64 panels, i64 from, i64 to);
-    void (*linear_int8)(const Linear&, i64 panel, i64 panels, i64 from, i64 to);
+    void (*linear[WEIGHTS])(const Linear&, i64 panel, i64 panels, i64 from, i64 to);  // by Weight
     void (*attention)(const Attention&, i64 row, i64 kv_head);
     // sampling, all on one row; z is padded with -inf to a multiple of 64
     int32_t (*argmax)(const float* logits, i64 n);
@@ -83,7 +84,7 @@ struct Kernels {
     void (*elementary)(int which, const float* x, float* out, i64 n);  // for tests: 0 exp, 1 log, 2 tanh, 3 gelu, 4 gelu_tanh
     // probes
     float (*read)(const float* data, i64 n);
-    double (*peak)(int kind, i64 rounds);  // 0 fp32, 1 bf16, 2 int8; returns operations done
+    double (*peak)(int kind, i64 rounds);  // 0 fp32, 1 bf16, 2 int8, 3 int4; returns operations done
 };
 
 const Kernels* avx512_kernels();

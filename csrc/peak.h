@@ -1,5 +1,6 @@
 // Owns: the loops that show what one core can do: multiply-adds held in registers, and reading memory.
 #pragma once
+#include "dots.h"
 #include "kernels.h"
 #include "scalar_math.h"
 
@@ -60,26 +61,51 @@ static double peak_int8(i64 rounds) {
 }
 static double peak(int kind, i64 rounds) {
     if (kind == 1 && __builtin_cpu_supports("avx512bf16")) return peak_bf16(rounds);
-    return kind == 2 ? peak_int8(rounds) : peak_fp32(rounds);
+    return kind >= 2 ? peak_int8(rounds) : peak_fp32(rounds);
 }
 #else
-static double peak_int8(i64 rounds) {  // the exact dot product that linear_int8 uses here
-    constexpr int MANY = 3;
-    uint8_t weight[LANES * 4];
-    std::memset(weight, 129, sizeof weight);
-    Int acc[MANY];
-    for (int i = 0; i < MANY; ++i) acc[i] = seti(0);
+#if defined(SLIP_AVX2)
+// What an exact product of bytes takes here: sign, multiply, two additions; and of nibbles, whose sums fit 16 bits: multiply, add.
+template <bool NIBBLES>
+static double peak_products(i64 rounds) {
+    constexpr int MOST = 8;
+    __m256i acc[MOST], x = _mm256_set1_epi8(1), ones = _mm256_set1_epi16(1);
+#pragma GCC unroll 8
+    for (int i = 0; i < MOST; ++i) acc[i] = _mm256_setzero_si256();
     for (i64 r = 0; r < rounds; ++r) {
-        asm volatile("" : : "r"(weight) : "memory");
-        for (int i = 0; i < MANY; ++i) acc[i] = dot4(acc[i], weight, 0x01010101);
+#pragma GCC unroll 8
+        for (int i = 0; i < MOST; ++i) {
+            __m256i t;
+            if (NIBBLES)
+                asm volatile("vpmaddubsw %2, %2, %1\n\tvpaddw %1, %0, %0" : "+x"(acc[i]), "=&x"(t) : "x"(x));
+            else
+                asm volatile("vpsignb %2, %2, %1\n\tvpmaddubsw %1, %2, %1\n\tvpmaddwd %3, %1, %1\n\tvpaddd %1, %0, %0"
+                             : "+x"(acc[i]), "=&x"(t) : "x"(x), "x"(ones));
+        }
     }
-    for (int i = 0; i < MANY; ++i) {
-        Vec shown = as_float(acc[i]);
+#pragma GCC unroll 8
+    for (int i = 0; i < MOST; ++i) asm volatile("" : "+x"(acc[i]));
+    return 64. * MOST * static_cast<double>(rounds);
+}
+static double peak(int kind, i64 rounds) {
+    return kind == 3 ? peak_products<true>(rounds) : kind == 2 ? peak_products<false>(rounds) : peak_fp32(rounds);
+}
+#else
+static double peak_int8(i64 rounds) {  // the product that integer layers use here
+    uint8_t weight[BLOCK * PANEL];
+    int8_t x[BLOCK] = {1};
+    std::memset(weight, 129, sizeof weight);
+    Int out;
+    for (i64 r = 0; r < rounds / 64; ++r) {
+        asm volatile("" : : "r"(weight), "r"(x) : "memory");
+        dots_u8<1>(weight, x, nullptr, &out);
+        Vec shown = as_float(out);
         keep(shown);
     }
-    return 8. * LANES * MANY * static_cast<double>(rounds);
+    return 2. * LANES * BLOCK * static_cast<double>(rounds / 64);
 }
-static double peak(int kind, i64 rounds) { return kind == 2 ? peak_int8(rounds) : peak_fp32(rounds); }
+static double peak(int kind, i64 rounds) { return kind >= 2 ? peak_int8(rounds) : peak_fp32(rounds); }
+#endif
 #endif
 
 static float read(const float* data, i64 n) {  // n: a multiple of 256

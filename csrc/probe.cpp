@@ -85,6 +85,7 @@ double read_bandwidth(i64 bytes, int threads, double seconds) {
 }
 
 double peak(int kind, int threads, double seconds) {
+    if (kind < 0 || kind > 3) refuse("peak: kind=" + std::to_string(kind) + " must be between 0 and 3");
     if (threads < 1 || threads > 1024) refuse("peak: threads=" + std::to_string(threads) + " must be between 1 and 1024");
     const Kernels& kernels = active();
     return rate(threads, seconds, [](int) {}, [&](int) { return kernels.peak(kind, 4096); });

@@ -9,6 +9,7 @@ from slipstream.base.errors import CheckpointError
 from slipstream.quant import computed, reader_of_config, reader_of_gguf, readers
 from slipstream.quant.catalogue import FORMATS
 from slipstream.weights import load
+from tests.ops.scenes import meaning
 from tests.quant.packings import CASES, E4M3
 from tests.weights import tiny
 
@@ -23,7 +24,10 @@ def test_every_format_is_computed_or_read():
         module = registry.load(FORMATS, name)
         assert name == module.NAME and callable(module.unpack) and module.__doc__
         if name in readers():
-            assert hasattr(module, "GGUF") != hasattr(module, "METHODS") and not hasattr(module, "quantise")
+            assert hasattr(module, "GGUF") != hasattr(module, "METHODS")
+        else:
+            assert name in computed()
+        assert hasattr(module, "OP") == (name in computed() or hasattr(module, "lay_out"))
     assert {case.format for case in CASES.values()} == set(readers()) - set(GGUF), "every reader needs a hand-made packing"
     for kind in ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q4_K", "Q5_K", "Q6_K"):
         assert reader_of_gguf(kind) is not None
@@ -40,6 +44,18 @@ def test_gguf_blocks_against_the_gguf_package(name):
         expected = gguf.quants.dequantize(blocks, gguf.GGMLQuantizationType[kind])
     assert found.dtype == np.float32 and found.shape == (40, 3 * module.VALUES)
     np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("name", [name for name in GGUF if hasattr(registry.load(FORMATS, name), "OP")])
+def test_what_a_kernel_is_given_are_the_same_weights(name):
+    """Laid out for the kernel, and read back one input at a time: the very numbers that the gguf package finds."""
+    module = registry.load(FORMATS, name)
+    (kind,) = module.GGUF
+    blocks = np.random.default_rng(5).integers(0, 256, (6, 3 * module.WIDTH), dtype=np.uint8)
+    blocks.reshape(6, 3, -1)[..., {"Q4_0": [1], "Q8_0": [1], "Q4_K": [1, 3], "Q6_K": [209]}[kind]] &= 0x3F  # finite scales
+    tensors = module.lay_out({"blocks": torch.from_numpy(blocks)})
+    expected = gguf.quants.dequantize(blocks, gguf.GGMLQuantizationType[kind])
+    np.testing.assert_array_equal(meaning(module.OP, tensors).float().numpy(), expected)
 
 
 @pytest.mark.parametrize("name", GGUF)

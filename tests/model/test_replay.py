@@ -33,8 +33,8 @@ class Fixed(Paged):
         self.tail_slots[: len(keys.tail_slots)] = keys.tail_slots
         self.table[: len(keys.page_table), : keys.page_table.shape[1]] = keys.page_table
         ids, positions, slots, request, linear = (place[:rows] for place in self.memory)
-        tails = self.tail_slots[: max(1, len(keys.tail_slots))]
-        return Batch(ids, positions, slots, AttentionRows(request, positions, linear, self.tail_start[: rows + 1], tails, self.table)), counts
+        tail_start, tail_slots = self.tail_start[: rows + 1], self.tail_slots[: max(1, len(keys.tail_slots))]
+        return Batch(ids, positions, slots, AttentionRows(request, positions, linear, tail_start, tail_slots, self.table)), counts
 
 
 class Counting:

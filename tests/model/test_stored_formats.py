@@ -17,7 +17,7 @@ TOKENS = [(37 * step + 11) % 97 for step in range(ROWS)]
 class Unpacked:
     """Weights whose matrices went through a format and back."""
 
-    format = "fp32"
+    format = as_stored = "fp32"
 
     def __init__(self, inner, format):
         self.spec, self._inner = inner.spec, inner

@@ -3,12 +3,15 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from slipstream.ops import KV, AttentionRows, Kernels, SampleRows
+from slipstream.ops.types import LINEAR_FORMATS
 
-FORMATS = ("fp32", "bf16", "int8")
+FORMATS = tuple(LINEAR_FORMATS)
+INTEGERS = tuple(name for name in FORMATS if name not in ("fp32", "bf16"))
 
 
 def random(*shape: int, seed: int) -> Tensor:
@@ -94,12 +97,62 @@ def equal_bits(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and torch.equal(bits(a), bits(b))
 
 
+def fitting(format: str, k: int) -> int:
+    """The first number of inputs from k on that the format can store."""
+    unit = max(shared for _, shared in LINEAR_FORMATS[format].values())
+    return -(-k // max(unit, 1)) * max(unit, 1)
+
+
 def stored(format: str, n: int, k: int) -> dict[str, Tensor]:
-    weight = random(n, k, seed=5) / math.sqrt(k)
+    """Random tensors of a linear format: every whole number may come, weights as a whole are near 1 / sqrt(k)."""
+    assert k == fitting(format, k)
+    draw, out = torch.Generator().manual_seed(5), {}
+    for name, (dtype, shared) in LINEAR_FORMATS[format].items():
+        shape = (n, k // shared) if shared else (n,)
+        if dtype.is_floating_point:
+            scale = 0.02 if "4" in format else 0.01
+            size = {"weight": 1.0, "group": scale / 100 if format == "q4_k" else scale / 300, "group_least": scale / 20}.get(name, scale)
+            values = torch.randn(shape, generator=draw) * size / math.sqrt(k)
+            out[name] = (values if name == "weight" else values.abs() * 3).to(dtype)
+        else:
+            least, most = (-128, 128) if dtype is torch.int8 else (0, 256)
+            if format == "q6_k" and name == "weight":
+                least, most = -32, 32
+            elif name in ("scale", "least") and dtype is torch.uint8:
+                most = 16 if format == "int4_zero" else 64
+            out[name] = torch.randint(least, most, shape, generator=draw, dtype=torch.int16).to(dtype)
+    return out
+
+
+def meaning(format: str, tensors: dict[str, Tensor]) -> Tensor:
+    """The weights that stored tensors stand for, fp64 [n, k], one input at a time."""
+    part = {name: tensor.double().numpy() for name, tensor in tensors.items()}
+    if format in ("fp32", "bf16"):
+        return tensors["weight"].double()
     if format == "int8":
-        scale = weight.abs().amax(1) / 127
-        return {"weight": torch.round(weight / scale[:, None]).to(torch.int8), "scale": scale}
-    return {"weight": weight.to({"fp32": torch.float32, "bf16": torch.bfloat16}[format])}
+        return tensors["weight"].double() * tensors["scale"].double()[:, None]
+    packed = tensors["weight"].numpy()
+    k = packed.shape[1] * LINEAR_FORMATS[format]["weight"][1]
+    out = np.empty((len(packed), k))
+    for i in range(k):
+        block, place = divmod(i, 32)
+        if packed.dtype == np.uint8:
+            byte = packed[:, block * 16 + place % 16]
+            q = (byte & 15 if place < 16 else byte >> 4).astype(float)
+        else:
+            q = packed[:, i].astype(float)
+        if format == "q8_0":
+            out[:, i] = q * part["scale"][:, block]
+        elif format == "int4":
+            out[:, i] = (q - 8) * part["scale"][:, block]
+        elif format == "int4_zero":
+            out[:, i] = (q - part["least"][:, block]) * part["scale"][:, block]
+        elif format == "q4_k":
+            scale, least = part["group"][:, i // 256] * part["scale"][:, block], part["group_least"][:, i // 256] * part["least"][:, block]
+            out[:, i] = scale * q - least
+        else:
+            out[:, i] = part["group"][:, i // 256] * part["scale"][:, i // 16] * q
+    return torch.from_numpy(out)
 
 
 def sample_rows(count: int, *, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, seed=0, position=None, sample=0) -> SampleRows:

@@ -10,6 +10,7 @@ import torch
 from slipstream.base import native
 from slipstream.base.errors import InputError
 from slipstream.ops.types import KV, AttentionRows, Declined, SampleRows
+from tests.ops.scenes import FORMATS, INTEGERS, fitting, meaning, stored
 
 if native.module is None:
     pytest.skip(f"no native module: {native.reason}", allow_module_level=True)
@@ -49,20 +50,8 @@ def same_everywhere(make):
     return results[0][2]
 
 
-def stored(format: str, n: int, k: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Random stored tensors and the fp64 weight they stand for."""
-    weight = random(n, k, seed=n + k)
-    if format == "fp32":
-        return {"weight": weight}, weight.double()
-    if format == "bf16":
-        return {"weight": weight.bfloat16()}, weight.bfloat16().double()
-    quant = torch.randint(-128, 128, (n, k), generator=torch.Generator().manual_seed(k), dtype=torch.int8)
-    scale = random(n, seed=3).abs() / 100
-    return {"weight": quant, "scale": scale}, quant.double() * scale.double()[:, None]
-
-
 def quantised(x: torch.Tensor) -> torch.Tensor:
-    """x [rows, k] as the int8 linear sees it: per 32 values, in fp64."""
+    """x [rows, k] as the linear layers of whole numbers see it: per 32 values, in fp64."""
     rows, k = x.shape
     blocks = torch.nn.functional.pad(x, (0, -k % 32)).view(rows, -1, 32)
     scale = blocks.abs().amax(-1, keepdim=True) / 127
@@ -70,14 +59,16 @@ def quantised(x: torch.Tensor) -> torch.Tensor:
     return (quant.double() * scale.double()).view(rows, -1)[:, :k]
 
 
-@pytest.mark.parametrize("format", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("n, k", [(1, 1), (32, 32), (70, 97), (45, 2050), (300, 64)])
 def test_linear_is_right_and_the_same_everywhere(format, n, k):
     rows = 41 if n * k < 30_000 else 13
-    kernel, (tensors, weight), bias, x = cpu.Linear(format), stored(format, n, k), random(n), random(rows, k, seed=1)
+    k = fitting(format, k)
+    kernel, tensors, bias, x = cpu.Linear(format), stored(format, n, k), random(n), random(rows, k, seed=1)
+    weight = meaning(format, tensors)
     x[0] *= 0
     x[1] *= 1e-42  # denormals stay
-    expected = (quantised(x) if format == "int8" else x.double()) @ weight.T + bias.double()
+    expected = (quantised(x) if format in INTEGERS else x.double()) @ weight.T + bias.double()
 
     def make():
         out = torch.empty(rows, n)
@@ -90,11 +81,11 @@ def test_linear_is_right_and_the_same_everywhere(format, n, k):
 
 
 @pytest.mark.parametrize("isa", N.isas())
-@pytest.mark.parametrize("format", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("format", FORMATS)
 def test_linear_rows_do_not_depend_on_their_company(format, isa):
     N.force_isa(isa)
-    n, k = 100, 70
-    kernel, (tensors, _), x = cpu.Linear(format), stored(format, n, k), random(41, k)
+    n, k = 100, fitting(format, 70)
+    kernel, tensors, x = cpu.Linear(format), stored(format, n, k), random(41, k)
     prepared = kernel.prepare(tensors)
     alone = torch.empty(41, n)
     for r in range(41):
@@ -106,8 +97,25 @@ def test_linear_rows_do_not_depend_on_their_company(format, isa):
         assert torch.equal(out, alone[start : start + rows]), f"{rows} rows from {start}"
 
 
+@pytest.mark.parametrize("format", FORMATS)
+def test_linear_writes_columns_of_a_wider_matrix(format):
+    k = fitting(format, 40)
+    kernel, tensors, x, bias = cpu.Linear(format), stored(format, 40, k), random(9, k), random(40, seed=2)
+    prepared, plain, wide = kernel.prepare(tensors), torch.empty(9, 40), torch.full((9, 100), 7.0)
+    kernel.run(x, prepared, bias, plain)
+    kernel.run(x, prepared, bias, wide[:, 33:73])
+    assert torch.equal(wide[:, 33:73], plain) and wide[:, :33].eq(7).all() and wide[:, 73:].eq(7).all()
+    wide.fill_(7)
+    tape = N.Tape()
+    tape.begin(1)
+    kernel.run(x[:1], prepared, bias, wide[:1, 33:73])
+    tape.end()
+    tape.run(9)
+    assert torch.equal(wide[:, 33:73], plain)
+
+
 def test_linear_splits_rows_over_threads_without_changing_them():
-    kernel, (tensors, _), x = cpu.Linear("bf16"), stored("bf16", 64, 1100), random(200, 1100)
+    kernel, tensors, x = cpu.Linear("bf16"), stored("bf16", 64, 1100), random(200, 1100)
     prepared, alone, together = kernel.prepare(tensors), torch.empty(200, 64), torch.empty(200, 64)
     for r in range(200):
         kernel.run(x[r : r + 1], prepared, None, alone[r : r + 1])
@@ -373,7 +381,7 @@ def test_errors_name_what_is_wrong():
 
 def test_any_python_thread_may_call_at_any_time():
     N.set_threads(3)
-    kernel, (tensors, _), x = cpu.Linear("fp32"), stored("fp32", 256, 256), random(16, 256)
+    kernel, tensors, x = cpu.Linear("fp32"), stored("fp32", 256, 256), random(16, 256)
     prepared, expected, wrong = kernel.prepare(tensors), torch.empty(16, 256), []
     kernel.run(x, prepared, None, expected)
 
@@ -399,7 +407,7 @@ def test_any_python_thread_may_call_at_any_time():
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_works_in_a_forked_child():
     N.set_threads(2)
-    kernel, (tensors, _), x = cpu.Linear("fp32"), stored("fp32", 256, 256), random(16, 256)
+    kernel, tensors, x = cpu.Linear("fp32"), stored("fp32", 256, 256), random(16, 256)
     prepared, expected, out = kernel.prepare(tensors), torch.empty(16, 256), torch.empty(16, 256)
     kernel.run(x, prepared, None, expected)
     child = os.fork()

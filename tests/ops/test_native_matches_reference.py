@@ -12,7 +12,7 @@ import torch
 from slipstream.base import native
 from slipstream.ops import KV, Kernels, SampleRows
 from slipstream.ops.reference import arithmetic, sampling
-from tests.ops.scenes import FORMATS, attend, build_scene, draw, equal_bits, random, sample_rows, stored
+from tests.ops.scenes import FORMATS, INTEGERS, attend, build_scene, draw, equal_bits, fitting, random, sample_rows, stored
 
 pytestmark = pytest.mark.skipif(native.module is None, reason=f"no native module: {native.reason}")
 U = 2.0**-24
@@ -105,6 +105,7 @@ def test_exp_and_log(which, exact):
 @pytest.mark.parametrize("n, k", [(32, 32), (40, 100), (7, 33), (300, 1500)])
 @pytest.mark.parametrize("format", FORMATS)
 def test_linear(pair, format, n, k):
+    k = fitting(format, k)
     tensors, x, bias = stored(format, n, k), random(19, k, seed=1), random(n, seed=2)
 
     def run(kernels):
@@ -113,7 +114,7 @@ def test_linear(pair, format, n, k):
         return out
 
     got, want = both(pair, run)
-    if format == "int8":  # integers are exact, and both sides take the blocks in the same order with one rounding each
+    if format in INTEGERS:  # integers are exact, and both sides take the blocks in the same order with one rounding each
         assert equal_bits(got, want)
     else:
         assert_within(got, want, 2 * 4 * math.sqrt(k) * U * (x.abs() @ tensors["weight"].float().abs().T + bias.abs()))

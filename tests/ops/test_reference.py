@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from slipstream.ops import KV, reference
-from tests.ops.scenes import FORMATS, attend, build_scene, random, stored
+from tests.ops.scenes import FORMATS, INTEGERS, attend, build_scene, fitting, meaning, random, stored
 
 
 def dense(scene, window: int = 0, scale: float = 0.25) -> torch.Tensor:
@@ -108,12 +108,12 @@ def test_gated(kernels):
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("n, k", [(32, 32), (40, 100), (7, 33), (1030, 64)])
 def test_linear(kernels, format, n, k):
+    k = fitting(format, k)
     kernel, tensors = kernels.linear(format), stored(format, n, k)
-    prepared, bias = kernel.prepare(dict(tensors)), random(n, seed=3)
-    weight = tensors["weight"].double() * (tensors["scale"].double()[:, None] if "scale" in tensors else 1)
+    prepared, bias, weight = kernel.prepare(dict(tensors)), random(n, seed=3), meaning(format, tensors)
     for rows in (1, 5, 16, 19):
         x, out = random(rows, k, seed=rows) * 3, torch.empty(rows, n)
-        seen = int8_activations(x) if format == "int8" else x.double()
+        seen = int8_activations(x) if format in INTEGERS else x.double()
         kernel.run(x, prepared, bias, out)
         torch.testing.assert_close(out.double(), seen @ weight.T + bias, atol=1e-5, rtol=1e-5)
         kernel.run(x, prepared, None, out)
@@ -168,8 +168,8 @@ def test_logprobs(kernels, vocab):
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_wrongly_typed_weight_is_refused(format):
-    kernel, tensors = reference.OFFERED[f"linear_{format}"], stored(format, 8, 32)
+    kernel, tensors = reference.OFFERED[f"linear_{format}"], stored(format, 8, fitting(format, 32))
     with pytest.raises(ValueError, match="float64"):
         kernel.prepare({**tensors, "weight": tensors["weight"].double()})
-    with pytest.raises(ValueError, match="needs the tensors"):
+    with pytest.raises(ValueError, match="needs exactly the tensors"):
         kernel.prepare({**tensors, "zero": torch.zeros(8)})

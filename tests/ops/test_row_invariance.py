@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from slipstream.ops import KV
-from tests.ops.scenes import FORMATS, SampleRows, attend, build_scene, draw, equal_bits, random, sample_rows, stored
+from tests.ops.scenes import FORMATS, SampleRows, attend, build_scene, draw, equal_bits, fitting, random, sample_rows, stored
 
 ROWS = 40
 
@@ -33,6 +33,8 @@ def op_norm(kernels, hidden=2113):
 
 
 def op_linear(format, n, k):
+    k = fitting(format, k)
+
     def op(kernels):
         kernel = kernels.linear(format)
         prepared = kernel.prepare(stored(format, n, k))

@@ -17,7 +17,7 @@ class Options:
         model: folder of a checkpoint, `dummy:SHAPE[:FORMAT]` for random weights of a named shape, None for the built-in model.
         device: "cpu", "cuda" or "cuda:N".
         threads: CPU threads (None: physical cores).
-        quant: weight format to convert to when loading (None: as stored; "int8").
+        quant: weight format to convert to when loading (None: as stored; "int8", "int4", "q8_0", ...).
         kv: type of the KV cache, "fp32" or "bf16" (None: bf16 for bf16 weights, else fp32).
         max_len: longest request, prompt and output, in tokens (None: what the model was made for, at most 8192).
         max_batch: requests that run at once.

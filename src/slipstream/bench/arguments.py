@@ -16,7 +16,7 @@ Model = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads (default: physical cores).")]
-Quant = Annotated[str | None, typer.Option(metavar="FORMAT", help="Convert weights when loading: int8, bf16, fp32 (default: as stored).")]
+Quant = Annotated[str | None, typer.Option(metavar="FORMAT", help="Convert weights: int4, int8, q8_0, bf16, fp32 (default: as stored).")]
 Kv = Annotated[str | None, typer.Option(metavar="TYPE", help="KV cache in fp32 or bf16 (default: bf16 for bf16 weights, else fp32).")]
 MaxLen = Annotated[int | None, typer.Option(min=1, help="Longest request, prompt and output, in tokens.")]
 Memory = Annotated[str | None, typer.Option(metavar="SIZE", help="Memory for weights, KV and scratch together, for instance 4G.")]

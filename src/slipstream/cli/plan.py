@@ -60,8 +60,8 @@ def plan(
     options = Options.of(model, {**given, "device": kind})
     weights = opened(model)
     machine = facts_here(device) if here else replace(read(with_gpus=False), memory_available=stated.memory)
-    config = resolve(options, weights.spec, weights.format, machine, kind, 0)
-    typer.echo(f"model   {config.model_name}, {weights.spec.parameters() / 1e6:,.1f} M parameters, stored as {weights.format}")
+    config = resolve(options, weights.spec, weights.format, machine, kind, 0, weights.as_stored)
+    typer.echo(f"model   {config.model_name}, {weights.spec.parameters() / 1e6:,.1f} M parameters, stored as {weights.as_stored}")
     for line in config.memory.lines():
         typer.echo(line)
     roof = probed(config, device) if here else Roof(stated.kind, f"{stated.name}, as stated", stated.bandwidth, stated.peaks)

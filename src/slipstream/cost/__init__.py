@@ -10,14 +10,16 @@ no knowledge of kernels, schedulers or machines beyond the numbers given.
 
 from slipstream.cost.memory import MemoryPlan, kv_bytes, pages_that_fit, plan, scratch_bytes
 from slipstream.cost.roofline import Limit, limit
-from slipstream.cost.step import KV_TYPES, WEIGHT_FORMATS, Cost, Work, linear_operations, step_cost, weights_bytes
+from slipstream.cost.step import KV_TYPES, WEIGHT_FORMATS, Cost, Mix, WeightFormat, Work, linear_operations, step_cost, weights_bytes
 
 __all__ = [
     "KV_TYPES",
     "WEIGHT_FORMATS",
     "Cost",
+    "Mix",
     "Limit",
     "MemoryPlan",
+    "WeightFormat",
     "Work",
     "kv_bytes",
     "limit",

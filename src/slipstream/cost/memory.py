@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from slipstream.arch import ModelSpec
 from slipstream.base.errors import CapacityError, InputError
-from slipstream.cost.step import KV_TYPES, WEIGHT_FORMATS, weights_bytes
+from slipstream.cost.step import KV_TYPES, WEIGHT_FORMATS, WeightFormat, weights_bytes
 
 USABLE = 0.9  # share of the available memory that is taken when no limit is given; the rest is for everything else
 FLOAT = 4
@@ -33,7 +33,7 @@ class MemoryPlan:
     """
 
     model: str
-    weight_format: str
+    weight_format: WeightFormat
     kv_type: str
     weights: int
     kv: int
@@ -117,7 +117,7 @@ def pages_that_fit(spec: ModelSpec, kv_type: str, page_size: int, size: int) -> 
 def plan(
     spec: ModelSpec,
     *,
-    weight_format: str,
+    weight_format: WeightFormat,
     kv_type: str,
     page_size: int,
     max_len: int,

@@ -17,22 +17,60 @@ Not counted: activations between ops (they stay in the caches), norms, rotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from slipstream.arch import ModelSpec, TensorSpec, tensors
 from slipstream.base.errors import InputError
 
-# format -> (bytes per weight, bytes per output row)
-WEIGHT_FORMATS = {"fp32": (4, 0), "bf16": (2, 0), "int8": (1, 4)}
+# format -> (bits per weight, bytes per output row); scales that inputs share count with the weights
+WEIGHT_FORMATS = {
+    "fp32": (32, 0), "bf16": (16, 0), "int8": (8, 4), "q8_0": (8.5, 0), "int4": (4.5, 0), "int4_zero": (4.75, 0), "q4_k": (4.625, 0),
+    "q6_k": (8.5625, 0),
+}  # fmt: skip
 KV_TYPES = {"fp32": 4, "bf16": 2}
 # Arithmetic that the numerics ask for. On the CPU bf16 is widened to fp32 (docs/numerics.md, section 2); on a GPU matrix products
 # take bf16, int8 weights too. Attention follows the type of the cache.
 LINEAR_ARITHMETIC = {
-    "cpu": {"fp32": "fp32", "bf16": "fp32", "int8": "int8"},
-    "cuda": {"fp32": "fp32", "bf16": "bf16", "int8": "bf16"},
+    "cpu": {"fp32": "fp32", "bf16": "fp32", "int8": "int8", "q8_0": "int8", "q6_k": "int8"}
+    | dict.fromkeys(("int4", "int4_zero", "q4_k"), "int4"),
+    "cuda": {"fp32": "fp32"} | dict.fromkeys(("bf16", "int8", "q8_0", "int4", "int4_zero", "q4_k", "q6_k"), "bf16"),
 }
 ATTENTION_ARITHMETIC = {"cpu": {"fp32": "fp32", "bf16": "fp32"}, "cuda": {"fp32": "fp32", "bf16": "bf16"}}
 PLAIN = 4  # bytes of a number in norms and biases, which are fp32 in every format
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Linear layers of several formats in one model, as a GGUF file has them.
+
+    Attributes:
+        default: format of those that are not named.
+        named: (canonical name of a weight, its format).
+    """
+
+    default: str
+    named: tuple[tuple[str, str], ...]
+
+    @cached_property
+    def _formats(self) -> dict[str, str]:
+        return dict(self.named)
+
+    def of(self, name: str) -> str:
+        """Format of a weight."""
+        return self._formats.get(name, self.default)
+
+    def __str__(self) -> str:
+        return "+".join(sorted({format for _, format in self.named}))
+
+
+WeightFormat = str | Mix
+
+
+def format_of(weight_format: WeightFormat, name: str) -> str:
+    """Format of the weight `name`, one of WEIGHT_FORMATS; InputError for another."""
+    found = weight_format.of(name) if isinstance(weight_format, Mix) else weight_format
+    _known("weight_format", found, WEIGHT_FORMATS)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,19 +164,19 @@ class Cost:
         return Cost(self.weights + other.weights, self.kv_read + other.kv_read, self.kv_written + other.kv_written, operations)
 
 
-def table_type(weight_format: str, stored: str | None = None) -> str:
+def table_type(weight_format: WeightFormat, stored: str | None = None) -> str:
     """Type of the embedding table, which is never quantised: as stored in the checkpoint, where that is not said "fp32" for
     fp32 weights and "bf16" for all others."""
     _known("stored", stored or "bf16", KV_TYPES)
     return stored or ("fp32" if weight_format == "fp32" else "bf16")
 
 
-def weights_bytes(spec: ModelSpec, weight_format: str, stored: str | None = None) -> int:
+def weights_bytes(spec: ModelSpec, weight_format: WeightFormat, stored: str | None = None) -> int:
     """All weights in memory: linear layers, embedding table and head. A tied head is a packed copy of the table, so it counts
     again. Padding to whole panels (docs/numerics.md) is left out: below 32 rows per layer.
 
     Args:
-        weight_format: of the linear layers and the head, a key of WEIGHT_FORMATS.
+        weight_format: of the linear layers and the head, a key of WEIGHT_FORMATS or a Mix of them.
         stored: type of the embedding table, see `table_type`.
 
     Raises:
@@ -150,17 +188,17 @@ def weights_bytes(spec: ModelSpec, weight_format: str, stored: str | None = None
 
 def linear_operations(spec: ModelSpec, rows: int, sampled_rows: int) -> int:
     """Operations of all linear layers on `rows` rows and of the head on `sampled_rows` of them."""
-    used = sum(size * chosen // count for (chosen, count), size in _linear_sizes(spec))  # exact: the experts of a layer are alike
+    used = sum(size * chosen // count for _, (chosen, count), size in _linear_sizes(spec, "fp32"))  # exact: a layer's experts are alike
     return 2 * (rows * used + sampled_rows * spec.vocab * spec.hidden)
 
 
 def step_cost(
-    spec: ModelSpec, weight_format: str, kv_type: str, work: Work, *, stored: str | None = None, device: str = "cpu"
+    spec: ModelSpec, weight_format: WeightFormat, kv_type: str, work: Work, *, stored: str | None = None, device: str = "cpu"
 ) -> Cost:
     """The cost of one step, exact for every mixture of chunks; nothing for empty work.
 
     Args:
-        weight_format: of linear layers and head, a key of WEIGHT_FORMATS.
+        weight_format: of linear layers and head, a key of WEIGHT_FORMATS or a Mix of them.
         kv_type: of the cache, a key of KV_TYPES.
         work: of the step.
         stored: type of the embedding table, see `table_type`.
@@ -171,7 +209,6 @@ def step_cost(
     """
     _known("device", device, LINEAR_ARITHMETIC)
     _known("kv_type", kv_type, KV_TYPES)
-    _known("weight_format", weight_format, WEIGHT_FORMATS)
     table = KV_TYPES[table_type(weight_format, stored)]
     if not work.rows:
         return Cost()
@@ -183,15 +220,37 @@ def step_cost(
         written += work.rows * 2 * mixer.kv_heads * mixer.head_dim
         attention += keys * 4 * mixer.heads * mixer.head_dim
     places = min(work.rows, spec.vocab) + (1 if spec.positions else 0)  # rows of the tables; of positions all may be the same
-    linear = linear_operations(spec, work.rows, work.sampled)
     return Cost(
         weights=_layers_bytes(spec, weight_format, work.rows)
         + (_head_bytes(spec, weight_format) if work.sampled else 0)
         + places * spec.hidden * table,
         kv_read=positions * KV_TYPES[kv_type],
         kv_written=written * KV_TYPES[kv_type],
-        operations=_by_kind((LINEAR_ARITHMETIC[device][weight_format], linear), (ATTENTION_ARITHMETIC[device][kv_type], attention)),
+        operations=_by_kind(
+            *_linear_operations(spec, weight_format, work.rows, work.sampled, device), (ATTENTION_ARITHMETIC[device][kv_type], attention)
+        ),
     )
+
+
+def _linear_operations(
+    spec: ModelSpec, weight_format: WeightFormat, rows: int, sampled: int, device: str
+) -> list[tuple[str, int]]:
+    """(kind of arithmetic, operations) of all linear layers and the head."""
+    kinds = LINEAR_ARITHMETIC[device]
+    sizes = _linear_sizes(spec, weight_format)
+    layers = [(kinds[format], 2 * rows * size * chosen // count) for format, (chosen, count), size in sizes]
+    return [*layers, (kinds[format_of(weight_format, "head.weight")], 2 * sampled * spec.vocab * spec.hidden)]
+
+
+@lru_cache(maxsize=16)
+def _linear_sizes(spec: ModelSpec, weight_format: WeightFormat) -> tuple[tuple[str, tuple[int, int], int], ...]:
+    """Numbers in linear layers between embedding and head, by format and `TensorSpec.routed`."""
+    out: dict[tuple[str, tuple[int, int]], int] = {}
+    for tensor in tensors(spec):
+        if tensor.role in ("linear", "router"):
+            place = (format_of(weight_format, tensor.name), tensor.routed)
+            out[place] = out.get(place, 0) + tensor.size
+    return tuple((format, routed, size) for (format, routed), size in out.items())
 
 
 def _by_kind(*parts: tuple[str, int]) -> dict[str, int]:
@@ -201,7 +260,7 @@ def _by_kind(*parts: tuple[str, int]) -> dict[str, int]:
     return out
 
 
-def _layers_bytes(spec: ModelSpec, weight_format: str, rows: int | None = None) -> int:
+def _layers_bytes(spec: ModelSpec, weight_format: WeightFormat, rows: int | None = None) -> int:
     """Everything between embedding and head: linear layers, norms, biases. Of experts as many as `rows` rows can go to, all for
     None."""
     sizes = _layer_sizes(spec, weight_format)
@@ -209,16 +268,10 @@ def _layers_bytes(spec: ModelSpec, weight_format: str, rows: int | None = None) 
 
 
 @lru_cache(maxsize=16)  # a model of experts has ten thousands of parameters, and a cost is asked for at every step
-def _layer_sizes(spec: ModelSpec, weight_format: str) -> tuple[tuple[tuple[int, int], int], ...]:
+def _layer_sizes(spec: ModelSpec, weight_format: WeightFormat) -> tuple[tuple[tuple[int, int], int], ...]:
     """Bytes between embedding and head, by `TensorSpec.routed`."""
     inner = [tensor for tensor in tensors(spec) if tensor.role != "embedding" and not tensor.name.startswith("head.")]
     return _by_routing((tensor.routed, _tensor_bytes(tensor, weight_format)) for tensor in inner)
-
-
-@lru_cache(maxsize=16)
-def _linear_sizes(spec: ModelSpec) -> tuple[tuple[tuple[int, int], int], ...]:
-    """Numbers in linear layers between embedding and head, by `TensorSpec.routed`."""
-    return _by_routing((tensor.routed, tensor.size) for tensor in tensors(spec) if tensor.role in ("linear", "router"))
 
 
 def _by_routing(parts: Iterable[tuple[tuple[int, int], int]]) -> tuple[tuple[tuple[int, int], int], ...]:
@@ -228,17 +281,16 @@ def _by_routing(parts: Iterable[tuple[tuple[int, int], int]]) -> tuple[tuple[tup
     return tuple(out.items())
 
 
-def _head_bytes(spec: ModelSpec, weight_format: str) -> int:
+def _head_bytes(spec: ModelSpec, weight_format: WeightFormat) -> int:
     bias = spec.vocab * PLAIN if spec.head_bias else 0
     return _tensor_bytes(TensorSpec("head.weight", (spec.vocab, spec.hidden), "head"), weight_format) + bias
 
 
-def _tensor_bytes(tensor: TensorSpec, weight_format: str) -> int:
-    _known("weight_format", weight_format, WEIGHT_FORMATS)
+def _tensor_bytes(tensor: TensorSpec, weight_format: WeightFormat) -> int:
+    bits, per_row = WEIGHT_FORMATS[format_of(weight_format, tensor.name)]
     if tensor.role not in ("linear", "head"):
         return tensor.size * PLAIN
-    per_weight, per_row = WEIGHT_FORMATS[weight_format]
-    return tensor.size * per_weight + tensor.shape[0] * per_row
+    return int(tensor.size * bits / 8) + tensor.shape[0] * per_row
 
 
 def _known(field_name: str, value: str, among: Mapping[str, object]) -> None:

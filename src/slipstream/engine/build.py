@@ -53,7 +53,9 @@ def build(options: Options) -> Engine:
     weights = open_weights(source, kernels.device)
     drafter: Any = registry.load(DRAFTERS, options.speculate).make() if isinstance(options.speculate, str) else options.speculate
     max_draft = min(drafter.max_draft, MAX_DRAFT)
-    config = resolve(options, weights.spec, weights.format, facts(options.device), kernels.profile, max_draft)
+    config = resolve(
+        options, weights.spec, weights.format, facts(options.device), kernels.profile, max_draft, weights.as_stored
+    )
     set_threads(config.threads)
     rows = options.max_step_tokens
     decoder = Decoder(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from slipstream.arch import ModelSpec
-from slipstream.cost import Cost, Work, roofline, step_cost
+from slipstream.cost import Cost, WeightFormat, Work, roofline, step_cost
 from slipstream.engine.meter import StepRecord
 from slipstream.ops import probe
 
@@ -38,7 +38,7 @@ class Limit:
         device: where the engine runs; it is the one that is probed.
     """
 
-    def __init__(self, spec: ModelSpec, weight_format: str, kv: str, threads: int, context: int = 0, device: str = "cpu"):
+    def __init__(self, spec: ModelSpec, weight_format: WeightFormat, kv: str, threads: int, context: int = 0, device: str = "cpu"):
         self.spec, self.weight_format, self.kv, self.threads, self.device = spec, weight_format, kv, threads, device
         typical = self._cost(Work.of([(context, 1, ())], 1, spec.windows))
         self.working_set = min(typical.bytes, ENOUGH)

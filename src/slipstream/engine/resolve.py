@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from slipstream.arch.spec import ModelSpec
 from slipstream.base.config import Options
 from slipstream.base.errors import InputError
+from slipstream.cost import Mix, WeightFormat
 from slipstream.cost.memory import MemoryPlan, plan
 from slipstream.hardware.machine import Machine
 from slipstream.scheduler import SchedulerOptions
@@ -30,7 +31,7 @@ class Config:
     model_name: str
     demo: bool
     threads: int
-    weight_format: str
+    weight_format: WeightFormat
     kv: str
     max_len: int
     max_batch: int
@@ -40,14 +41,16 @@ class Config:
     scheduler: SchedulerOptions
 
 
-def resolve(options: Options, spec: ModelSpec, stored: str, machine: Machine, kernels: str, max_draft: int) -> Config:
+def resolve(
+    options: Options, spec: ModelSpec, stored: str, machine: Machine, kernels: str, max_draft: int, as_stored: WeightFormat | None = None
+) -> Config:
     """Decides.
 
     Args:
         spec: the model.
-        stored: format of its weights on disk.
-        machine: cores and memory.
-        kernels: id of the kernel set.
+        stored: type of its weights where they are plain numbers, "bf16" or "fp32"; the embedding table's in any case.
+        as_stored: `Weights.as_stored`, if that is another format.
+        machine, kernels: cores and memory; id of the kernel set.
         max_draft: nodes a draft may have; 0 without speculation.
 
     Raises:
@@ -57,8 +60,8 @@ def resolve(options: Options, spec: ModelSpec, stored: str, machine: Machine, ke
     if options.max_len is not None and options.max_len > spec.max_len:
         raise InputError(f"max_len={options.max_len}: {spec.name} was made for up to {spec.max_len} positions; lower it")
     max_len = options.max_len or min(spec.max_len, DEFAULT_MAX_LEN)
-    weight_format = options.quant or stored
-    kv = options.kv or ("bf16" if stored == "bf16" else "fp32")
+    weight_format = options.quant or (as_stored if options.device == "cpu" and as_stored else stored)
+    kv = options.kv or ("bf16" if stored == "bf16" or isinstance(weight_format, Mix) else "fp32")
     memory = plan(
         spec,
         weight_format=weight_format,
@@ -70,7 +73,7 @@ def resolve(options: Options, spec: ModelSpec, stored: str, machine: Machine, ke
         max_logit_rows=LOGIT_ROWS,
         available=machine.memory_available,
         memory=options.memory,
-        pages=None if options.kv_tokens is None else -(-options.kv_tokens // options.page_size),
+        pages=options.kv_tokens and -(-options.kv_tokens // options.page_size),
         stored=stored,
     )
     return Config(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from slipstream.arch.spec import ModelSpec
 from slipstream.base.errors import CapacityError, InputError
+from slipstream.cost import WeightFormat
 from slipstream.model.batch import Batch
 from slipstream.model.layer import Layer
 from slipstream.model.linear import Linear
@@ -31,7 +32,7 @@ class Decoder:
         kernels: who computes.
         max_rows: rows of the largest step.
         max_logit_rows: rows of the largest call of `logits`.
-        format: linear weight format, a name in quant/formats; None keeps it as stored.
+        format: linear weight format, a name in quant/formats; None keeps weights as stored.
         max_len: positions that may occur; None: all that the model was made for.
 
     Attributes:
@@ -48,12 +49,12 @@ class Decoder:
         max_rows: int,
         max_logit_rows: int,
         *,
-        format: str | None = None,
+        format: WeightFormat | None = None,
         max_len: int | None = None,
     ):
         if max_len is not None and not 1 <= max_len <= spec.max_len:
             raise InputError(f"max_len={max_len}: {spec.name} was made for up to {spec.max_len} positions")
-        self.spec, self.format = spec, format or weights.format
+        self.spec, self.format = spec, format or weights.as_stored
         self.max_len = max_len or spec.max_len
         self._kernels = kernels
         self._table = weights.get("embed.weight")  # [vocab, hidden]
@@ -102,7 +103,8 @@ class Decoder:
         if pool is not self._pool:
             self._pool, self._kv = pool, [KV(layer[0], layer[1]) for layer in pool]
         keys = batch.attention
-        inputs = (batch.ids, batch.positions, batch.slots, keys.request, keys.linear, keys.tail_start, keys.tail_slots, keys.page_table, pool)
+        rows_in = (batch.ids, batch.positions, batch.slots, keys.request, keys.linear, keys.tail_start)
+        inputs = (*rows_in, keys.tail_slots, keys.page_table, pool)
         self._forward.run(partial(self._run, batch), rows, inputs, keys.tail_slots.shape[0])
         return self._scratch.rows(rows)["stream"]
 

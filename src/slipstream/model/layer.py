@@ -4,6 +4,7 @@ from torch import Tensor
 
 from slipstream.arch.spec import ModelSpec
 from slipstream.base import registry
+from slipstream.cost import WeightFormat
 from slipstream.model.batch import Batch
 from slipstream.model.norm import Norm
 from slipstream.ops.dispatch import Kernels
@@ -29,7 +30,7 @@ class Layer:
         records: whether `run` only calls kernels, so that a tape can repeat it.
     """
 
-    def __init__(self, spec: ModelSpec, number: int, weights: Weights, format: str, kernels: Kernels, rope: Tensor):
+    def __init__(self, spec: ModelSpec, number: int, weights: Weights, format: WeightFormat, kernels: Kernels, rope: Tensor):
         layer, prefix = spec.layers[number], f"layers.{number}"
         norms = {name: Norm(spec, f"{prefix}.{name}", weights, kernels) for name in layer.norms()}
         self._before_mixer, self._before_ffn = norms.get("mixer.norm"), norms.get("ffn.norm")

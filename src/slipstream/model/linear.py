@@ -4,15 +4,31 @@ Must not know which layers there are or what the numbers mean.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from slipstream.base import registry
+from slipstream.cost import Mix, WeightFormat
 from slipstream.ops.dispatch import Kernels
+from slipstream.ops.types import LinearKernel
 from slipstream.weights.source import Weights
 
 FORMATS = "slipstream.quant.formats"
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Neighbouring outputs of one format: columns `first` to `last` of the layer's output."""
+
+    kernel: LinearKernel
+    prepared: Any
+    bias: Tensor | None  # [last - first]
+    first: int
+    last: int
 
 
 class Linear:
@@ -22,20 +38,38 @@ class Linear:
         weights: whom to ask for parameters.
         names: canonical names without ".weight"; their outputs are concatenated in this order.
         bias: whether they have one.
-        format: a name in quant/formats.
+        format: a name in quant/formats, or the weights' own `as_stored`.
         kernels: who computes.
         bias_of: where the bias lies, if not with the weights (a tied head's).
     """
 
-    def __init__(self, weights: Weights, names: Sequence[str], bias: bool, format: str, kernels: Kernels, bias_of: str = ""):
-        scheme = registry.load(FORMATS, format)
-        kernel = kernels.linear(scheme.OP)
-        parts = [scheme.quantise(weights.get(f"{name}.weight")) for name in names]
-        stored = parts[0] if len(parts) == 1 else {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
-        self._prepared = kernel.prepare(stored)
-        self._bias = torch.cat([weights.get(f"{name}.bias") for name in ([bias_of] if bias_of else names)]) if bias else None
-        self._run = kernel.run
+    def __init__(
+        self, weights: Weights, names: Sequence[str], bias: bool, format: WeightFormat, kernels: Kernels, bias_of: str = ""
+    ):
+        whole = torch.cat([weights.get(f"{name}.bias") for name in ([bias_of] if bias_of else names)]) if bias else None
+        self._parts: list[_Part] = []
+        layers = (_layer(weights, f"{name}.weight", format) for name in names)
+        for op, members in groupby(layers, key=lambda layer: layer[0]):
+            tensors = [stored for _, stored in members]
+            fused = tensors[0] if len(tensors) == 1 else {key: torch.cat([part[key] for part in tensors]) for key in tensors[0]}
+            first = self._parts[-1].last if self._parts else 0
+            last = first + len(fused["weight"])
+            kernel = kernels.linear(op)
+            self._parts.append(_Part(kernel, kernel.prepare(fused), None if whole is None else whole[first:last], first, last))
 
     def __call__(self, x: Tensor, out: Tensor) -> None:
         """x [rows, k] -> out [rows, n]."""
-        self._run(x, self._prepared, self._bias, out)
+        for part in self._parts:
+            columns = out if len(self._parts) == 1 else out[:, part.first : part.last]
+            part.kernel.run(x, part.prepared, part.bias, columns)
+
+
+def _layer(weights: Weights, name: str, format: WeightFormat) -> tuple[str, dict[str, Tensor]]:
+    """(linear format, stored tensors) of one weight."""
+    if isinstance(format, Mix):
+        stored = weights.stored(name)
+        if stored is not None:
+            return stored
+        format = format.default
+    scheme = registry.load(FORMATS, format)
+    return scheme.OP, scheme.quantise(weights.get(name))

@@ -15,7 +15,7 @@ from slipstream.base import native
 from slipstream.base.errors import InputError
 from slipstream.base.registry import unknown
 
-KINDS = ("fp32", "bf16", "int8")
+KINDS = ("fp32", "bf16", "int8", "int4")  # int4: products of 4-bit weights with bytes
 source = f"native ({native.module.isa()})" if native.module else f"torch, a lower bound ({native.reason})"
 
 
@@ -37,7 +37,7 @@ def read_bandwidth(bytes: int, threads: int, seconds: float = 0.2, device: str =
 
 
 def peak(kind: str, threads: int, seconds: float = 0.1, device: str = "cpu") -> float:
-    """Gop/s (two operations per multiply-add) of `threads` threads that multiply registers of this kind: "fp32", "bf16" or "int8".
+    """Gop/s (two operations per multiply-add) of `threads` threads that multiply registers of one of KINDS.
     On a GPU: of a large matrix product of random numbers.
 
     Where the machine has no bf16 instruction, bf16 is what widening to fp32 reaches.
@@ -53,10 +53,10 @@ def peak(kind: str, threads: int, seconds: float = 0.1, device: str = "cpu") -> 
         return _product_peak(kind, seconds, device)
     if native.module:
         return native.module.peak(KINDS.index(kind), threads, seconds) / 1e9
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}[kind]
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}.get(kind, torch.int8)
     size = 256
     squares = [torch.ones(size, size, dtype=dtype) for _ in range(threads)]
-    multiply = torch._int_mm if kind == "int8" else torch.mm
+    multiply = torch._int_mm if dtype is torch.int8 else torch.mm
     return _rate(threads, seconds, lambda t: (multiply(squares[t], squares[t]), 2.0 * size**3)[1]) / 1e9
 
 
@@ -68,7 +68,7 @@ def _copy_bandwidth(bytes: int, seconds: float, device: str) -> float:
 
 def _product_peak(kind: str, seconds: float, device: str) -> float:
     size = 8192 if kind != "fp32" else 4096
-    if kind == "int8":
+    if kind in ("int8", "int4"):
         left, right = (torch.randint(-127, 128, (size, size), dtype=torch.int8, device=device) for _ in range(2))
         product: Callable[[], object] = lambda: torch._int_mm(left, right)  # noqa: E731
     else:

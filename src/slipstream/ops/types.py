@@ -8,14 +8,29 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
+
+from slipstream.base.errors import InputError
 
 OPS = ("embed", "norm", "rope_write", "attention", "gated", "sample", "logprobs", "move")
 FAMILY_OPS = (  # asked for by some families only: a device may lack them
     *("layer_norm", "norm_slices", "attention_softcap", "gated_gelu", "gated_gelu_tanh", "gelu", "gelu_tanh", "add", "scale", "softcap"),
     *("route", "add_rows", "gate_rows", "gated_clamped", "attention_sinks"),
 )
-LINEAR_FORMATS = ("fp32", "bf16", "int8")
+LINEAR_FORMATS = {  # what a linear layer stores: tensor -> (type, how many inputs share one of its numbers; 0: all)
+    "fp32": {"weight": (torch.float32, 1)},
+    "bf16": {"weight": (torch.bfloat16, 1)},
+    "int8": {"weight": (torch.int8, 1), "scale": (torch.float32, 0)},
+    "q8_0": {"weight": (torch.int8, 1), "scale": (torch.float16, 32)},
+    "int4": {"weight": (torch.uint8, 2), "scale": (torch.float16, 32)},
+    "int4_zero": {"weight": (torch.uint8, 2), "scale": (torch.float16, 32), "least": (torch.uint8, 32)},
+    "q4_k": {
+        **{"weight": (torch.uint8, 2), "scale": (torch.uint8, 32), "least": (torch.uint8, 32)},
+        **{"group": (torch.float16, 256), "group_least": (torch.float16, 256)},
+    },
+    "q6_k": {"weight": (torch.int8, 1), "scale": (torch.int8, 16), "group": (torch.float16, 256)},
+}
 LINEAR_OPS = tuple(f"linear_{name}" for name in LINEAR_FORMATS)
 SEGMENT = 512  # keys per attention segment, by absolute position (docs/numerics.md, section 3)
 INT8_BLOCK = 32  # activations that share one scale in the int8 linear
@@ -37,7 +52,10 @@ class LinearKernel(Protocol):
         """Packs the stored tensors of one layer once, at load; the result is opaque to everyone but `run`.
 
         Args:
-            stored: fp32 and bf16 formats: {"weight": [n, k] in that type}; int8: {"weight": int8 [n, k], "scale": fp32 [n]}.
+            stored: the tensors that LINEAR_FORMATS names, each [n, k / inputs that share a number] ([n] where all do). Two 4-bit
+                weights share a byte: byte j of a block of 32 inputs holds input j, and above it input j + 16.
+                int8, q8_0: w = weight * scale; int4: (weight - 8) * scale; int4_zero: (weight - least) * scale;
+                q4_k: group * scale * weight - group_least * least; q6_k: group * scale * weight.
 
         Raises:
             InputError: a tensor is missing, or of the wrong type or shape.
@@ -107,3 +125,20 @@ class SampleRows:
 
 
 Op = Callable[..., Any]
+
+
+def check_stored(kernel: str, format: str, stored: dict[str, Tensor]) -> tuple[int, int]:
+    """(n, k) of a linear layer; InputError unless `stored` is what LINEAR_FORMATS says."""
+    wanted = LINEAR_FORMATS[format]
+    if set(stored) != set(wanted) or stored["weight"].dim() != 2:
+        found = {name: list(tensor.shape) for name, tensor in stored.items()}
+        raise InputError(f"{kernel}: needs exactly the tensors {sorted(wanted)}, weight as [n, k]; found {found}")
+    n, k = stored["weight"].shape[0], stored["weight"].shape[1] * wanted["weight"][1]
+    unit = max(shared for _, shared in wanted.values())
+    if k % unit:
+        raise InputError(f"{kernel}: {k} inputs are no multiple of the {unit} that share a scale; take another format")
+    for name, (dtype, shared) in wanted.items():
+        shape, tensor = (n, k // shared) if shared else (n,), stored[name]
+        if tensor.dtype is not dtype or tensor.shape != shape:
+            raise InputError(f"{kernel}: {name} is {tensor.dtype} {list(tensor.shape)}, needs {dtype} {list(shape)}")
+    return n, k

@@ -13,13 +13,17 @@ WAY_OUT = "take the unquantised checkpoint and let quant='int8' quantise it"
 
 
 def computed() -> list[str]:
-    """Names of the formats that a kernel runs as they are."""
-    return [name for name in registry.names(FORMATS) if hasattr(registry.load(FORMATS, name), "OP")]
+    """Names of the formats that weights can be converted to, which a kernel runs."""
+    return [name for name in registry.names(FORMATS) if hasattr(registry.load(FORMATS, name), "quantise")]
 
 
 def readers() -> list[str]:
-    """Names of the formats that are only read: unpacked at load to a computed one."""
-    return [name for name in registry.names(FORMATS) if not hasattr(registry.load(FORMATS, name), "OP")]
+    """Names of the formats that checkpoints are quantised in."""
+    return [name for name in registry.names(FORMATS) if _recognised(registry.load(FORMATS, name))]
+
+
+def _recognised(module: ModuleType) -> bool:
+    return hasattr(module, "GGUF") or hasattr(module, "METHODS")
 
 
 def reader_of_gguf(kind: str) -> ModuleType | None:

@@ -44,6 +44,9 @@ class Checkpoint:
             )
         return entry.dtype
 
+    def native(self, name: str) -> None:
+        """See `Stored.native`: no kernel takes these as they are."""
+
     def tensor(self, name: str, number: int | None = None) -> Tensor:
         """See `Stored.tensor`. Read-only view into the file, in the type of the file.
 

@@ -25,7 +25,7 @@ class Dummy:
     """
 
     def __init__(self, spec: ModelSpec, format: str = "bf16", seed: int = 0, device: str = "cpu"):
-        self.spec, self.format = spec, format
+        self.spec, self.format, self.as_stored = spec, format, format
         self._seed, self._device = seed, device
         self._wanted = {parameter.name: parameter for parameter in tensors(spec)}
 
@@ -38,6 +38,9 @@ class Dummy:
         if wanted.role == "bias":
             return self._empty(wanted.shape).normal_(0, 0.02, generator=generator)
         return self._matrix(wanted, generator)
+
+    def stored(self, name: str) -> None:
+        """See `Weights.stored`: these are plain numbers."""
 
     def _matrix(self, wanted: TensorSpec, generator: torch.Generator) -> Tensor:
         """[rows, columns]: one stretch of noise repeated over the whole matrix, every row scaled by its own factor."""

@@ -3,6 +3,7 @@
 Owns the undoing of what llama.cpp's converter does to weights. Must not know the layout of any block type.
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,21 @@ class GgufCheckpoint:
         dtype = self._entries[name].dtype
         return dtype if dtype in FLOATS else reader_of_gguf(dtype).NAME
 
+    def native(self, name: str) -> str | None:
+        """See `Stored.native`."""
+        dtype = self._entries[name].dtype
+        return None if dtype in FLOATS else getattr(reader_of_gguf(dtype), "OP", None)
+
+    def laid_out(self, name: str, number: int | None = None) -> dict[str, Tensor]:
+        """See `Stored.laid_out`."""
+        entry = self._entries[name]
+        blocks = self._blocks(entry)
+        if number is not None:
+            each = entry.shape[1]
+            blocks = blocks[number * each : (number + 1) * each]
+        parts = reader_of_gguf(entry.dtype).lay_out({"blocks": blocks})
+        return {part: self._ordered(name, tensor) for part, tensor in parts.items()}
+
     def tensor(self, name: str, number: int | None = None) -> Tensor:
         """See `Stored.tensor`."""
         entry = self._entries[name]
@@ -62,11 +78,12 @@ class GgufCheckpoint:
         """Any tensor in fp32."""
         if entry.dtype in FLOATS:
             return self._mappings.view(entry, TYPES[entry.dtype], entry.shape).float()
-        rows = 1
-        for size in entry.shape[:-1]:
-            rows *= size
-        blocks = self._mappings.view(entry, torch.uint8, (rows, (entry.end - entry.start) // rows))
-        return reader_of_gguf(entry.dtype).unpack({"blocks": blocks}).view(entry.shape)
+        return reader_of_gguf(entry.dtype).unpack({"blocks": self._blocks(entry)}).view(entry.shape)
+
+    def _blocks(self, entry: Entry) -> Tensor:
+        """A quantised tensor, u8 [rows, bytes of a row]."""
+        rows = math.prod(entry.shape[:-1])
+        return self._mappings.view(entry, torch.uint8, (rows, (entry.end - entry.start) // rows))
 
     def _check_types(self) -> None:
         for name, entry in self._entries.items():

@@ -4,6 +4,7 @@ Must not know how parameters are packed or used.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from slipstream.arch.names import Place, checkpoint_name, place_of
 from slipstream.arch.spec import ModelSpec, tensors
 from slipstream.base import log, registry
 from slipstream.base.errors import CheckpointError
+from slipstream.cost import Mix, WeightFormat
 from slipstream.weights.open import open_checkpoint
 from slipstream.weights.source import Stored
 
@@ -65,6 +67,8 @@ class Loaded:
         if spec.tied and head in checkpoint.shapes:
             self._check_tied(head)
         self.format = self._format()
+        self.as_stored = self._as_stored()
+        self._say()
 
     def get(self, name: str) -> Tensor:
         """See `Weights.get`."""
@@ -76,6 +80,25 @@ class Loaded:
         if self.format == "bf16":
             return stored.bfloat16()  # exact: see _format
         return stored if stored.dtype in (torch.float32, torch.bfloat16) else stored.float()
+
+    def stored(self, name: str) -> tuple[str, dict[str, Tensor]] | None:
+        """See `Weights.stored`."""
+        format, place = self._native(name), self._places[name]
+        if format is None:
+            return None
+        parts = self._checkpoint.laid_out(place.name, place.number)
+        return format, {part: _taken(tensor, place).to(self._device) for part, tensor in parts.items()}
+
+    def _native(self, name: str) -> str | None:
+        place = self._places[name]
+        return None if place.transposed or place.plus else self._checkpoint.native(place.name)
+
+    def _as_stored(self) -> WeightFormat:
+        named = {name: self._native(name) for name in self._places if self._roles[name] in _MATRICES}
+        if self.spec.tied:
+            named["head.weight"] = named["embed.weight"]
+        found = tuple((name, format) for name, format in named.items() if format is not None)
+        return Mix(self.format, found) if found else self.format
 
     def _check_complete(self, not_weights: Iterable[str], head: str) -> None:
         present, wanted = self._checkpoint.shapes, {place.name: None for place in self._places.values()}
@@ -113,28 +136,42 @@ class Loaded:
             )
 
     def _format(self) -> str:
-        """bf16 if it holds every matrix exactly, otherwise fp32, which always does. Says so where it is not the stored type.
+        """bf16 if it holds every matrix exactly, otherwise fp32, which always does.
 
         Plain floats count by their type, quantised matrices by their values: the unpacked weights are what the checkpoint
         means, and no default may round them. The smallest matrices are looked at first; most say no at once.
         """
-        matrices = list({place.name: None for parameter, place in self._places.items() if self._roles[parameter] in _MATRICES})
-        kinds: dict[str, int] = {}
-        for name in matrices:
-            kind = self._checkpoint.kind(name)
-            kinds[kind] = kinds.get(kind, 0) + 1
+        kinds = self._kinds()
+        if set(kinds) <= set(_FLOATS):
+            return "bf16" if set(kinds) == {"BF16"} else "fp32"
+        matrices = sorted(self._matrices(), key=lambda name: self._checkpoint.shapes[name][0] * self._checkpoint.shapes[name][1])
+        return "bf16" if all(self._fits_bf16(name) for name in matrices) else "fp32"
+
+    def _say(self) -> None:
+        """One line where matrices are not computed in the type that they are stored in, and on what else the user should know."""
+        kinds, more = self._kinds(), f"; {self._checkpoint.note}" if self._checkpoint.note else ""
         if set(kinds) <= set(_FLOATS):
             if len(kinds) > 1 or "F16" in kinds:
                 names = " and ".join(sorted(_FLOATS[kind] for kind in kinds))
                 _log.warning("%s: stored as %s; linear layers are converted to fp32 (exact, more memory)", self.spec.name, names)
-            return "bf16" if set(kinds) == {"BF16"} else "fp32"
-        matrices.sort(key=lambda name: self._checkpoint.shapes[name][0] * self._checkpoint.shapes[name][1])
-        format = "bf16" if all(self._fits_bf16(name) for name in matrices) else "fp32"
+            return
         counts = ", ".join(f"{kind} ({count})" for kind, count in sorted(kinds.items()))
-        why = "which holds every value exactly" if format == "bf16" else "since bf16 would round them; quant='int8' takes a quarter"
-        more = f"; {self._checkpoint.note}" if self._checkpoint.note else ""
-        _log.warning("%s: matrices are stored as %s; they are unpacked to %s, %s%s", self.spec.name, counts, format, why, more)
-        return format
+        if all(kind in _FLOATS or self._checkpoint.native(name) for name, kind in self._matrices().items()):
+            table = ""
+            if self._checkpoint.native(self._places["embed.weight"].name):
+                table = f"; the embedding table is unpacked to {self.format}"
+            _log.info("%s: matrices are stored as %s and run as they are%s%s", self.spec.name, counts, table, more)
+            return
+        why = "which holds every value exactly" if self.format == "bf16" else "since bf16 would round them; quant='int8' takes a quarter"
+        _log.warning("%s: matrices are stored as %s; they are unpacked to %s, %s%s", self.spec.name, counts, self.format, why, more)
+
+    def _matrices(self) -> dict[str, str]:
+        """Stored matrices: name -> kind."""
+        names = (place.name for parameter, place in self._places.items() if self._roles[parameter] in _MATRICES)
+        return {name: self._checkpoint.kind(name) for name in names}
+
+    def _kinds(self) -> dict[str, int]:
+        return dict(Counter(self._matrices().values()))
 
     def _fits_bf16(self, name: str) -> bool:
         kind = self._checkpoint.kind(name)

@@ -6,6 +6,7 @@ from typing import Protocol
 from torch import Tensor
 
 from slipstream.arch.spec import ModelSpec
+from slipstream.cost import WeightFormat
 
 
 class Weights(Protocol):
@@ -13,11 +14,13 @@ class Weights(Protocol):
 
     Attributes:
         spec: the model that they belong to; every name of `arch.tensors(spec)` can be had.
-        format: how linear layers are stored, a name in quant/formats: "bf16" or "fp32".
+        format: what `get` makes of linear layers and embedding, a name in quant/formats: "bf16" or "fp32".
+        as_stored: how linear layers run without a weight being changed: `format`, or a Mix where `stored` has an answer.
     """
 
     spec: ModelSpec
     format: str
+    as_stored: WeightFormat
 
     def get(self, name: str) -> Tensor:
         """One parameter by its canonical name, in the shape of its TensorSpec, on the device that its holder was made for.
@@ -25,6 +28,10 @@ class Weights(Protocol):
         Embedding and linear layers come as bf16 or fp32 and may lie in a read-only file mapping (never write to them);
         norms and biases come as fp32.
         """
+
+    def stored(self, name: str) -> tuple[str, dict[str, Tensor]] | None:
+        """A linear layer as a kernel can run it without changing a weight: (the kernel's format, its tensors as ops/types.py
+        names them); None where only `get` has it."""
 
 
 class Stored(Protocol):
@@ -42,6 +49,12 @@ class Stored(Protocol):
 
     def kind(self, name: str) -> str:
         """How a tensor is stored: "F32", "F16", "BF16", or the name of a format in quant/formats that is unpacked."""
+
+    def native(self, name: str) -> str | None:
+        """The linear format (ops/types.py) that holds the tensor as it is; None where there is none."""
+
+    def laid_out(self, name: str, number: int | None = None) -> dict[str, Tensor]:
+        """The tensors of the format `native`, outputs along the first dimension; `number` as for `tensor`."""
 
     def tensor(self, name: str, number: int | None = None) -> Tensor:
         """A tensor in fp32, fp16 or bf16, possibly in a read-only file mapping; quantised ones are unpacked to fp32.

@@ -49,6 +49,9 @@ class Unpacked:
         """See `Stored.kind`."""
         return self._scheme.name if name in self._layers else self._checkpoint.kind(name)
 
+    def native(self, name: str) -> None:
+        """See `Stored.native`: no kernel takes these as they are."""
+
     def tensor(self, name: str, number: int | None = None) -> Tensor:
         """See `Stored.tensor`."""
         if name not in self._layers:

@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from slipstream.arch.spec import FfnSpec
+from slipstream.cost import WeightFormat
 from slipstream.model.linear import Linear
 from slipstream.ops.dispatch import Kernels
 from slipstream.weights.source import Weights
@@ -15,7 +16,7 @@ class Ffn:
 
     RECORDS = True
 
-    def __init__(self, spec: FfnSpec, prefix: str, weights: Weights, format: str, kernels: Kernels):
+    def __init__(self, spec: FfnSpec, prefix: str, weights: Weights, format: WeightFormat, kernels: Kernels):
         self._gate_up = Linear(weights, [f"{prefix}.gate", f"{prefix}.up"], spec.bias, format, kernels)
         self._down = Linear(weights, [f"{prefix}.down"], spec.bias, format, kernels)
         self._gated = getattr(kernels, OPS[spec.activation])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from slipstream.arch.spec import MoeSpec
+from slipstream.cost import WeightFormat
 from slipstream.model.ffns.gated import OPS
 from slipstream.model.linear import Linear
 from slipstream.ops.dispatch import Kernels
@@ -23,7 +24,7 @@ class Ffn:
 
     RECORDS = False  # which experts run is decided by what the router computes
 
-    def __init__(self, spec: MoeSpec, prefix: str, weights: Weights, format: str, kernels: Kernels):
+    def __init__(self, spec: MoeSpec, prefix: str, weights: Weights, format: WeightFormat, kernels: Kernels):
         self._spec, self._kernels, self._route, self._add_rows = spec, kernels, kernels.route, kernels.add_rows
         self._gated = _activation(spec, kernels)
         self._router = Linear(weights, [f"{prefix}.router"], spec.bias, "fp32", kernels)
@@ -80,7 +81,7 @@ class _Gated:
         name: its parameters' names begin so.
     """
 
-    def __init__(self, width: int, name: str, weights: Weights, format: str, kernels: Kernels, bias: bool = False):
+    def __init__(self, width: int, name: str, weights: Weights, format: WeightFormat, kernels: Kernels, bias: bool = False):
         self._width = width
         self._gate_up = Linear(weights, [f"{name}.gate", f"{name}.up"], bias, format, kernels)
         self._down = Linear(weights, [f"{name}.down"], bias, format, kernels)

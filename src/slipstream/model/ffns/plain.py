@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from slipstream.arch.spec import PlainFfnSpec
+from slipstream.cost import WeightFormat
 from slipstream.model.linear import Linear
 from slipstream.ops.dispatch import Kernels
 from slipstream.weights.source import Weights
@@ -13,7 +14,7 @@ class Ffn:
 
     RECORDS = True
 
-    def __init__(self, spec: PlainFfnSpec, prefix: str, weights: Weights, format: str, kernels: Kernels):
+    def __init__(self, spec: PlainFfnSpec, prefix: str, weights: Weights, format: WeightFormat, kernels: Kernels):
         self._up = Linear(weights, [f"{prefix}.up"], spec.bias, format, kernels)
         self._down = Linear(weights, [f"{prefix}.down"], spec.bias, format, kernels)
         self._activate = getattr(kernels, spec.activation)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from slipstream.arch.spec import AttentionSpec, ModelSpec
+from slipstream.cost import WeightFormat
 from slipstream.model.batch import Batch
 from slipstream.model.linear import Linear
 from slipstream.ops.dispatch import Kernels
@@ -18,7 +19,7 @@ class Mixer:
 
     RECORDS = True
 
-    def __init__(self, spec: AttentionSpec, model: ModelSpec, prefix: str, weights: Weights, format: str, kernels: Kernels):
+    def __init__(self, spec: AttentionSpec, model: ModelSpec, prefix: str, weights: Weights, format: WeightFormat, kernels: Kernels):
         self._heads, self._window = spec.heads, spec.window
         self._scale = spec.head_dim**-0.5 if spec.scale is None else spec.scale
         self._qkv = Linear(weights, [f"{prefix}.{part}" for part in "qkv"], spec.bias, format, kernels)

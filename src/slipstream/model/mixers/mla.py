@@ -7,6 +7,7 @@ moves numbers between buffers are copies, which are exact on every device.
 from torch import Tensor
 
 from slipstream.arch.spec import MlaSpec, ModelSpec
+from slipstream.cost import WeightFormat
 from slipstream.model.batch import Batch
 from slipstream.model.linear import Linear
 from slipstream.ops.dispatch import Kernels
@@ -19,7 +20,7 @@ class Mixer:
 
     RECORDS = False  # copies between ops are torch's
 
-    def __init__(self, spec: MlaSpec, model: ModelSpec, prefix: str, weights: Weights, format: str, kernels: Kernels):
+    def __init__(self, spec: MlaSpec, model: ModelSpec, prefix: str, weights: Weights, format: WeightFormat, kernels: Kernels):
         def linear(name: str, bias: bool) -> Linear:
             return Linear(weights, [f"{prefix}.{name}"], bias, format, kernels)
 

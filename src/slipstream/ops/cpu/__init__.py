@@ -11,7 +11,7 @@ from typing import Any
 from slipstream.base import native
 from slipstream.ops import reference
 from slipstream.ops.cpu.cached import attention, attention_sinks, attention_softcap, move, rope_write
-from slipstream.ops.cpu.linear import STORED, Linear
+from slipstream.ops.cpu.linear import Linear
 from slipstream.ops.cpu.rows import (
     add,
     embed,
@@ -27,7 +27,7 @@ from slipstream.ops.cpu.rows import (
     softcap,
 )  # fmt: skip
 from slipstream.ops.cpu.sampling import logprobs, sample
-from slipstream.ops.types import Declined
+from slipstream.ops.types import LINEAR_FORMATS, Declined
 
 NAME = "cpu"
 VERSION = 1
@@ -60,4 +60,4 @@ def offer(op: str, device: str) -> Any:
     if op in _OPS:
         return _OPS[op]
     format = op.removeprefix("linear_")
-    return Linear(format) if op.startswith("linear_") and format in STORED else Declined(f"has no kernel for {op}")
+    return Linear(format) if op.startswith("linear_") and format in LINEAR_FORMATS else Declined(f"has no kernel for {op}")

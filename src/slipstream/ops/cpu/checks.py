@@ -18,6 +18,13 @@ def fits(op: str, name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torc
     raise InputError(f"{op}: {name} must be a contiguous CPU tensor {list(shape)} of {dtype}; found {found}")
 
 
+def rows_apart(op: str, name: str, tensor: Tensor, shape: tuple[int, int]) -> tuple[int, int]:
+    """(address, numbers from one row to the next) of an fp32 CPU matrix of this shape whose rows may lie apart."""
+    if tensor.shape == shape and tensor.dtype is torch.float32 and tensor.is_cpu and tensor.stride(1) == 1 and tensor.stride(0) >= shape[1]:
+        return tensor.data_ptr(), tensor.stride(0)
+    return fits(op, name, tensor, shape), shape[1]
+
+
 def float_type(op: str, name: str, tensor: Tensor) -> torch.dtype:
     if tensor.dtype not in FLOATS:
         raise InputError(f"{op}: {name} must be fp32 or bf16; found {tensor.dtype}")

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from slipstream.base import native
-from slipstream.base.errors import InputError
-from slipstream.ops.cpu.checks import fits
+from slipstream.ops.cpu.checks import fits, rows_apart
+from slipstream.ops.types import LINEAR_FORMATS, check_stored
 
 _native = native.module
 
@@ -28,36 +28,31 @@ class Packed:
     k: int
 
 
-STORED = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
-
-
 class Linear:
     """out = x @ weight.T + bias for one weight format."""
 
     def __init__(self, format: str):
         self.name = f"cpu_{format}"
-        self._format = format
-        self._run = getattr(_native, f"linear_{format}")
+        self._format, self._kind = format, _native.weight_kind(format)
 
     def prepare(self, stored: dict[str, Tensor]) -> Packed:
-        """Packs {"weight": [n, k]} (int8: and {"scale": fp32 [n]}) once; the result holds a copy."""
-        wanted = {"weight", "scale"} if self._format == "int8" else {"weight"}
-        if set(stored) != wanted or stored["weight"].dim() != 2:
-            found = {name: list(tensor.shape) for name, tensor in stored.items()}
-            raise InputError(f"{self.name}: needs exactly the tensors {sorted(wanted)}, weight as [n, k]; found {found}")
-        n, k = stored["weight"].shape
-        source = fits(self.name, "weight", stored["weight"], (n, k), STORED[self._format])
-        scale = stored.get("scale")
-        if scale is not None:
-            fits(self.name, "scale", scale, (n,))
+        """Packs the stored tensors (ops/types.py, LINEAR_FORMATS) once; the result holds a copy."""
+        n, k = check_stored(self.name, self._format, stored)
+        places = {
+            name: fits(self.name, name, stored[name], tuple(stored[name].shape), dtype)
+            for name, (dtype, _) in LINEAR_FORMATS[self._format].items()
+        }
         panels = torch.empty(_native.packed_bytes(self._format, n, k), dtype=torch.uint8)
-        _native.pack(self._format, source, panels.data_ptr(), n, k)
-        return Packed(panels, scale, n, k)
+        parts = (places.get(name, 0) for name in ("weight", "scale", "least", "group", "group_least"))
+        _native.pack(self._format, *parts, panels.data_ptr(), n, k)
+        return Packed(panels, stored["scale"] if self._format == "int8" else None, n, k)
 
     def run(self, x: Tensor, prepared: Packed, bias: Tensor | None, out: Tensor) -> None:
-        """Writes out [rows, n] from x [rows, k] and bias [n] or None."""
+        """Writes out [rows, n], whose rows may lie apart, from x [rows, k] and bias [n] or None."""
         rows, n, k = x.shape[0], prepared.n, prepared.k
-        self._run(
-            fits(self.name, "x", x, (rows, k)), prepared.panels.data_ptr(), 0 if prepared.scale is None else prepared.scale.data_ptr(),
-            0 if bias is None else fits(self.name, "bias", bias, (n,)), fits(self.name, "out", out, (rows, n)), rows, n, k,
+        address, stride = rows_apart(self.name, "out", out, (rows, n))
+        _native.linear(
+            self._kind, fits(self.name, "x", x, (rows, k)), prepared.panels.data_ptr(),
+            0 if prepared.scale is None else prepared.scale.data_ptr(),
+            0 if bias is None else fits(self.name, "bias", bias, (n,)), address, rows, n, k, stride,
         )  # fmt: skip

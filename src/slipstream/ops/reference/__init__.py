@@ -11,11 +11,9 @@ shape, and by the thread that meets an element. So only this is used here:
     on one thread and on freshly allocated inputs, because products also depend on threads and on alignment.
 """
 
-import torch
-
 from slipstream.ops.reference.cached import attention, attention_sinks, attention_softcap, move, rope_write
 from slipstream.ops.reference.experts import add_rows, gate_rows, gated_clamped, route
-from slipstream.ops.reference.linear import FloatLinear, Int8Linear
+from slipstream.ops.reference.linear import FloatLinear, IntegerLinear
 from slipstream.ops.reference.rows import (
     add,
     embed,
@@ -31,7 +29,7 @@ from slipstream.ops.reference.rows import (
     softcap,
 )  # fmt: skip
 from slipstream.ops.reference.sampling import logprobs, sample
-from slipstream.ops.types import Declined, LinearKernel, Op
+from slipstream.ops.types import LINEAR_FORMATS, Declined, LinearKernel, Op
 
 NAME = "reference"
 VERSION = 1
@@ -61,9 +59,7 @@ OFFERED: dict[str, Op | LinearKernel] = {
     "gate_rows": gate_rows,
     "gated_clamped": gated_clamped,
     "attention_sinks": attention_sinks,
-    "linear_fp32": FloatLinear("reference_fp32", torch.float32),
-    "linear_bf16": FloatLinear("reference_bf16", torch.bfloat16),
-    "linear_int8": Int8Linear(),
+    **{f"linear_{format}": (FloatLinear if format in ("fp32", "bf16") else IntegerLinear)(format) for format in LINEAR_FORMATS},
 }
 
 

@@ -1,42 +1,32 @@
 """Linear layers of each weight format."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from slipstream.base.errors import InputError
 from slipstream.ops.reference.arithmetic import fma, one_thread
-from slipstream.ops.types import INT8_BLOCK
+from slipstream.ops.types import INT8_BLOCK, check_stored
 
 BLOCK = 16  # rows of a matrix product; the last block is padded with zeros
 PANEL = 1024  # weight rows widened to fp32 at a time, so that scratch stays small
 ALIGNMENT = 64  # bytes; what torch's own allocations have
 
 
-def check_stored(kernel: str, stored: dict[str, Tensor], dtypes: dict[str, torch.dtype]) -> None:
-    """Raises InputError unless `stored` holds a weight [n, k], and a scale [n] where the format has one, in these types."""
-    if set(stored) != set(dtypes):
-        raise InputError(f"{kernel}: needs the tensors {sorted(dtypes)}, got {sorted(stored)}")
-    for name, dtype in dtypes.items():
-        tensor = stored[name]
-        if tensor.dtype != dtype or tensor.ndim != (2 if name == "weight" else 1):
-            shape = "[n, k]" if name == "weight" else "[n]"
-            raise InputError(f"{kernel}: {name} is {tensor.dtype} {list(tensor.shape)}, needs {dtype} {shape}")
-    if "scale" in stored and len(stored["scale"]) != len(stored["weight"]):
-        raise InputError(f"{kernel}: scale has {len(stored['scale'])} entries for {len(stored['weight'])} weight rows")
-
-
 @dataclass(frozen=True, slots=True)
 class FloatLinear:
     """fp32 activations times fp32 or bf16 weights, widened to fp32."""
 
-    name: str
-    dtype: torch.dtype
+    format: str
+
+    @property
+    def name(self) -> str:
+        return f"reference_{self.format}"
 
     def prepare(self, stored: dict[str, Tensor]) -> Tensor:
-        check_stored(self.name, stored, {"weight": self.dtype})
+        check_stored(self.name, self.format, stored)
         weight = stored["weight"].contiguous()
         if len(weight) % BLOCK:  # with 2 to 11 outputs torch's rows differ by their place, with a multiple of 16 they do not
             weight = F.pad(weight, (0, 0, 0, -len(weight) % BLOCK))
@@ -57,30 +47,89 @@ class FloatLinear:
 
 
 @dataclass(frozen=True, slots=True)
-class Int8Linear:
-    """int8 weights with one scale per output, activations quantised per block of 32 values of a row.
+class Whole:
+    """A weight of whole numbers, by blocks of 32 inputs.
+
+    Attributes:
+        whole: as fp32. [blocks, n, 32]
+        worth: of one, per block and output; None where only `scale` counts. [blocks, n]
+        least: what is taken off every weight of a block. [blocks, n] or None
+        scale: of an output, at the end. [n] or None
+    """
+
+    whole: Tensor
+    worth: Tensor | None = None
+    least: Tensor | None = None
+    scale: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class IntegerLinear:
+    """Weights of whole numbers times rows that are quantised to int8 per block of 32 values.
 
     A product of a block is an integer below 2^24 and so exact in fp32, in whatever order torch sums it.
     """
 
-    name: str = "reference_int8"
+    format: str
 
-    def prepare(self, stored: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        check_stored(self.name, stored, {"weight": torch.int8, "scale": torch.float32})
-        weight = stored["weight"]
-        padded = F.pad(weight, (0, -weight.shape[1] % INT8_BLOCK))
-        return padded.unflatten(1, (-1, INT8_BLOCK)).transpose(0, 1).contiguous(), stored["scale"]  # [k / 32, n, 32]
+    @property
+    def name(self) -> str:
+        return f"reference_{self.format}"
 
-    def run(self, x: Tensor, prepared: tuple[Tensor, Tensor], bias: Tensor | None, out: Tensor) -> None:
-        weight, weight_scale = prepared
-        quantised, scale = quantise_rows(x)  # [rows, k / 32, 32], [rows, k / 32]
-        total = x.new_zeros(len(x), weight.shape[1])
-        for block in range(len(weight)):
-            dot = quantised[:, block] @ weight[block].float().T  # [rows, n], integers
-            total = fma(dot, scale[:, block, None], total)
-        torch.mul(total, weight_scale, out=out)
+    def prepare(self, stored: dict[str, Tensor]) -> Whole:
+        check_stored(self.name, self.format, stored)
+        return _LAID_OUT[self.format](stored)
+
+    def run(self, x: Tensor, prepared: Whole, bias: Tensor | None, out: Tensor) -> None:
+        quantised, step = quantise_rows(x)  # [rows, k / 32, 32], [rows, k / 32]
+        sums = quantised.sum(-1)
+        total = x.new_zeros(len(x), prepared.whole.shape[1])
+        for block, whole in enumerate(prepared.whole):
+            dot = quantised[:, block] @ whole.T  # [rows, n], integers
+            one = step[:, block, None]
+            total = fma(dot, one if prepared.worth is None else prepared.worth[block] * one, total)
+            if prepared.least is not None:
+                total = fma(-sums[:, block, None], prepared.least[block] * one, total)
+        out.copy_(total if prepared.scale is None else total * prepared.scale)
         if bias is not None:
             out.add_(bias)
+
+
+def _by_block(weight: Tensor) -> Tensor:
+    """[n, k] -> fp32 [blocks, n, 32], the last block filled up with zeros."""
+    padded = F.pad(weight.float(), (0, -weight.shape[1] % INT8_BLOCK))
+    return padded.unflatten(1, (-1, INT8_BLOCK)).transpose(0, 1).contiguous()
+
+
+def _nibbles(packed: Tensor) -> Tensor:
+    """u8 [n, k / 2] -> fp32 [blocks, n, 32]."""
+    halves = packed.unflatten(1, (-1, INT8_BLOCK // 2)).transpose(0, 1)  # [blocks, n, 16]
+    return torch.cat([halves & 15, halves >> 4], -1).float()
+
+
+def _int4_zero(stored: dict[str, Tensor]) -> Whole:
+    scale = stored["scale"].float().T.contiguous()  # [blocks, n]
+    return Whole(_nibbles(stored["weight"]), scale, scale * stored["least"].float().T)
+
+
+def _q4_k(stored: dict[str, Tensor]) -> Whole:
+    group, least = (stored[name].float().repeat_interleave(8, 1).T for name in ("group", "group_least"))
+    return Whole(_nibbles(stored["weight"]), group * stored["scale"].float().T, least * stored["least"].float().T)
+
+
+def _q6_k(stored: dict[str, Tensor]) -> Whole:
+    scaled = stored["weight"].float() * stored["scale"].float().repeat_interleave(16, 1)  # whole numbers still
+    return Whole(_by_block(scaled), stored["group"].float().repeat_interleave(8, 1).T.contiguous())
+
+
+_LAID_OUT: dict[str, Callable[[dict[str, Tensor]], Whole]] = {
+    "int8": lambda stored: Whole(_by_block(stored["weight"]), scale=stored["scale"]),
+    "q8_0": lambda stored: Whole(_by_block(stored["weight"]), stored["scale"].float().T.contiguous()),
+    "int4": lambda stored: Whole(_nibbles(stored["weight"]) - 8, stored["scale"].float().T.contiguous()),
+    "int4_zero": _int4_zero,
+    "q4_k": _q4_k,
+    "q6_k": _q6_k,
+}
 
 
 def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:

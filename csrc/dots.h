@@ -1,0 +1,232 @@
+// Owns: exact products of R int8 rows (each 32 inputs, one after the other) with 16 outputs of a packed block, in the three instruction
+// sets; and the small conversions that packed weights need. `sum` holds the sums of each row's two halves, for sets that multiply
+// unsigned weights.
+#pragma once
+#include "kernels.h"
+#include "vec.h"
+
+namespace slip {
+namespace SLIP_ISA {
+
+constexpr i64 AHEAD = 6;                    // blocks between what is read and what is fetched
+constexpr i64 WORDS = PANEL * 4;            // bytes from one word of an output to its next
+constexpr i64 MANY = BLOCK / 4;             // words of a block
+
+static inline int32_t whole(const int32_t* sum, int r) { return sum[2 * r] + sum[2 * r + 1]; }
+static inline int32_t word(const int8_t* x) {
+    int32_t four;
+    std::memcpy(&four, x, 4);
+    return four;
+}
+
+static inline void prefetch_block(const uint8_t* at, i64 bytes) {
+    for (i64 i = 0; i < bytes; i += 64) __builtin_prefetch(at + i);
+}
+
+#if defined(SLIP_AVX512)
+constexpr int INT_ROWS = 8;
+static inline void settle() {}
+static inline Int dot4(Int acc, __m512i weight, const int8_t* x) { return {_mm512_dpbusd_epi32(acc.v, weight, _mm512_set1_epi32(word(x)))}; }
+// q: words of unsigned bytes w + 128.
+template <int R>
+static inline void dots_u8(const uint8_t* q, const int8_t* x, const int32_t* sum, Int* out) {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) out[r] = seti(-128 * whole(sum, r));
+#pragma GCC unroll 8
+    for (int g = 0; g < MANY; ++g) {
+        const __m512i w = _mm512_loadu_si512(q + g * WORDS);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) out[r] = dot4(out[r], w, x + r * BLOCK + 4 * g);
+    }
+}
+// Of half `part` of the block.
+template <int R>
+static inline void half_dots(const uint8_t* q, const int8_t* x, const int32_t* sum, int part, Int* out) {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+        out[r] = seti(-128 * sum[2 * r + part]);
+#pragma GCC unroll 4
+        for (int g = part * MANY / 2; g < (part + 1) * MANY / 2; ++g)
+            out[r] = dot4(out[r], _mm512_loadu_si512(q + g * WORDS), x + r * BLOCK + 4 * g);
+    }
+}
+// q: words of nibbles; `zero` is what stands for 0.
+template <int R>
+static inline void dots_u4(const uint8_t* q, const int8_t* x, const int32_t* sum, int zero, Int* out) {
+    const __m512i mask = _mm512_set1_epi8(15);
+    __m512i w[MANY];
+#pragma GCC unroll 4
+    for (int j = 0; j < MANY / 2; ++j) {
+        const __m512i both = _mm512_loadu_si512(q + j * WORDS);
+        w[j] = _mm512_and_si512(both, mask);
+        w[j + MANY / 2] = _mm512_and_si512(_mm512_srli_epi16(both, 4), mask);
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+        out[r] = seti(-zero * whole(sum, r));
+#pragma GCC unroll 8
+        for (int g = 0; g < MANY; ++g) out[r] = dot4(out[r], w[g], x + r * BLOCK + 4 * g);
+    }
+}
+static inline Vec load_half(const uint8_t* p) { return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))}; }
+static inline Int widen_bytes(const uint8_t* p) { return {_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))}; }
+static inline Int widen_signed(const uint8_t* p) { return {_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))}; }
+static inline void narrow_bytes(int8_t* p, Int a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a.v)); }
+static inline Int product(Int a, Int b) { return {_mm512_mullo_epi32(a.v, b.v)}; }
+static inline int32_t sum_lanes(Int a) { return _mm512_reduce_add_epi32(a.v); }
+
+#elif defined(SLIP_AVX2)
+constexpr int INT_ROWS = 4;
+static inline void settle() { asm volatile("" ::: "memory"); }  // sums stay in memory: the registers are needed for products
+static inline __m256i bytes32(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+static inline Int pairs(__m256i a, __m256i b) {  // 16-bit pair sums to 32 bits
+    const __m256i ones = _mm256_set1_epi16(1);
+    return {_mm256_madd_epi16(a, ones), _mm256_madd_epi16(b, ones)};
+}
+// |w| <= 128 and |x| <= 127: a sum of two products fits 16 bits, a sum of four may not.
+template <int R>
+static inline void signed_dots(const uint8_t* q, const int8_t* x, int from, int to, Int* out) {
+    const __m256i flip = _mm256_set1_epi8(static_cast<char>(0x80));
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) out[r] = seti(0);
+    for (int g = from; g < to; ++g) {
+        const __m256i a = _mm256_xor_si256(bytes32(q + g * WORDS), flip), b = _mm256_xor_si256(bytes32(q + g * WORDS + 32), flip);
+        const __m256i size_a = _mm256_abs_epi8(a), size_b = _mm256_abs_epi8(b);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) {
+            const __m256i four = _mm256_set1_epi32(word(x + r * BLOCK + 4 * g));
+            const Int both = pairs(_mm256_maddubs_epi16(size_a, _mm256_sign_epi8(four, a)),
+                                   _mm256_maddubs_epi16(size_b, _mm256_sign_epi8(four, b)));
+            out[r] = add(out[r], both);
+        }
+    }
+}
+template <int R>
+static inline void dots_u8(const uint8_t* q, const int8_t* x, const int32_t*, Int* out) {
+    signed_dots<R>(q, x, 0, MANY, out);
+}
+template <int R>
+static inline void half_dots(const uint8_t* q, const int8_t* x, const int32_t*, int part, Int* out) {
+    signed_dots<R>(q, x, part * MANY / 2, (part + 1) * MANY / 2, out);
+}
+// acc += w * four, 16 bits wide. The compiler must not gather all products before it adds them: they would not fit its registers.
+static inline void add_pairs(__m256i& acc, __m256i w, __m256i four) {
+    __m256i product;
+    asm volatile("vpmaddubsw %3, %2, %1\n\tvpaddw %1, %0, %0" : "+x"(acc), "=&x"(product) : "x"(w), "x"(four));
+}
+// w <= 15: eight sums of two products fit 16 bits (8 * 2 * 15 * 127 < 2^15).
+template <int R>
+static inline void dots_u4(const uint8_t* q, const int8_t* x, const int32_t* sum, int zero, Int* out) {
+    const __m256i mask = _mm256_set1_epi8(15);
+    __m256i acc[R][2];
+#pragma GCC unroll 4
+    for (int j = 0; j < MANY / 2; ++j) {
+        const __m256i a = bytes32(q + j * WORDS), b = bytes32(q + j * WORDS + 32);
+        const __m256i low[2] = {_mm256_and_si256(a, mask), _mm256_and_si256(b, mask)};
+        const __m256i high[2] = {_mm256_and_si256(_mm256_srli_epi16(a, 4), mask), _mm256_and_si256(_mm256_srli_epi16(b, 4), mask)};
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) {
+            const __m256i four = _mm256_set1_epi32(word(x + r * BLOCK + 4 * j));
+#pragma GCC unroll 2
+            for (int c = 0; c < 2; ++c) {
+                if (j == 0) acc[r][c] = _mm256_maddubs_epi16(low[c], four);
+                else add_pairs(acc[r][c], low[c], four);
+            }
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) {
+            const __m256i four = _mm256_set1_epi32(word(x + r * BLOCK + BLOCK / 2 + 4 * j));
+#pragma GCC unroll 2
+            for (int c = 0; c < 2; ++c) add_pairs(acc[r][c], high[c], four);
+        }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) out[r] = add(pairs(acc[r][0], acc[r][1]), seti(-zero * whole(sum, r)));
+}
+static inline Vec load_half(const uint8_t* p) {
+    const __m128i* h = reinterpret_cast<const __m128i*>(p);
+    return {_mm256_cvtph_ps(_mm_loadu_si128(h)), _mm256_cvtph_ps(_mm_loadu_si128(h + 1))};
+}
+static inline __m128i bytes16(const uint8_t* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
+static inline Int widen_bytes(const uint8_t* p) { return {_mm256_cvtepu8_epi32(bytes16(p)), _mm256_cvtepu8_epi32(_mm_srli_si128(bytes16(p), 8))}; }
+static inline Int widen_signed(const uint8_t* p) { return {_mm256_cvtepi8_epi32(bytes16(p)), _mm256_cvtepi8_epi32(_mm_srli_si128(bytes16(p), 8))}; }
+static inline void narrow_bytes(int8_t* p, Int a) {  // lanes hold -128..127
+    const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(a.a, a.b), 0xD8);
+    const __m256i bytes = _mm256_permute4x64_epi64(_mm256_packs_epi16(words, words), 0xD8);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(bytes));
+}
+static inline Int product(Int a, Int b) { return {_mm256_mullo_epi32(a.a, b.a), _mm256_mullo_epi32(a.b, b.b)}; }
+static inline int32_t sum_lanes(Int a) {
+    alignas(32) int32_t lanes[8];
+    _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), _mm256_add_epi32(a.a, a.b));
+    int32_t total = 0;
+    for (int i = 0; i < 8; ++i) total += lanes[i];
+    return total;
+}
+
+#else
+constexpr int INT_ROWS = 4;
+static inline void settle() {}
+template <int R>
+static inline void dots_words(const uint8_t* q, const int8_t* x, int words, int shift, int mask, int zero, Int* out) {
+    for (int r = 0; r < R; ++r)
+        for (int l = 0; l < LANES; ++l)
+            for (int g = 0; g < words; ++g)
+                for (int i = 0; i < 4; ++i)
+                    out[r].v[l] += ((q[g * WORDS + 4 * l + i] >> shift & mask) - zero) * x[r * BLOCK + 4 * g + i];
+}
+template <int R>
+static inline void half_dots(const uint8_t* q, const int8_t* x, const int32_t*, int part, Int* out) {
+    for (int r = 0; r < R; ++r) out[r] = seti(0);
+    dots_words<R>(q + part * MANY / 2 * WORDS, x + part * BLOCK / 2, MANY / 2, 0, 255, 128, out);
+}
+template <int R>
+static inline void dots_u8(const uint8_t* q, const int8_t* x, const int32_t*, Int* out) {
+    for (int r = 0; r < R; ++r) out[r] = seti(0);
+    dots_words<R>(q, x, MANY, 0, 255, 128, out);
+}
+template <int R>
+static inline void dots_u4(const uint8_t* q, const int8_t* x, const int32_t*, int zero, Int* out) {
+    for (int r = 0; r < R; ++r) out[r] = seti(0);
+    dots_words<R>(q, x, MANY / 2, 0, 15, zero, out);
+    dots_words<R>(q, x + BLOCK / 2, MANY / 2, 4, 15, zero, out);
+}
+static inline Vec load_half(const uint8_t* p) {
+    float lanes[LANES];
+    for (int l = 0; l < LANES; ++l) {
+        uint16_t h;
+        std::memcpy(&h, p + 2 * l, 2);
+        const int exponent = h >> 10 & 31, mantissa = h & 1023;
+        const float size = exponent == 31 ? (mantissa ? NAN : INFINITY)
+                                          : exponent ? std::ldexp(static_cast<float>(1024 + mantissa), exponent - 25)
+                                                     : std::ldexp(static_cast<float>(mantissa), -24);
+        lanes[l] = h & 0x8000 ? -size : size;
+    }
+    return load(lanes);
+}
+static inline Int widen_bytes(const uint8_t* p) {
+    Int out;
+    for (int l = 0; l < LANES; ++l) out.v[l] = p[l];
+    return out;
+}
+static inline Int widen_signed(const uint8_t* p) {
+    Int out;
+    for (int l = 0; l < LANES; ++l) out.v[l] = static_cast<int8_t>(p[l]);
+    return out;
+}
+static inline void narrow_bytes(int8_t* p, Int a) {
+    for (int l = 0; l < LANES; ++l) p[l] = static_cast<int8_t>(a.v[l]);
+}
+static inline Int product(Int a, Int b) {
+    for (int l = 0; l < LANES; ++l) a.v[l] *= b.v[l];
+    return a;
+}
+static inline int32_t sum_lanes(Int a) {
+    int32_t total = 0;
+    for (int l = 0; l < LANES; ++l) total += a.v[l];
+    return total;
+}
+#endif
+
+}  // namespace SLIP_ISA
+}  // namespace slip
