@@ -176,12 +176,11 @@ def step_cost(
     if not work.rows:
         return Cost()
     positions = attention = written = 0
-    for layer in spec.layers:
-        mixer = layer.mixer
-        read, keys = work.within(mixer.window)
-        positions += read * 2 * mixer.kv_heads * mixer.head_dim
-        written += work.rows * 2 * mixer.kv_heads * mixer.head_dim
-        attention += keys * 4 * mixer.heads * mixer.head_dim
+    for window, (numbers, operations) in context_sizes(spec).items():
+        read, keys = work.within(window)
+        positions += read * numbers
+        written += work.rows * numbers
+        attention += keys * operations
     places = min(work.rows, spec.vocab) + (1 if spec.positions else 0)  # rows of the tables; of positions all may be the same
     linear = linear_operations(spec, work.rows, work.sampled)
     return Cost(
@@ -192,6 +191,17 @@ def step_cost(
         kv_written=written * KV_TYPES[kv_type],
         operations=_by_kind((LINEAR_ARITHMETIC[device][weight_format], linear), (ATTENTION_ARITHMETIC[device][kv_type], attention)),
     )
+
+
+@lru_cache(maxsize=16)
+def context_sizes(spec: ModelSpec) -> dict[int, tuple[int, int]]:
+    """By window (0 for none): numbers in the cache per position, and operations per visible key, of all layers with that window."""
+    out: dict[int, tuple[int, int]] = {}
+    for mixer in (layer.mixer for layer in spec.layers):
+        numbers, operations = out.get(mixer.window, (0, 0))
+        numbers += 2 * mixer.kv_heads * mixer.head_dim
+        out[mixer.window] = numbers, operations + 4 * mixer.heads * mixer.head_dim
+    return out
 
 
 def _by_kind(*parts: tuple[str, int]) -> dict[str, int]:
