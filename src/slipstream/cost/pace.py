@@ -148,11 +148,11 @@ def _cell(work: Work) -> tuple[int, int]:
     return EDGES[min(at, len(EDGES) - 1)], max(0, (work.keys // work.rows).bit_length() - SHORT)
 
 
-def assumed(spec: ModelSpec, weight_format: str, kv_type: str, threads: int, device: str = "cpu", stored: str | None = None) -> Guess:
+def assumed(spec: ModelSpec, weight_format: str, kv_type: str, threads: int, device: str = "cpu") -> Guess:
     """Seconds of a step on a modest machine: bytes and operations one after the other, at the speeds of CORE or GPU.
 
     Args:
-        weight_format, kv_type, stored, device: as for `step_cost`.
+        weight_format, kv_type, device: as for `step_cost`.
         threads: that compute, on a CPU.
     """
     speeds, many = (CORE, threads) if device == "cpu" else (GPU, 1)
@@ -160,7 +160,7 @@ def assumed(spec: ModelSpec, weight_format: str, kv_type: str, threads: int, dev
 
     @lru_cache(maxsize=4096)
     def rows_only(rows: int, sampled: int) -> float:
-        cost = step_cost(spec, weight_format, kv_type, Work(rows, sampled, rows, rows), stored=stored, device=device)
+        cost = step_cost(spec, weight_format, kv_type, Work(rows, sampled, rows, rows), device=device)
         least = limit(cost, bandwidth, peaks)
         return OVERHEAD + least.memory + least.compute
 

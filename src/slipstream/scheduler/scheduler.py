@@ -32,8 +32,11 @@ Watch = Callable[[int, int], str | None]
 class Scheduler:
     """Owns every request from `add` to its last event.
 
+    Attributes:
+        options: what there is to share out; may be replaced between steps by one with another target_itl.
+
     Args:
-        options: what there is to share out.
+        options: see above.
         watch: called with (number, token) for every new token that is part of the text, in order; may return a reason to end there.
         clock: seconds, for policies that look at the time.
         pace: predicts the time of a step; None where options.target_itl is 0.
