@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def bench(
-    case: Annotated[str, typer.Argument(help="latency: one request at a time. throughput: batches. interference: streams while a prompt arrives.")],
+    case: Annotated[str, typer.Argument(help="latency: one request at a time. throughput: batches. interference: streams and a prompt.")],
     model: arguments.Model = None,
     batch: Annotated[str | None, typer.Option(metavar="N,N,...", help="Batch sizes (default: the case's).", show_default=False)] = None,
     prompt_tokens: Annotated[

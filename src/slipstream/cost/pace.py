@@ -33,7 +33,7 @@ KEEP = 7  # ratios that a cell keeps
 FADE = 0.8  # weight of a ratio against the next newer one: the newest three outvote the other four
 ENOUGH = 3  # ratios that make a cell fully believed; before, a single odd step could speak for it
 STALE_AFTER, STALE = 32, 0.1  # steps after which a cell not seen counts half, and the least it counts
-NEAR = 0.25  # weight of a cell one octave of rows away, against one seen itself
+NEAR = 1 / 64  # weight of a cell one octave of rows away, against one seen itself: of the next stair about a third
 WAITING = 64  # steps kept until somebody asks
 
 # What a modest core, or a modest GPU, reaches with real kernels: GB/s, and Gop/s by kind of arithmetic. Only the first steps depend on it.

@@ -21,12 +21,12 @@ BATCH, PROMPT_TOKENS, NEW_TOKENS = (5,), (4096,), 32
 STREAM_PART = 16  # a stream's own prompt is shorter by this factor
 COLUMNS = (
     ("quiet p50 ms", "quiet_p50_s", 1e3),
-    ("target: p50 ms", "target_p50_s", 1e3),
-    ("p99 ms", "target_p99_s", 1e3),
-    ("first token ms", "target_first_s", 1e3),
-    ("no target: p50 ms", "free_p50_s", 1e3),
-    ("p99 ms", "free_p99_s", 1e3),
-    ("first token ms", "free_first_s", 1e3),
+    ("target: p50", "target_p50_s", 1e3),
+    ("p99", "target_p99_s", 1e3),
+    ("prompt", "target_first_s", 1e3),
+    ("no target: p50", "free_p50_s", 1e3),
+    ("p99", "free_p99_s", 1e3),
+    ("prompt", "free_first_s", 1e3),
 )
 
 
@@ -49,10 +49,10 @@ def measure(llm: LLM, point: Point, seed: int) -> Measured:
     """The same arrival twice: with the engine's target, and with none.
 
     Raises:
-        InputError: no stream beside the prompt.
+        InputError: no stream beside the prompt, or no gap between tokens before it comes.
     """
-    if point.batch < 2:
-        raise InputError(f"batch={point.batch}: must be at least 2, one stream and the prompt")
+    if point.batch < 2 or point.new_tokens < 2:
+        raise InputError(f"batch={point.batch}, new_tokens={point.new_tokens}: must be at least 2, one stream of two tokens and the prompt")
     figures, spans, raw = {}, {}, {}
     scheduler = llm.engine.core.scheduler
     options = scheduler.options
