@@ -1,26 +1,28 @@
 """Budget: what one step may still take, in rows and in seconds. Owns how a step is divided between those who read along and those
 who wait for a prompt; it must not know pages or who comes first.
 
-Every running request is promised one row. Beyond that rows are given as long as the step's predicted time stays within
+Every running request is promised one row; a step of these alone is a plain one. Beyond that rows are given as long as the step's
+predicted time stays within
 
-    target             while a text that somebody reads along is being continued: this is the time between two of its tokens
+    target             while a text that somebody reads along is being continued: this is the time between two of its tokens;
+                       or STRETCH plain steps, where that is longer: on a machine too slow for the target, prompts get half of the
+                       time, and drafts, which bring tokens closer together when they are right, are not given up
     PATIENCE * target  while there are only prompts: nobody waits for a token yet, but whoever arrives now waits for the step's end
     no limit           where nobody reads along (a batch that is returned as a whole), or there is no target
 
-Prompts get LEAST rows a step whatever the time, or a target below the time of a plain step would stop them. Drafts come last, as
-far as the target goes; where a plain step alone fills it, as long as they stretch that by no more than STRETCH, since drafts that are
-right bring tokens closer together, not further apart.
+Prompts come before drafts, and get LEAST rows a step whatever the prediction says.
 """
 
 from collections.abc import Collection
+from functools import cached_property
 
 from slipstream.cost import Pace, Work
 from slipstream.scheduler.options import SchedulerOptions
 from slipstream.scheduler.request import Request
 
 PATIENCE = 10
-LEAST = 16
-STRETCH = 1.5
+STRETCH = 2
+LEAST = 4
 
 
 class Budget:
@@ -39,12 +41,9 @@ class Budget:
     def __init__(self, options: SchedulerOptions, running: Collection[Request], pace: Pace | None, streams: bool):
         self.rows = options.max_step_tokens - len(running)
         self._pace, self._running = pace, running
-        self._seconds: float | None = None
-        if pace is not None and options.target_itl and streams:
-            decoding = any(request.streamed and request.owed == 1 for request in running)
-            self._seconds = options.target_itl * (1 if decoding else PATIENCE)
+        self._target = options.target_itl
+        self._timed = pace is not None and options.target_itl > 0 and streams
         self._least = LEAST
-        self._promised: Work | None = None
         self._work: Work | None = None
 
     def more(self, request: Request, wanted: int) -> int:
@@ -57,10 +56,10 @@ class Budget:
 
     def opens(self, request: Request) -> bool:
         """Whether a waiting request may have at least one row, wherever in its tokens it begins."""
-        if self.rows < 1 or self._seconds is None or self._least > 0:
+        if self.rows < 1 or not self._timed or self._least > 0:
             return self.rows > 0
         start = len(request.tokens) - 1
-        return self._pace.predict(self._with(1, start, 1, start)) <= self._seconds
+        return self._pace.predict(self._with(1, start, 1, start)) <= self._limit
 
     def admit(self, request: Request, wanted: int) -> int:
         """Gives a request that was let in as many of `wanted` rows as it may have, at least one."""
@@ -71,35 +70,40 @@ class Budget:
     def drafts(self, requests: Collection[Request], wanted: int) -> int:
         """How many of `wanted` draft rows there are for these requests together."""
         most = min(wanted, self.rows)
-        if most < 1 or self._seconds is None:
+        if most < 1 or not self._timed:
             return max(most, 0)
-        seconds = max(self._seconds, STRETCH * self._pace.predict(self._begun()))
         start = sum(len(request.tokens) for request in requests) // len(requests)
-        return self._pace.rows_within(seconds, lambda rows: self._with(rows, start, rows), most)
+        return self._pace.rows_within(self._limit, lambda rows: self._with(rows, start, rows), most)
 
     def _fit(self, request: Request, start: int, wanted: int, read: int = 0) -> int:
         most = min(wanted, self.rows)
-        if most < 1 or self._seconds is None:
+        if most < 1 or not self._timed:
             return max(most, 0)
-        fits = self._pace.rows_within(self._seconds, lambda rows: self._with(rows, start, _sampled(request, start + rows), read), most)
+        fits = self._pace.rows_within(self._limit, lambda rows: self._with(rows, start, _sampled(request, start + rows), read), most)
         return max(fits, min(most, self._least))
 
     def _give(self, request: Request, start: int, rows: int, read: int = 0) -> None:
         self.rows -= rows
-        if self._seconds is not None and rows:
+        if self._timed and rows:
             self._least -= rows
             self._work = self._with(rows, start, _sampled(request, start + rows), read)
 
-    def _begun(self) -> Work:
-        """The work of the promised rows, counted when first asked for: most steps have nothing else, and need no prediction."""
-        if self._promised is None:
-            sampled = sum(request.owed == 1 for request in self._running)
-            self._promised = Work.of(((request.cached, 1, ()) for request in self._running), sampled)
-        return self._promised
+    @cached_property
+    def _plain(self) -> Work:
+        """The promised rows, counted when first asked for: most steps have nothing else, and need no prediction."""
+        sampled = sum(request.owed == 1 for request in self._running)
+        return Work.of(((request.cached, 1, ()) for request in self._running), sampled)
+
+    @cached_property
+    def _limit(self) -> float:
+        """Seconds that the step may take."""
+        if not any(request.streamed and request.owed == 1 for request in self._running):
+            return PATIENCE * self._target
+        return max(self._target, STRETCH * self._pace.predict(self._plain))
 
     def _with(self, rows: int, start: int, sampled: int, read: int = 0) -> Work:
         """The step's work with `rows` more, in a row from position `start`, and `read` positions that nobody else reads."""
-        work = self._work or self._begun()
+        work = self._work or self._plain
         if rows == 0:
             return work
         read += work.read + rows
