@@ -13,7 +13,7 @@ predicted time stays within
 Prompts come before drafts, and get LEAST rows a step whatever the prediction says.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from functools import cached_property
 
 from slipstream.cost import Pace, Work
@@ -41,7 +41,7 @@ class Budget:
     def __init__(self, options: SchedulerOptions, running: Collection[Request], pace: Pace | None, streams: bool):
         self.rows = options.max_step_tokens - len(running)
         self._pace, self._running = pace, running
-        self._target = options.target_itl
+        self._target, self._longest = options.target_itl, options.max_draft
         self._timed = pace is not None and options.target_itl > 0 and streams
         self._least = LEAST
         self._work: Work | None = None
@@ -67,12 +67,13 @@ class Budget:
         self._give(request, request.cached, rows, request.cached)
         return rows
 
-    def drafts(self, requests: Collection[Request], wanted: int) -> int:
-        """How many of `wanted` draft rows there are for these requests together."""
-        most = min(wanted, self.rows)
+    def drafts(self, requests: Iterable[Request]) -> int:
+        """How many rows there are for all drafts of these requests together; they count as if they began at their mean length."""
+        drafting = [request for request in requests if request.draft.tokens]
+        most = min(sum(min(len(request.draft), self._longest) for request in drafting), self.rows)
         if most < 1 or not self._timed:
             return max(most, 0)
-        start = sum(len(request.tokens) for request in requests) // len(requests)
+        start = sum(len(request.tokens) for request in drafting) // len(drafting)
         return self._pace.rows_within(self._limit, lambda rows: self._with(rows, start, rows), most)
 
     def _fit(self, request: Request, start: int, wanted: int, read: int = 0) -> int:

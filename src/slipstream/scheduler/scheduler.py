@@ -32,11 +32,8 @@ Watch = Callable[[int, int], str | None]
 class Scheduler:
     """Owns every request from `add` to its last event.
 
-    Attributes:
-        options: what there is to share out; may be replaced between steps by one with another target_itl.
-
     Args:
-        options: see above.
+        options: what there is to share out; `self.options` may be replaced between steps, by one with another target_itl.
         watch: called with (number, token) for every new token that is part of the text, in order; may return a reason to end there.
         clock: seconds, for policies that look at the time.
         pace: predicts the time of a step; None where options.target_itl is 0.
@@ -127,7 +124,7 @@ class Scheduler:
         if len(self._waiting) and budget.rows and preemptions == self._preemptions:  # where one has lost his seat, nobody takes one
             self._waiting.order(now)
             admitted = self._admit(trunks, budget)
-        chunks, left = [], self._draft_rows(trunks, budget)
+        chunks, left = [], budget.drafts(request for request, _ in trunks)
         for request, trunk in trunks:
             chunk = make_chunk(request, trunk, left, self.tables, self.options)
             left -= len(chunk.draft.tokens)
@@ -177,11 +174,6 @@ class Scheduler:
             trunks.append((request, rows))
             admitted.append(introduce(request))
         return admitted
-
-    def _draft_rows(self, trunks: list[tuple[Request, int]], budget: Budget) -> int:
-        """Rows that drafts may take, all together."""
-        drafting = [request for request, _ in trunks if request.draft.tokens]
-        return budget.drafts(drafting, sum(min(len(request.draft), self.options.max_draft) for request in drafting))
 
     def _preempt(self, request: Request) -> None:
         """Takes a running request's pages and lets it wait; it will compute again what the tree does not remember."""
