@@ -1,7 +1,13 @@
 """A scheduler on a SlotModel, with everything checked around every step."""
 
+from dataclasses import replace
+
+from slipstream.cost import Pace, Work
 from slipstream.scheduler import Request, Scheduler, SchedulerOptions
-from slipstream.step import SamplingParams
+from slipstream.scheduler.budget import LEAST, PATIENCE, STRETCH
+from slipstream.scheduler.request import State
+from slipstream.step import Plan, SamplingParams
+from slipstream.step.draft import EMPTY
 from tests.scheduler.slot_model import VOCAB, SlotModel, expected_output, logprob_of
 
 END = 3
@@ -13,14 +19,29 @@ def make_options(**changes) -> SchedulerOptions:
     return SchedulerOptions(**(values | changes))
 
 
+def guess(work: Work) -> float:
+    """Seconds of a step on the harness's machine, as far as its owner knows it."""
+    return 0.01 + 0.001 * work.rows + 1e-6 * work.read + 1e-7 * work.keys
+
+
+def work_of(plan: Plan) -> Work:
+    chunks = [(chunk.start, len(chunk.trunk), chunk.draft.depths()) for chunk in plan.chunks]
+    return Work.of(chunks, sum(1 + len(chunk.draft) for chunk in plan.chunks if chunk.sample))
+
+
 class Harness:
-    """Adds requests, runs steps, collects what comes out and compares it with what each request says when alone."""
+    """Adds requests, runs steps, collects what comes out and compares it with what each request says when alone.
+
+    Where there is a target, steps take three times what `guess` says, on a clock that moves with them; `now` is its time.
+    """
 
     def __init__(self, options: SchedulerOptions, draft: str = "none", seed: int = 0, watched: int | None = None):
         self.options = options
+        self.now = 0.0
+        self.pace = Pace(guess) if options.target_itl else None
         self.watched = watched
         self.seen: dict[int, list[int]] = {}
-        self.scheduler = Scheduler(options, self.watch, clock=lambda: 0.0)
+        self.scheduler = Scheduler(options, self.watch, clock=lambda: self.now, pace=self.pace)
         self.model = SlotModel(options, draft, seed)
         self.requests: dict[int, Request] = {}
         self.prompts: dict[int, tuple[int, ...]] = {}
@@ -34,9 +55,11 @@ class Harness:
         self.seen[number].append(token)
         return "watched" if token == self.watched else None
 
-    def add(self, number: int, prompt, *, sample: int = 0, leader: int | None = None, seed: int = 1, **params) -> Request:
+    def add(
+        self, number: int, prompt, *, sample: int = 0, leader: int | None = None, seed: int = 1, streamed: bool = True, **params
+    ) -> Request:
         params = {"max_tokens": 8, "ignore_eos": True} | params
-        request = Request(number, list(prompt), SamplingParams(**params), seed, sample, leader=leader, ends=(END,))
+        request = Request(number, list(prompt), SamplingParams(**params), seed, sample, leader=leader, ends=(END,), streamed=streamed)
         self.scheduler.add(request)
         self.requests[number], self.prompts[number] = request, tuple(prompt)
         self.output[number], self.logprobs[number], self.scores[number], self.seen[number] = [], [], [], []
@@ -44,8 +67,15 @@ class Harness:
 
     def step(self, between=lambda: None):
         """One step; `between` is called while it is under way."""
+        running = [request for request in self.requests.values() if request.state is State.RUNNING]
+        decoding = any(request.streamed and request.owed == 1 for request in running)
         plan = self.scheduler.schedule()
         self.plans.append(plan)
+        self.check_rows(plan, running)
+        if self.pace is not None and plan.chunks:
+            self.check_time(plan, running, decoding)
+            self.now += 3 * guess(work_of(plan))
+            self.scheduler.observe(work_of(plan), 3 * guess(work_of(plan)))
         assert plan.chunks or plan.released or not self.scheduler.has_work, "nothing moves"
         result = self.model.run(plan)
         between()
@@ -62,6 +92,26 @@ class Harness:
                 self.reason[event.request] = event.finish_reason
         self.scheduler.check_integrity()
         return plan
+
+    def check_rows(self, plan: Plan, running: list[Request]) -> None:
+        """Whoever runs on has a row, and they are no more than there are."""
+        planned = {chunk.request for chunk in plan.chunks}
+        assert all(request.number in planned for request in running if request.state is State.RUNNING)
+        assert plan.rows <= self.options.max_step_tokens
+
+    def check_time(self, plan: Plan, running: list[Request], decoding: bool) -> None:
+        """The step is predicted to take no more than the target, but for the rows that it has in any case."""
+        if not any(request.streamed for request in self.requests.values() if request.number not in self.reason):
+            return
+        promised = {request.number for request in running}
+        plain = Work.of([(chunk.start, 1, ()) for chunk in plan.chunks if chunk.request in promised], 0)
+        limit = max(self.options.target_itl, STRETCH * self.pace.predict(plain)) if decoding else self.options.target_itl * PATIENCE
+        more = sum(len(chunk.trunk) - (chunk.request in promised) for chunk in plan.chunks)
+        trunks = replace(plan, chunks=tuple(replace(chunk, draft=EMPTY) for chunk in plan.chunks))
+        if more > LEAST:
+            assert self.pace.predict(work_of(trunks)) <= limit * 1.001
+        if plan.rows > trunks.rows:
+            assert self.pace.predict(work_of(plan)) <= limit * 1.1  # drafts are counted at their requests' mean length
 
     def abort(self, number: int) -> None:
         self.scheduler.abort(number)

@@ -39,8 +39,9 @@ class Engine(RuleBasedStateMachine):
         max_draft=st.integers(0, 9),
         seed=st.integers(0, 9),
         watched=st.sampled_from([None, 7]),
+        itl=st.sampled_from([0.0, 0.001, 0.05, 0.1]),  # a plain step of one row takes 0.033
     )
-    def begin(self, page_size, spare, batch, step_tokens, chunk, prefix_cache, draft, max_draft, seed, watched):
+    def begin(self, page_size, spare, batch, step_tokens, chunk, prefix_cache, draft, max_draft, seed, watched, itl):
         pages = -(-30 // page_size) + spare // page_size  # one request of max_len fits, more may not
         options = make_options(
             page_size=page_size,
@@ -51,16 +52,17 @@ class Engine(RuleBasedStateMachine):
             max_len=30,
             prefix_cache=prefix_cache,
             max_draft=max_draft,
+            target_itl=itl,
         )
         self.engine = Harness(options, draft, seed, watched)
         self.number = 0
 
-    @rule(prompt=prompts, params=params, n=st.sampled_from([1, 1, 1, 2, 4]), least=st.integers(0, 3))
-    def add(self, prompt, params, n, least):
+    @rule(prompt=prompts, params=params, n=st.sampled_from([1, 1, 1, 2, 4]), least=st.integers(0, 3), streamed=st.booleans())
+    def add(self, prompt, params, n, least, streamed):
         leader = None
         params = params | {"min_tokens": min(least, params.get("max_tokens", 8))}
         for sample in range(n):
-            self.engine.add(self.number, prompt, sample=sample, leader=leader, **params)
+            self.engine.add(self.number, prompt, sample=sample, leader=leader, streamed=streamed, **params)
             leader = self.number if leader is None else leader
             self.number += 1
 

@@ -1,6 +1,7 @@
 """Options: everything a user may choose, in one frozen dataclass. What follows from them is made by engine/resolve.py."""
 
 import difflib
+import math
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -26,6 +27,8 @@ class Options:
         page_size: tokens per KV page.
         max_step_tokens: rows of one step at most, all requests together.
         max_chunk: rows of one request in one step at most (None: max_step_tokens); a long prompt comes in such chunks.
+        target_itl: milliseconds that may pass between two tokens of a text that somebody reads along, while prompts of others come in;
+            a step's rows are cut to what is predicted to fit (None: 100 on a CPU, no target on a GPU; 0: no target).
         prefix_cache: keep the KV of earlier requests for later ones that begin alike.
         policy: order in which requests are served; a file of scheduler/policies.
         speculate: drafter; a file of speculate/drafters, or an object with its interface.
@@ -43,8 +46,9 @@ class Options:
     memory: int | None = None
     kv_tokens: int | None = None
     page_size: int = 16
-    max_step_tokens: int = 256
+    max_step_tokens: int = 512
     max_chunk: int | None = None
+    target_itl: float | None = None
     prefix_cache: bool = True
     policy: str = "fcfs"
     speculate: Any = "none"
@@ -56,6 +60,8 @@ class Options:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise InputError(f"{name}={value!r}: must be a whole number above 0")
+        if self.target_itl is not None and not (_is_number(self.target_itl) and 0 <= self.target_itl < math.inf):
+            raise InputError(f"target_itl={self.target_itl!r}: must be milliseconds, not negative; 0 is no target")
         for name, known in (("kv", (None, "fp32", "bf16")), ("kernels", (None, "triton", "cpu", "reference"))):
             if getattr(self, name) not in known:
                 raise InputError(f"{name}={getattr(self, name)!r}: must be one of {', '.join(map(str, known))}")
@@ -77,3 +83,7 @@ class Options:
                 hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
                 raise InputError(f"{name}={options[name]!r}: there is no such option{hint}")
         return Options(model=model, **options)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

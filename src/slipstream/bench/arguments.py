@@ -21,6 +21,10 @@ Kv = Annotated[str | None, typer.Option(metavar="TYPE", help="KV cache in fp32 o
 MaxLen = Annotated[int | None, typer.Option(min=1, help="Longest request, prompt and output, in tokens.")]
 Memory = Annotated[str | None, typer.Option(metavar="SIZE", help="Memory for weights, KV and scratch together, for instance 4G.")]
 Speculate = Annotated[str, typer.Option(metavar="DRAFTER", help="Who guesses ahead; the text stays the same.")]
+TargetItl = Annotated[
+    float | None,
+    typer.Option(metavar="MS", min=0, help="Time between tokens that prompts of others may cause (default: 100 on a CPU; 0: any)."),
+]
 KernelSet = Annotated[
     str | None, typer.Option("--kernels", metavar="SET", help="Insist on triton, cpu or reference kernels (default: the best there is).")
 ]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def bench(
-    case: Annotated[str, typer.Argument(help="latency: one request at a time. throughput: batches.")],
+    case: Annotated[str, typer.Argument(help="latency: one request at a time. throughput: batches. interference: streams and a prompt.")],
     model: arguments.Model = None,
     batch: Annotated[str | None, typer.Option(metavar="N,N,...", help="Batch sizes (default: the case's).", show_default=False)] = None,
     prompt_tokens: Annotated[
@@ -32,11 +32,19 @@ def bench(
     kv: arguments.Kv = None,
     memory: arguments.Memory = None,
     speculate: arguments.Speculate = "none",
+    target_itl: arguments.TargetItl = None,
     kernels: arguments.KernelSet = None,
 ) -> None:
     """Measures speed beside the machine's limit, probed in the same run, and writes a result file."""
     options = arguments.given(
-        device=device, speculate=speculate, threads=threads, quant=quant, kv=kv, memory=arguments.parse_size(memory), kernels=kernels
+        device=device,
+        speculate=speculate,
+        threads=threads,
+        quant=quant,
+        kv=kv,
+        memory=arguments.parse_size(memory),
+        target_itl=target_itl,
+        kernels=kernels,
     )
     grid = {"batch": numbers("--batch", batch), "prompt_tokens": numbers("--prompt-tokens", prompt_tokens)}
 

@@ -16,7 +16,7 @@ from slipstream.engine.limit import Limit
 from slipstream.engine.llm import LLM
 
 CASES = "slipstream.bench.cases"
-STEP_ROWS = 256  # rows of one step, unless a batch needs more
+STEP_ROWS = 512  # rows of one step, unless a batch needs more
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ def serve(
     max_len: arguments.MaxLen = None,
     memory: arguments.Memory = None,
     speculate: arguments.Speculate = "none",
+    target_itl: arguments.TargetItl = None,
     kernels: arguments.KernelSet = None,
 ) -> None:
     """Serves MODEL over HTTP, as OpenAI's API does; a page to try it is at /."""
@@ -41,6 +42,7 @@ def serve(
         max_len=max_len,
         max_batch=max_batch,
         memory=arguments.parse_size(memory),
+        target_itl=target_itl,
         kernels=kernels,
     )
     try:

@@ -5,10 +5,12 @@ no knowledge of kernels, schedulers or machines beyond the numbers given.
     Work            what a step is asked to do: rows, logits, positions read, visible keys
     step_cost       bytes and operations of one step -> Cost
     limit           the least time that a Cost can take on a machine -> Limit
+    Pace            the time that a step will take here, from the steps that were seen
     plan            does it fit, and how many pages of KV -> MemoryPlan
 """
 
 from slipstream.cost.memory import MemoryPlan, kv_bytes, pages_that_fit, plan, scratch_bytes
+from slipstream.cost.pace import Pace, assumed
 from slipstream.cost.roofline import Limit, limit
 from slipstream.cost.step import KV_TYPES, WEIGHT_FORMATS, Cost, Mix, WeightFormat, Work, linear_operations, step_cost, weights_bytes
 
@@ -19,8 +21,10 @@ __all__ = [
     "Mix",
     "Limit",
     "MemoryPlan",
+    "Pace",
     "WeightFormat",
     "Work",
+    "assumed",
     "kv_bytes",
     "limit",
     "linear_operations",

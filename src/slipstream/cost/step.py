@@ -213,12 +213,11 @@ def step_cost(
     if not work.rows:
         return Cost()
     positions = attention = written = 0
-    for layer in spec.layers:
-        mixer = layer.mixer
-        read, keys = work.within(mixer.window)
-        positions += read * 2 * mixer.kv_heads * mixer.head_dim
-        written += work.rows * 2 * mixer.kv_heads * mixer.head_dim
-        attention += keys * 4 * mixer.heads * mixer.head_dim
+    for window, (numbers, operations) in context_sizes(spec).items():
+        read, keys = work.within(window)
+        positions += read * numbers
+        written += work.rows * numbers
+        attention += keys * operations
     places = min(work.rows, spec.vocab) + (1 if spec.positions else 0)  # rows of the tables; of positions all may be the same
     return Cost(
         weights=_layers_bytes(spec, weight_format, work.rows)
@@ -251,6 +250,17 @@ def _linear_sizes(spec: ModelSpec, weight_format: WeightFormat) -> tuple[tuple[s
             place = (format_of(weight_format, tensor.name), tensor.routed)
             out[place] = out.get(place, 0) + tensor.size
     return tuple((format, routed, size) for (format, routed), size in out.items())
+
+
+@lru_cache(maxsize=16)
+def context_sizes(spec: ModelSpec) -> dict[int, tuple[int, int]]:
+    """By window (0 for none): numbers in the cache per position, and operations per visible key, of all layers with that window."""
+    out: dict[int, tuple[int, int]] = {}
+    for mixer in (layer.mixer for layer in spec.layers):
+        numbers, operations = out.get(mixer.window, (0, 0))
+        numbers += 2 * mixer.kv_heads * mixer.head_dim
+        out[mixer.window] = numbers, operations + 4 * mixer.heads * mixer.head_dim
+    return out
 
 
 def _by_kind(*parts: tuple[str, int]) -> dict[str, int]:

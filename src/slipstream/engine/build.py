@@ -9,6 +9,7 @@ import torch
 from slipstream.base import log, native, registry
 from slipstream.base.config import Options
 from slipstream.base.errors import BackendError
+from slipstream.cost import Pace, assumed
 from slipstream.engine.core import Core
 from slipstream.engine.intake import Intake
 from slipstream.engine.meter import Meter
@@ -65,7 +66,8 @@ def build(options: Options) -> Engine:
     pool = KVPool(shape, KV_TYPES[config.kv], kernels)
     sizes = Sizes(rows=rows, batch=config.max_batch, tokens=config.max_len)
     executor = LocalExecutor(Runner(decoder, pool, Sampler(kernels, config.max_logit_rows), drafter, sizes))
-    core = Core(lambda watch: Scheduler(config.scheduler, watch), executor, Meter(config.spec.windows))
+    guess = assumed(config.spec, config.weight_format, config.kv, config.threads, options.device.partition(":")[0])
+    core = Core(lambda watch: Scheduler(config.scheduler, watch, pace=Pace(guess)), executor, Meter(config.spec.windows))
     tokenizer = tokenizer_of(source)
     room = config.scheduler.pages * config.scheduler.page_size
     return Engine(config, core, Intake(tokenizer, config.spec.vocab, config.max_len, room), kernels, executor)

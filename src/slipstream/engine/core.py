@@ -44,12 +44,20 @@ class Core:
         make_scheduler: makes the scheduler, given the function that it calls with every new token.
         executor: runs plans.
         meter: records what each step did.
+        clock: seconds; that of the executor, if it lives in another time.
     """
 
-    def __init__(self, make_scheduler: Callable[[Callable[[int, int], str | None]], Scheduler], executor: Executor, meter: Meter):
+    def __init__(
+        self,
+        make_scheduler: Callable[[Callable[[int, int], str | None]], Scheduler],
+        executor: Executor,
+        meter: Meter,
+        clock: Callable[[], float] = time.perf_counter,
+    ):
         self.scheduler = make_scheduler(self._watch)
         self.executor = executor
         self.meter = meter
+        self._clock = clock
         self._inbox: deque[Ticket | int] = deque()
         self._tickets: dict[int, Ticket] = {}
 
@@ -68,10 +76,11 @@ class Core:
             plan = self.scheduler.schedule()
             if not plan.chunks and not plan.released:
                 return False
-            began = time.perf_counter()
+            began = self._clock()
             self.executor.launch(plan)
             result = self.executor.finish()
-            self.meter.record(plan, result, time.perf_counter() - began)
+            done = self.meter.record(plan, result, self._clock() - began)
+            self.scheduler.observe(done.work, done.seconds)
             for event in self.scheduler.commit(plan, result):
                 self._emit(event)
         except BaseException:  # Ctrl-C included, wherever in the step it comes

@@ -35,7 +35,8 @@ class Intake:
         """Checks one prompt and makes its n tickets, which share the prompt's pages.
 
         Returns:
-            The output, still empty, and the tickets to submit. Deltas go to `sink`, or straight into the output.
+            The output, still empty, and the tickets to submit. Deltas go to `sink`, to somebody who reads along, or straight into
+            the output.
         """
         tokens = self._tokens(prompt)
         self._check(tokens, params)
@@ -55,6 +56,7 @@ class Intake:
                 leader=leader,
                 ends=ends,
                 banned=self._banned(params),
+                streamed=sink is not None,
             )
             leader = request.number if leader is None else leader
             stream = NoText() if self.tokenizer is None else TextStream(self.tokenizer, params.stop, tokens)

@@ -27,11 +27,13 @@ class Meter:
         self.steps: list[StepRecord] = []
         self.windows, self.keep = windows, keep
 
-    def record(self, plan: Plan, result: Result, seconds: float) -> None:
+    def record(self, plan: Plan, result: Result, seconds: float) -> StepRecord:
         if len(self.steps) >= self.keep:
             del self.steps[: self.keep // 2]
         tokens = sum(len(outcome.tokens) for outcome in result.outcomes)
-        self.steps.append(StepRecord(work_of(plan, result, self.windows), tokens, len(plan.chunks), seconds))
+        step = StepRecord(work_of(plan, result, self.windows), tokens, len(plan.chunks), seconds)
+        self.steps.append(step)
+        return step
 
 
 def work_of(plan: Plan, result: Result, windows: Sequence[int] = ()) -> Work:

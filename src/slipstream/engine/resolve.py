@@ -11,6 +11,7 @@ from slipstream.hardware.machine import Machine
 from slipstream.scheduler import SchedulerOptions
 
 DEFAULT_MAX_LEN = 8192
+TARGET_ITL = 100  # milliseconds, on a CPU: about as fast as people read
 LOGIT_ROWS = 64  # rows of logits made at a time; bounds the scratch of large vocabularies
 
 
@@ -99,5 +100,13 @@ def resolve(
             policy=options.policy,
             vocab=spec.vocab,
             max_draft=max_draft,
+            target_itl=target_itl(options) / 1000,
         ),
     )
+
+
+def target_itl(options: Options) -> float:
+    """Milliseconds; 0 for no target, as on a GPU, where a whole step takes less."""
+    if options.target_itl is None:
+        return TARGET_ITL if options.device == "cpu" else 0
+    return options.target_itl

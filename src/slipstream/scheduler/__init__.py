@@ -3,6 +3,7 @@
     request.py     Request: one text in the making; Event: what a step added to it
     queue.py       Queue: requests in the order of a policy
     admission.py   who may come in, and with which pages
+    budget.py      what one step may take, in rows and in seconds
     chunk.py       a request's rows in one step
     scheduler.py   Scheduler: plans steps and takes in what came of them
     options.py     what there is to share out

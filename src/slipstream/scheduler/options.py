@@ -1,5 +1,6 @@
 """What the scheduler has to share out, and how it stands. Data only."""
 
+import math
 from dataclasses import dataclass
 
 from slipstream.base.errors import InputError
@@ -20,6 +21,7 @@ class SchedulerOptions:
         policy: a file of scheduler/policies.
         vocab: token ids go from 0 to vocab - 1; drafts are cut where they leave this range.
         max_draft: nodes per draft; 0 without speculation.
+        target_itl: seconds that a step should take at most while somebody reads along; 0: only rows count. Needs a pace.
     """
 
     page_size: int
@@ -32,6 +34,7 @@ class SchedulerOptions:
     policy: str
     vocab: int
     max_draft: int
+    target_itl: float = 0.0
 
     def __post_init__(self):
         for name in ("page_size", "pages", "max_batch", "max_step_tokens", "max_len", "max_chunk", "vocab"):
@@ -39,6 +42,8 @@ class SchedulerOptions:
                 raise InputError(f"{name}={getattr(self, name)!r}: must be at least 1")
         if self.max_draft < 0:
             raise InputError(f"max_draft={self.max_draft!r}: must not be negative; 0 is no speculation")
+        if not 0 <= self.target_itl < math.inf:
+            raise InputError(f"target_itl={self.target_itl!r}: must be seconds, not negative; 0 is no target")
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ class Request:
         leader: number of the first of n samples of one prompt, whose pages this one shares; None if it is that one.
         ends: end-of-text ids.
         banned: token sequences of params.bad_words.
+        streamed: whether somebody reads along; the time between its tokens matters then.
 
     Set by the scheduler:
         prompt_len: how many tokens are prompt.
@@ -52,6 +53,7 @@ class Request:
     leader: int | None = None
     ends: tuple[int, ...] = ()
     banned: tuple[tuple[int, ...], ...] = ()
+    streamed: bool = True
 
     prompt_len: int = field(default=0, init=False)
     limit: int = field(default=0, init=False)
@@ -62,6 +64,11 @@ class Request:
     draft: DraftTree = field(default=EMPTY, init=False)
     planned: Chunk | None = field(default=None, init=False)
     origin: "Request | None" = field(default=None, init=False)
+
+    @property
+    def owed(self) -> int:
+        """Known tokens that are not computed yet: one while it decodes."""
+        return len(self.tokens) - self.cached
 
     @property
     def pages(self) -> list[int]:

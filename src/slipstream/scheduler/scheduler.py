@@ -4,7 +4,7 @@ know models, tensors or text.
 There is no prefill and no decode here. A running request always wants the same: rows for tokens[cached:], and below the
 last of them its draft. How a step is filled:
 
-    1. every running request, in policy order: one row for certain, more while the budget lasts
+    1. every running request, in policy order: one row for certain, more while the budget (of rows and of time) lasts
        (where pages are short: idle pages of the prefix tree go first, then the last running request is preempted)
     2. waiting requests, in policy order, while there are seats, budget and pages for all they bring
     3. drafts, with the budget and the pages that nobody else wanted
@@ -16,7 +16,9 @@ from collections.abc import Callable
 from slipstream.base.errors import BackendError, InputError
 from slipstream.base.registry import load
 from slipstream.cache import PagePool, PageTables, PrefixCache
+from slipstream.cost import Pace, Work
 from slipstream.scheduler.admission import check_fits, introduce, open_table, owed, waits_for_leader
+from slipstream.scheduler.budget import Budget
 from slipstream.scheduler.chunk import make_chunk
 from slipstream.scheduler.options import SchedulerOptions, Stats
 from slipstream.scheduler.queue import Queue
@@ -31,13 +33,23 @@ class Scheduler:
     """Owns every request from `add` to its last event.
 
     Args:
-        options: what there is to share out.
+        options: what there is to share out; `self.options` may be replaced between steps, by one with another target_itl.
         watch: called with (number, token) for every new token that is part of the text, in order; may return a reason to end there.
         clock: seconds, for policies that look at the time.
+        pace: predicts the time of a step; None where options.target_itl is 0.
     """
 
-    def __init__(self, options: SchedulerOptions, watch: Watch | None = None, clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self,
+        options: SchedulerOptions,
+        watch: Watch | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        pace: Pace | None = None,
+    ):
+        if options.target_itl and pace is None:
+            raise InputError(f"target_itl={options.target_itl!r}: needs a pace to keep to; give one, or 0")
         self.options = options
+        self._pace = pace
         pool = PagePool(options.pages, options.page_size)
         self.tables = PageTables(pool, PrefixCache(pool), options.prefix_cache)
         self._watch = watch
@@ -47,7 +59,7 @@ class Scheduler:
         self._requests: dict[int, Request] = {}
         self._released: list[int] = []  # running no more, to be said in the next plan
         self._seats = min(options.max_batch, options.max_step_tokens)
-        self._hits = self._preemptions = 0
+        self._hits = self._preemptions = self._streams = 0
 
     # Requests come and go
 
@@ -67,6 +79,7 @@ class Scheduler:
         request.state = State.WAITING
         self._requests[request.number] = request
         self._waiting.add(request)
+        self._streams += request.streamed
 
     def abort(self, number: int) -> None:
         """Ends a request without an event. Unknown numbers are ignored: it may just have finished."""
@@ -105,12 +118,13 @@ class Scheduler:
         now = self._clock()
         self._running.order(now)
         preemptions = self._preemptions
-        trunks, left = self._continue()
+        budget = Budget(self.options, self._running, self._pace, self._streams > 0)
+        trunks = self._continue(budget)
         admitted: list[Admission] = []
-        if len(self._waiting) and left and preemptions == self._preemptions:  # where one has lost his seat, nobody takes one
+        if len(self._waiting) and budget.rows and preemptions == self._preemptions:  # where one has lost his seat, nobody takes one
             self._waiting.order(now)
-            admitted, left = self._admit(trunks, left)
-        chunks = []
+            admitted = self._admit(trunks, budget)
+        chunks, left = [], budget.drafts(request for request, _ in trunks)
         for request, trunk in trunks:
             chunk = make_chunk(request, trunk, left, self.tables, self.options)
             left -= len(chunk.draft.tokens)
@@ -119,49 +133,47 @@ class Scheduler:
         released, self._released = tuple(self._released), []
         return Plan(tuple(admitted), tuple(chunks), self.tables.take_copies(), released)
 
-    def _continue(self) -> tuple[list[tuple[Request, int]], int]:
-        """Trunk rows of the running requests, with pages for them. Returns (request, rows) and the budget left."""
+    def _continue(self, budget: Budget) -> list[tuple[Request, int]]:
+        """(request, trunk rows) of the running requests, with pages for them."""
         tables, running, longest = self.tables, self._running, self.options.max_chunk
-        left = self.options.max_step_tokens - len(running)  # one row is promised to each
         trunks: list[tuple[Request, int]] = []
         while len(trunks) < len(running):
             request = running[len(trunks)]
-            rows = len(request.tokens) - request.cached
+            rows = request.owed
             if rows > 1:
-                rows = min(rows, 1 + left, longest)
+                rows = 1 + budget.more(request, min(rows, longest) - 1)
             if tables.grow(request.table, request.cached + rows):
                 trunks.append((request, rows))
-                left -= rows - 1
+                if rows > 1:
+                    budget.take(request, rows - 1)
             else:
                 assert len(running) > 1, f"request {request.number} has all pages and needs more"
                 self._preempt(running[-1])
-                left += 1
-        return trunks, left
+                budget.rows += 1
+        return trunks
 
-    def _admit(self, trunks: list[tuple[Request, int]], left: int) -> tuple[list[Admission], int]:
-        """Lets waiting requests in, in order, up to the first for which there is no room, and appends their trunks.
-        Returns them and the budget left."""
+    def _admit(self, trunks: list[tuple[Request, int]], budget: Budget) -> list[Admission]:
+        """Lets waiting requests in, in order, up to the first for which there is no room, and appends their trunks."""
         admitted: list[Admission] = []
         spare = owed((request for request, _ in trunks), self.tables)
         at = 0
-        while at < len(self._waiting) and left and len(self._running) < self._seats:
+        while at < len(self._waiting) and len(self._running) < self._seats:
             request = self._waiting[at]
             if waits_for_leader(request):
                 at += 1
                 continue
-            if not open_table(request, self.tables, spare):
+            if not budget.opens(request) or not open_table(request, self.tables, spare):
                 break
             self._hits += request.cached
-            rows = min(len(request.tokens) - request.cached, left, self.options.max_chunk)
+            rows = budget.admit(request, min(request.owed, self.options.max_chunk))
             grown = self.tables.grow(request.table, request.cached + rows)
             assert grown, "pages were counted before"
             spare += owed((request,), self.tables)
-            left -= rows
             self._running.add(self._waiting.pop(at))
             request.state = State.RUNNING
             trunks.append((request, rows))
             admitted.append(introduce(request))
-        return admitted, left
+        return admitted
 
     def _preempt(self, request: Request) -> None:
         """Takes a running request's pages and lets it wait; it will compute again what the tree does not remember."""
@@ -174,6 +186,11 @@ class Scheduler:
         self._preemptions += 1
 
     # What came of it
+
+    def observe(self, work: Work, seconds: float) -> None:
+        """Takes note of how long a step took, for the time of those to come."""
+        if self._pace is not None:
+            self._pace.observe(work, seconds)
 
     def commit(self, plan: Plan, result: Result) -> list[Event]:
         """Takes in the result of a plan. Requests that ended or were preempted since are passed over.
@@ -235,6 +252,7 @@ class Scheduler:
 
     def _end(self, request: Request) -> None:
         del self._requests[request.number]
+        self._streams -= request.streamed
         if request.state is State.RUNNING:
             self._running.remove(request)
             self.tables.close(request.table, request.tokens, request.cached)
