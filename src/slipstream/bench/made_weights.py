@@ -92,15 +92,13 @@ def _kind(name: str, spec: ModelSpec, stored: str) -> tuple[Kind, str]:
     written = SHAPES[name]["architectures"][0]
     rope = spec.ropes[0]
     plain = len(spec.ropes) == 1 and rope.rotated is None and isinstance(rope.scaling, Llama3Scaling | None) and not any(spec.windows)
-    for architecture, kind in KINDS.items():
-        if kind.architecture == written and plain:
-            break
-    else:
+    architecture = next((name for name, kind in KINDS.items() if kind.architecture == written), None)
+    if architecture is None or not plain:
         raise InputError(f"shape={name!r}: {written} cannot be written as GGUF here; take a shape of {', '.join(KINDS)} without windows")
     odd = [parameter for parameter in tensors(spec) if len(parameter.shape) > 1 and parameter.shape[1] % _BLOCK]
     if stored != "BF16" and odd:
         raise InputError(f"weights={stored!r}: {odd[0].name} of {name} has {odd[0].shape[1]} columns, no multiple of {_BLOCK}; take BF16")
-    return kind, architecture
+    return KINDS[architecture], architecture
 
 
 def _gguf() -> Any:
@@ -115,7 +113,7 @@ def _announce(path: Path, size: int, say: Callable[[str], None]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(path.parent).free
     if free < size * 1.05:
-        raise InputError(f"{path}: needs {size / 1e9:.2f} GB, {free / 1e9:.2f} GB are free; free some or set XDG_CACHE_HOME to another disk")
+        raise InputError(f"{path}: needs {size / 1e9:.2f} GB, {free / 1e9:.2f} GB are free; set XDG_CACHE_HOME to a larger disk")
     say(f"writing random weights, {size / 1e9:.2f} GB, kept for the next run: {path}")
 
 

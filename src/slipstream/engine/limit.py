@@ -7,7 +7,7 @@ numerics; a share above 1 is shown as it is and says that something else ran whi
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 from slipstream.arch import ModelSpec
@@ -36,9 +36,20 @@ class Limit:
         threads: threads that the engine computes with; the probes take as many.
         context: cached tokens that a typical step reads, all requests together; part of the size that is probed.
         device: where the engine runs; it is the one that is probed.
+        weights: bytes of weights that a step reads, where they lie as in a file and not as in `weight_format`.
     """
 
-    def __init__(self, spec: ModelSpec, weight_format: str, kv: str, threads: int, context: int = 0, device: str = "cpu"):
+    def __init__(
+        self,
+        spec: ModelSpec,
+        weight_format: str,
+        kv: str,
+        threads: int,
+        context: int = 0,
+        device: str = "cpu",
+        weights: int | None = None,
+    ):
+        self.weights = weights
         self.spec, self.weight_format, self.kv, self.threads, self.device = spec, weight_format, kv, threads, device
         typical = self._cost(Work.of([(context, 1, ())], 1, spec.windows))
         self.working_set = min(typical.bytes, ENOUGH)
@@ -90,4 +101,5 @@ class Limit:
         return self._cost(step.work)
 
     def _cost(self, work: Work) -> Cost:
-        return step_cost(self.spec, self.weight_format, self.kv, work, device=self.device.partition(":")[0])
+        cost = step_cost(self.spec, self.weight_format, self.kv, work, device=self.device.partition(":")[0])
+        return cost if self.weights is None else replace(cost, weights=self.weights)

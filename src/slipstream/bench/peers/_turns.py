@@ -16,6 +16,7 @@ def main(path):
     """Answers the tasks on stdin with the Session of the file at `path`."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
+    sys.stdout.reconfigure(line_buffering=True)  # its last words are wanted if it never comes back
     session = None
     for line in sys.stdin:
         task = json.loads(line)
@@ -27,7 +28,7 @@ def main(path):
             else:
                 answer = {"answer": getattr(session, do)(**task)}
         except Exception as error:  # the driver says it, with the engine's name
-            answer = {"error": "{}: {}".format(type(error).__name__, error)}
+            answer = {"error": f"{type(error).__name__}: {error}"}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 

@@ -59,7 +59,7 @@ class Session:
         params.no_perf = True
         context = self._api.llama_init_from_model(self._model, params)
         if not context:
-            raise RuntimeError("llama.cpp cannot make a context of {} sequences of {} positions".format(sequences, length))
+            raise RuntimeError(f"llama.cpp cannot make a context of {sequences} sequences of {length} positions")
         return context
 
     def _batch(self, rows):
@@ -85,5 +85,5 @@ class Session:
         self._api.llama_synchronize(context)
         seconds = time.perf_counter() - began
         if status:
-            raise RuntimeError("llama_decode of {} rows failed with status {}".format(batch.n_tokens, status))
+            raise RuntimeError(f"llama_decode of {batch.n_tokens} rows failed with status {status}")
         return seconds

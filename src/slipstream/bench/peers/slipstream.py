@@ -18,7 +18,7 @@ class Session:
         self._llm = LLM(weights, threads=threads, kv="bf16", prefix_cache=False, **sizes)
         self._params = lambda tokens: SamplingParams(max_tokens=tokens, temperature=0, ignore_eos=True)
         config = self._llm.engine.config
-        self.facts = {"version": __version__, "profile": config.profile, "threads": str(config.threads), "rows": str(sizes["max_step_tokens"])}
+        self.facts = {"version": __version__, "profile": config.profile, "threads": str(config.threads), "rows": str(max(ROWS, batch))}
 
     def prompt(self, tokens):
         began = time.perf_counter()

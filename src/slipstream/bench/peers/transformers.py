@@ -4,7 +4,7 @@ import time
 
 PACKAGE = "transformers torch"
 WEIGHTS = "folder"
-NOTE = "bf16, eager; the likeliest token is taken in every step"
+NOTE = "bf16 weights, as before the file was quantised; eager; the likeliest token is taken in every step"
 
 
 class Session:

@@ -5,7 +5,7 @@ import time
 
 PACKAGE = "vllm"
 WEIGHTS = "folder"
-NOTE = "bf16; decode is the time for steps + 1 tokens less the time for 1 token, other prompts of the same length"
+NOTE = "bf16 weights, as before the file was quantised; decode is the time for all tokens less that for the first ones of other prompts"
 
 
 class Session:
