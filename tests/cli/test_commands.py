@@ -65,7 +65,7 @@ def test_unknown_option_and_command_name_the_nearest():
         (["run", "1 2", "--model", "dummy:tiny:fp32", "--max-len", "999999"], "max_len=999999"),
         (["run", "1 2", "--model", "dummy:tiny:fp32", "--quant", "int9"], "int9"),
         (["run", "--model", "dummy:tiny:fp32"], "it is empty"),
-        (["bench", "speed"], "known: interference, latency, throughput"),
+        (["bench", "speed"], "bench case='speed': unknown"),
         (["train", "demo", "--data", __file__, "--out", "unused", "--distil", "0.5"], "--teacher"),
     ],
 )

@@ -14,10 +14,10 @@ if __name__ == "__main__":
 
     import typer
 
-    from slipstream.bench.command import bench
+    from slipstream.bench.group import bench
 
     try:
-        typer.run(bench)
+        bench()
     except SlipstreamError as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         sys.exit(2)

@@ -1,4 +1,4 @@
-"""`slipstream bench`: arguments in, table and result file out."""
+"""`slipstream bench CASE` for every file of cases/: arguments in, table and result file out."""
 
 import shlex
 import sys
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from slipstream.base import registry
 from slipstream.base.errors import InputError
 from slipstream.bench import arguments
 
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
     from slipstream.bench.driver import Run
 
 
-def bench(
-    case: Annotated[str, typer.Argument(help="latency: one request at a time. throughput: batches. interference: streams and a prompt.")],
+def measure(
+    ctx: typer.Context,
     model: arguments.Model = None,
     batch: Annotated[str | None, typer.Option(metavar="N,N,...", help="Batch sizes (default: the case's).", show_default=False)] = None,
     prompt_tokens: Annotated[
@@ -35,7 +36,8 @@ def bench(
     target_itl: arguments.TargetItl = None,
     kernels: arguments.KernelSet = None,
 ) -> None:
-    """Measures speed beside the machine's limit, probed in the same run, and writes a result file."""
+    """Measures one model over batch sizes and prompt lengths, and writes a result file."""
+    case = ctx.info_name
     options = arguments.given(
         device=device,
         speculate=speculate,
@@ -48,7 +50,6 @@ def bench(
     )
     grid = {"batch": numbers("--batch", batch), "prompt_tokens": numbers("--prompt-tokens", prompt_tokens)}
 
-    from slipstream.base import registry
     from slipstream.bench import driver, results
 
     ask = driver.Ask(case, model, **grid, new_tokens=new_tokens, repeat=repeat, options=options)

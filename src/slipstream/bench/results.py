@@ -16,7 +16,9 @@ from statistics import median
 from typing import Any
 
 import slipstream
+from slipstream.bench.comparison import Comparison, Place
 from slipstream.bench.driver import Ask, Run
+from slipstream.engine.limit import Limit
 from slipstream.engine.llm import LLM
 from slipstream.hardware import read
 from slipstream.ops import probe
@@ -29,19 +31,73 @@ def record(ask: Ask, llm: LLM, runs: Sequence[Run], command: str) -> dict[str, A
     """The result file's content."""
     config = llm.engine.config
     return {
+        **origin(ask.case, command),
+        "model": {"name": config.model_name, "parameters": config.spec.parameters(), "demo": config.demo},
+        "profile": config.profile,
+        "threads": config.threads,
+        "memory": config.memory.lines(),
+        "points": [point_record(run) for run in runs],
+    }
+
+
+def comparison_record(found: Comparison, command: str) -> dict[str, Any]:
+    """The result file's content for a comparison with peers; rates are tokens per second, ratios how many times as fast we are."""
+    return {
+        **origin("peers", command),
+        "model": {"name": found.spec.name, "parameters": found.spec.parameters(), "demo": False},
+        "weights": {"stored": found.ask.weights, "file": found.stored.name, "bytes_per_step": found.bytes},
+        "threads": found.threads,
+        "engines": {
+            one.name: {
+                "python": str(one.python),
+                "weights": one.file.WEIGHTS,
+                "note": one.file.NOTE,
+                "facts": one.facts,
+                "failure": one.failure,
+            }
+            for one in found.runners
+        },
+        "points": [place_record(place, [one.name for one in found.runners]) for place in found.places],
+    }
+
+
+def place_record(place: Place, names: Sequence[str]) -> dict[str, Any]:
+    """One point of a comparison; an engine that was not measured there is None."""
+    possible, rates = place.possible(), {name: place.rate(name) for name in names}
+    return {
+        "what": "prompt" if place.is_prompt else "decode",
+        **asdict(place.point),
+        "possible": possible,
+        "median": rates,
+        "share": {name: None if rate is None else rate / possible for name, rate in rates.items()},
+        "ratio": {name: place.ratio(name) for name in names},
+        "same_next_token": {name: place.agreeing(name) for name in names},
+        "limit": limit_record(place.limit),
+        "repetitions": place.turns,
+    }
+
+
+def origin(case: str, command: str) -> dict[str, Any]:
+    """What every result file says first: when, where and by what it was made."""
+    return {
         "schema": SCHEMA,
-        "case": ask.case,
+        "case": case,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command,
         "commit": commit(),
         "versions": {"slipstream": slipstream.__version__, "python": platform.python_version(), "torch": metadata.version("torch")},
         "machine": asdict(read()),
-        "model": {"name": config.model_name, "parameters": config.spec.parameters(), "demo": config.demo},
-        "profile": config.profile,
-        "threads": config.threads,
-        "memory": config.memory.lines(),
         "probe": probe.source,
-        "points": [point_record(run) for run in runs],
+    }
+
+
+def limit_record(limit: Limit) -> dict[str, Any]:
+    """What the machine could do, and every probe of it."""
+    return {
+        "working_set_bytes": limit.working_set,
+        "bandwidth_gb_s": limit.bandwidth,
+        "peaks_gop_s": limit.peaks,
+        "probes": [asdict(reading) for reading in limit.readings],
     }
 
 
@@ -53,12 +109,7 @@ def point_record(run: Run) -> dict[str, Any]:
         "median": {name: run.figure(name) for name in run.repetitions[0].figures},
         "share": {name: median(values) for name, values in shares.items()},
         "binds": run.binds(),
-        "limit": {
-            "working_set_bytes": limit.working_set,
-            "bandwidth_gb_s": limit.bandwidth,
-            "peaks_gop_s": limit.peaks,
-            "probes": [asdict(reading) for reading in limit.readings],
-        },
+        "limit": limit_record(limit),
         "repetitions": [
             {
                 "figures": measured.figures,

@@ -1,5 +1,5 @@
 """`slipstream bench`: the command of floor 10, under the name that users type."""
 
-from slipstream.bench.command import bench
+from slipstream.bench.group import bench
 
 __all__ = ["bench"]

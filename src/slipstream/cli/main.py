@@ -56,7 +56,7 @@ app.command()(plan)
 app.command()(doctor)
 app.command()(verify)
 app.command()(certify)
-app.command()(bench)
+app.add_typer(bench, name="bench")
 app.add_typer(train, name="train")
 
 

@@ -1,0 +1,33 @@
+"""`slipstream bench`: which subcommands there are. Every file of cases/ is one, found by its name, and `peers` is another."""
+
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from slipstream.base import registry
+from slipstream.bench import cases
+from slipstream.bench.command import measure
+from slipstream.bench.peers_command import peers
+
+
+class Cases(TyperGroup):
+    """Subcommands; one that is not there is refused like every other unknown name."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] not in self.commands:
+            raise registry.unknown("bench case", args[0], self.commands)
+        return super().resolve_command(ctx, args)
+
+
+bench = typer.Typer(cls=Cases, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+@bench.callback()
+def group() -> None:
+    """Measures speed beside the machine's limit, probed in the same run."""
+
+
+for case in registry.names(cases.__name__):
+    bench.command(case)(measure)
+bench.command("peers")(peers)
