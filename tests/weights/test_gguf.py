@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from slipstream.arch.detect import config_to_spec
 from slipstream.base.errors import CheckpointError, InputError
 from slipstream.weights import load
-from slipstream.weights.gguf_config import to_config
+from slipstream.weights.gguf.config import to_config
 from tests.weights import gguf_files, tiny
 
 KINDS = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q4_K", "Q5_K", "Q6_K")

@@ -52,15 +52,15 @@ class Loaded:
 
     def __init__(self, spec: ModelSpec, checkpoint: Stored, device: str = "cpu"):
         self.spec, self._checkpoint, self._device = spec, checkpoint, device
-        family = registry.load(FAMILIES, spec.family)
+        layout = checkpoint.layout or registry.load(FAMILIES, spec.family)
         wanted = tensors(spec)
-        self._places: dict[str, Place] = {parameter.name: place_of(family, spec, parameter) for parameter in wanted}
-        prefix = getattr(family, "PREFIX", "")  # some writers leave it out
+        self._places: dict[str, Place] = {parameter.name: place_of(layout, spec, parameter) for parameter in wanted}
+        prefix = getattr(layout, "PREFIX", "")  # some writers leave it out
         if prefix and not any(name.startswith(prefix) for name in checkpoint.shapes):
             self._places = {name: replace(place, name=place.name.removeprefix(prefix)) for name, place in self._places.items()}
-        self._roles = {parameter.name: parameter.role for parameter in wanted}
-        head = checkpoint_name(family.NAMES, "head.weight")
-        self._check_complete(family.NOT_WEIGHTS, head)
+        self._wanted = {parameter.name: parameter for parameter in wanted}
+        head = checkpoint_name(layout.NAMES, "head.weight")
+        self._check_complete(layout.NOT_WEIGHTS, head)
         self._check_shapes()
         if spec.tied and head in checkpoint.shapes:
             self._check_tied(head)
@@ -68,9 +68,9 @@ class Loaded:
 
     def get(self, name: str) -> Tensor:
         """See `Weights.get`."""
-        place = self._places[name]
-        stored = _taken(self._checkpoint.tensor(place.name, place.number), place).to(self._device)
-        if self._roles[name] not in _MATRICES:
+        place, wanted = self._places[name], self._wanted[name]
+        stored = _taken(self._checkpoint.tensor(place.name, place.number), place).view(wanted.shape).to(self._device)
+        if wanted.role not in _MATRICES:
             stored = stored.float()
             return stored + place.plus if place.plus else stored
         if self.format == "bf16":
@@ -118,7 +118,7 @@ class Loaded:
         Plain floats count by their type, quantised matrices by their values: the unpacked weights are what the checkpoint
         means, and no default may round them. The smallest matrices are looked at first; most say no at once.
         """
-        matrices = list({place.name: None for parameter, place in self._places.items() if self._roles[parameter] in _MATRICES})
+        matrices = list({place.name: None for parameter, place in self._places.items() if self._wanted[parameter].role in _MATRICES})
         kinds: dict[str, int] = {}
         for name in matrices:
             kind = self._checkpoint.kind(name)

@@ -1,0 +1,107 @@
+"""A GGUF file as a checkpoint: its tensors under the names of the file. Must not know the layout of any block type or architecture."""
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from slipstream.base.errors import CheckpointError
+from slipstream.files import gguf as files
+from slipstream.files.safetensors import Entry
+from slipstream.quant.catalogue import gguf_kinds, reader_of_gguf
+from slipstream.weights.gguf.config import kind_of, to_config
+from slipstream.weights.mapping import FLOATS, TYPES, Mappings
+
+_LAYER = re.compile(r"blk\.(\d+)\.")
+
+
+class GgufCheckpoint:
+    """`Stored` of an open GGUF file.
+
+    Args:
+        path: the file; the first one of a split model.
+
+    Raises:
+        CheckpointError: it is damaged, of an unknown architecture, or holds a block type that is not supported.
+    """
+
+    config = "the metadata"
+    note = ""
+
+    def __init__(self, path: Path | str):
+        file = files.read(path)
+        self.file, self.metadata, self._entries = file.file, file.metadata, file.tensors
+        self._mappings = Mappings()
+        shapes = {name: entry.shape for name, entry in file.tensors.items()}
+        try:
+            self.layout: ModuleType = kind_of(file.metadata)
+            self._check_types()
+            self.config_json: Mapping[str, Any] = to_config(file.metadata, shapes, lambda name: self._plain(name).flatten().tolist())
+            self._made = self._find_made(shapes)
+        except CheckpointError as error:
+            raise CheckpointError(f"{self.file}: {error}") from error
+        parts = {part for name in self._made for part in self._made[name][0]}
+        self.shapes = {name: shape for name, shape in shapes.items() if name not in parts}
+        for name, (sources, make) in self._made.items():
+            if name not in shapes:
+                self.shapes[name] = tuple(make(*(torch.empty(shapes[source], device="meta") for source in sources)).shape)
+
+    def kind(self, name: str) -> str:
+        """See `Stored.kind`."""
+        if name not in self._entries:
+            kinds = {self.kind(source) for source in self._made[name][0]}
+            return kinds.pop() if len(kinds) == 1 else "F32"
+        dtype = self._entries[name].dtype
+        return dtype if dtype in FLOATS else reader_of_gguf(dtype).NAME
+
+    def tensor(self, name: str, number: int | None = None) -> Tensor:
+        """See `Stored.tensor`."""
+        if name not in self._entries:
+            sources, make = self._made[name]
+            whole = make(*(self._plain(source) for source in sources))
+            return whole if number is None else whole[number]
+        entry = self._entries[name]
+        if entry.dtype in FLOATS:
+            whole = self._mappings.view(entry, TYPES[entry.dtype], entry.shape)
+            return whole if number is None else whole[number]
+        return self._unpacked(entry, number)
+
+    def _plain(self, name: str) -> Tensor:
+        """Any stored tensor, in fp32."""
+        return self.tensor(name).float()
+
+    def _unpacked(self, entry: Entry, number: int | None) -> Tensor:
+        """Blocks in fp32; of a stack only what is asked for."""
+        rows = math.prod(entry.shape[:-1])
+        blocks = self._mappings.view(entry, torch.uint8, (rows, (entry.end - entry.start) // rows))
+        shape = entry.shape
+        if number is not None:
+            shape, height = shape[1:], rows // shape[0]
+            blocks = blocks[number * height : (number + 1) * height]
+        return reader_of_gguf(entry.dtype).unpack({"blocks": blocks}).view(shape)
+
+    def _check_types(self) -> None:
+        for name, entry in self._entries.items():
+            if entry.dtype not in FLOATS and reader_of_gguf(entry.dtype) is None:
+                known = ", ".join([*FLOATS, *gguf_kinds()])
+                raise CheckpointError(f"tensor {name!r} is {entry.dtype}, not supported; supported: {known}; take a file of such a type")
+
+    def _find_made(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[tuple[str, ...], Any]]:
+        """Tensors that the kind makes out of others: name -> (sources, function). A file may hold what is made as well."""
+        layers, found = {match[1] for name in shapes if (match := _LAYER.match(name))}, {}
+        for pattern, (sources, make) in getattr(self.layout, "MADE", {}).items():
+            for layer in layers:
+                names = tuple(source.format(layer) for source in sources)
+                if not set(names) <= set(shapes):
+                    continue
+                try:
+                    make(*(torch.empty(shapes[name], device="meta") for name in names))
+                except (RuntimeError, IndexError) as error:
+                    raise CheckpointError(f"tensors {', '.join(names)} do not fit together ({error}); fetch the file again") from error
+                found[pattern.format(layer)] = names, make
+        return found
