@@ -17,6 +17,7 @@ from slipstream.quant.catalogue import gguf_kinds, reader_of_gguf
 from slipstream.weights.gguf.config import kind_of, to_config
 from slipstream.weights.mapping import FLOATS, TYPES, Mappings
 
+Shape = tuple[int, ...]
 _LAYER = re.compile(r"blk\.(\d+)\.")
 
 
@@ -42,14 +43,11 @@ class GgufCheckpoint:
             self.layout: ModuleType = kind_of(file.metadata)
             self._check_types()
             self.config_json: Mapping[str, Any] = to_config(file.metadata, shapes, lambda name: self._plain(name).flatten().tolist())
-            self._made = self._find_made(shapes)
+            self._made, self.shapes = self._find_made(shapes)
         except CheckpointError as error:
             raise CheckpointError(f"{self.file}: {error}") from error
-        parts = {part for name in self._made for part in self._made[name][0]}
-        self.shapes = {name: shape for name, shape in shapes.items() if name not in parts}
-        for name, (sources, make) in self._made.items():
-            if name not in shapes:
-                self.shapes[name] = tuple(make(*(torch.empty(shapes[source], device="meta") for source in sources)).shape)
+        parts = {source for sources, _ in self._made.values() for source in sources}
+        self.shapes |= {name: shape for name, shape in shapes.items() if name not in parts}
 
     def kind(self, name: str) -> str:
         """See `Stored.kind`."""
@@ -91,17 +89,17 @@ class GgufCheckpoint:
                 known = ", ".join([*FLOATS, *gguf_kinds()])
                 raise CheckpointError(f"tensor {name!r} is {entry.dtype}, not supported; supported: {known}; take a file of such a type")
 
-    def _find_made(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[tuple[str, ...], Any]]:
-        """Tensors that the kind makes out of others: name -> (sources, function). A file may hold what is made as well."""
-        layers, found = {match[1] for name in shapes if (match := _LAYER.match(name))}, {}
+    def _find_made(self, shapes: Mapping[str, Shape]) -> tuple[dict[str, tuple[tuple[str, ...], Any]], dict[str, Shape]]:
+        """Tensors that the kind makes out of others: name -> (sources, function), name -> shape. A file may hold what is made as well."""
+        layers = {match[1] for name in shapes if (match := _LAYER.match(name))}
+        made, made_shapes = {}, {}
         for pattern, (sources, make) in getattr(self.layout, "MADE", {}).items():
-            for layer in layers:
-                names = tuple(source.format(layer) for source in sources)
-                if not set(names) <= set(shapes):
+            for name, parts in ((pattern.format(layer), tuple(source.format(layer) for source in sources)) for layer in layers):
+                if not set(parts) <= set(shapes):
                     continue
                 try:
-                    make(*(torch.empty(shapes[name], device="meta") for name in names))
+                    made_shapes[name] = tuple(make(*(torch.empty(shapes[part], device="meta") for part in parts)).shape)
                 except (RuntimeError, IndexError) as error:
-                    raise CheckpointError(f"tensors {', '.join(names)} do not fit together ({error}); fetch the file again") from error
-                found[pattern.format(layer)] = names, make
-        return found
+                    raise CheckpointError(f"tensors {', '.join(parts)} do not fit together ({error}); fetch the file again") from error
+                made[name] = parts, make
+        return made, made_shapes

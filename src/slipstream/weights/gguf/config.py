@@ -25,9 +25,7 @@ def kind_of(metadata: Mapping[str, Any]) -> ModuleType:
     return registry.load(KINDS, name.replace("-", "_"))
 
 
-def to_config(
-    metadata: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], numbers: Callable[[str], list[float]]
-) -> dict[str, Any]:
+def to_config(metadata: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], numbers: Callable[[str], list[float]]) -> dict[str, Any]:
     """The config.json that belongs to a file.
 
     Args:

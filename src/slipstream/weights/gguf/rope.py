@@ -1,4 +1,4 @@
-"""How a GGUF file says that the context was stretched, as `rope_scaling` of config.json. Must not know architectures or tensors' storage."""
+"""How a GGUF file says that the context was stretched, as `rope_scaling` of config.json. Must not know architectures or storage."""
 
 import math
 from collections.abc import Mapping
