@@ -71,10 +71,3 @@ def test_a_step_that_only_released_costs_nothing(known_machine):
     limit = Limit(SPEC, "bf16", "bf16", 2)
     assert limit.seconds(step()) == 0
     assert limit.binds([step(), step((0, 256))]) == "compute"
-
-
-def test_weights_as_they_lie_in_a_file(known_machine):
-    limit = Limit(SPEC, "int8", "bf16", 2, weights=1000)
-    plain, own = Limit(SPEC, "int8", "bf16", 2).cost(step((9, 1))), limit.cost(step((9, 1)))
-    assert own.weights == 1000 and (own.kv_read, own.operations) == (plain.kv_read, plain.operations)
-    assert limit.working_set == 1000 + plain.kv_read // 10 + plain.kv_written

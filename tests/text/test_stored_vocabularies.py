@@ -103,9 +103,20 @@ def o200k(folder):
     return Tokenizer(*gguf_vocabulary.of_metadata(table_metadata(folder / "tiktoken/o200k_base.tiktoken", "gpt-4o"), "o200k"))
 
 
-@cache
 def table_metadata(path, pre):
     """GGUF metadata of a tiktoken table, with the merges that its ranks mean."""
+    tokens, merges = tokens_and_merges(path)
+    return {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": pre,
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.merges": merges,
+        "tokenizer.ggml.add_bos_token": False,
+    }
+
+
+@cache
+def tokens_and_merges(path):
     ranks = {}
     for line in path.read_bytes().splitlines():
         token, rank = line.split()
@@ -128,13 +139,7 @@ def table_metadata(path, pre):
                 parts[at : at + 2] = [parts[at] + parts[at + 1]]
             if len(parts) == 2:
                 merges.append((rank, f"{text(parts[0])} {text(parts[1])}"))
-    return {
-        "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": pre,
-        "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.merges": [merge for _, merge in sorted(merges)],
-        "tokenizer.ggml.add_bos_token": False,
-    }
+    return tokens, [merge for _, merge in sorted(merges)]
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -145,6 +150,57 @@ def test_kinds_of_cutting_against_tiktoken(folder, references, table):
         assert tokenizer.encode(text) == expected, text
     for row in references:
         assert tokenizer.encode(row["text"]) == row["ids"][f"tiktoken/{table}"], row["text"]
+
+
+# the makers' published patterns of kinds without recorded encodings (tekken.json of Mistral Nemo; tokenizer.json of DeepSeek-V3)
+PUBLISHED = {
+    "tekken": [
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+        r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}"
+        r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    ],
+    "deepseek-v3": [
+        r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+",
+        r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*"""
+        r"""|\s*[\r\n]+|\s+(?!\S)|\s+""",
+    ],
+}  # fmt: skip
+
+
+def by_hand(text, patterns, ranks):
+    """Byte-level BPE with another regular expression engine: cut by one pattern after the other, join the pair of least rank first."""
+    regex, words = pytest.importorskip("regex"), [text]
+    for pattern in patterns:
+        cut = []
+        for word in words:
+            at = 0
+            for match in regex.finditer(pattern, word):
+                cut += [word[at : match.start()], match[0]]
+                at = match.end()
+            cut.append(word[at:])
+        words = [word for word in cut if word]
+    ids = []
+    for word in words:
+        parts = [bytes([byte]) for byte in word.encode()]
+        while len(parts) > 1:
+            at = min(range(len(parts) - 1), key=lambda at: ranks.get(parts[at] + parts[at + 1], 1 << 40))
+            if parts[at] + parts[at + 1] not in ranks:
+                break
+            parts[at : at + 2] = [parts[at] + parts[at + 1]]
+        ids += [ranks[part] for part in parts]
+    return ids
+
+
+@pytest.mark.parametrize("pre", PUBLISHED)
+def test_kinds_of_cutting_against_their_published_patterns(folder, references, pre):
+    table = folder / "tiktoken/o200k_base.tiktoken"
+    ranks = {base64.b64decode(token): int(rank) for token, rank in (line.split() for line in table.read_bytes().splitlines())}
+    tokenizer = Tokenizer(*gguf_vocabulary.of_metadata(table_metadata(table, pre), pre))
+    texts = [row["text"] for row in references[::2]] + [text for text, _ in recorded(folder, "llama-bpe")]
+    expected = [by_hand(text, PUBLISHED[pre], ranks) for text in texts]
+    assert [tokenizer.encode(text) for text in texts] == expected
+    other = Tokenizer(*gguf_vocabulary.of_metadata(table_metadata(table, "gpt-4o"), "gpt-4o"))
+    assert sum(other.encode(text) != ids for text, ids in zip(texts, expected, strict=True)) >= 10, "the texts tell kinds apart"
 
 
 def test_special_tokens_around_a_text(folder):
@@ -171,7 +227,7 @@ def test_settings_beside_a_sentencepiece_model(folder, tmp_path):
     [
         ({"model": "bert"}, r"model='bert' is not supported; supported: gpt2 \(BPE\), llama"),
         ({"model": None}, "model=None is not supported"),
-        ({"pre": "tekken"}, "pre='tekken' is not supported; supported: gpt-2, .*llama-bpe"),
+        ({"pre": "bloom"}, "pre='bloom' is not supported; supported: gpt-2, .*llama-bpe"),
         ({"pre": None}, "pre=None is not supported"),
         ({"tokens": []}, r"has no tokenizer\.ggml\.tokens"),
         ({"token_type": [1]}, "token_type does not belong to 3 tokens"),

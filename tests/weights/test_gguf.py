@@ -5,13 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from slipstream.arch.detect import config_to_spec
 from slipstream.base.errors import CheckpointError, InputError
 from slipstream.weights import load
-from slipstream.weights.gguf_config import to_config
 from tests.weights import gguf_files, tiny
 
 KINDS = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q4_K", "Q5_K", "Q6_K")
@@ -185,7 +181,7 @@ def test_split_files(tmp_path):
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        (lambda w: w.add_expert_count(8), r"expert_count=8: GGUF files with experts are not supported; take the \*\.safetensors"),
+        (lambda w: w.add_expert_count(8), r"'blk\.0\.ffn_gate_inp\.weight', .* missing from the checkpoint"),
         (lambda w: w.add_float32("llama.attention.scale", 0.5), r"llama\.attention\.scale=0\.5: has no known meaning"),
         (lambda w: w.add_rope_scaling_type(gguf_files.gguf.RopeScalingType.YARN), r"yarn"),
         (lambda w: w.add_value_length(32), r"attention\.value_length=32: is not the width of a head, 64"),
@@ -195,22 +191,6 @@ def test_what_the_tables_do_not_know_is_refused(tmp_path, metadata, message):
     write(tmp_path / "model.gguf", metadata=metadata)
     with pytest.raises(CheckpointError, match=message):
         load(tmp_path / "model.gguf")
-
-
-VALUES = st.integers(-2, 300) | st.floats() | st.booleans() | st.text(max_size=3) | st.lists(st.integers(0, 3), max_size=3)
-KEYS = (
-    *("embedding_length", "block_count", "attention.head_count", "attention.head_count_kv", "rope.freq_base", "rope.scaling.type"),
-    *("attention.layer_norm_rms_epsilon", "attention.key_length", "rope.dimension_count", "context_length", "expert_count", "other"),
-)
-
-
-@given(st.dictionaries(st.sampled_from(KEYS), VALUES), st.none() | st.lists(st.floats(), min_size=1, max_size=3))
-def test_arbitrary_metadata_is_a_model_or_refused(values, factors):
-    metadata = {"general.architecture": "llama", **{f"llama.{key}": value for key, value in values.items()}}
-    try:
-        config_to_spec(to_config(metadata, {"token_embd.weight": (8, 8)}, factors))
-    except InputError:
-        return
 
 
 def test_other_types_architectures_and_files_are_refused_by_name(tmp_path, shared):
@@ -223,10 +203,10 @@ def test_other_types_architectures_and_files_are_refused_by_name(tmp_path, share
         writer.add_tensor("output.weight", data, raw_dtype=gguf_files.gguf.GGMLQuantizationType.Q2_K)
 
     write(path, weights=weights, metadata=add)
-    with pytest.raises(CheckpointError, match=r"'lm_head\.weight' is Q2_K, not supported; supported: F32, BF16, F16, Q4_0, .*Q8_0"):
+    with pytest.raises(CheckpointError, match=r"'output\.weight' is Q2_K, not supported; supported: F32, BF16, F16, MXFP4, Q4_0, .*Q8_0"):
         load(path)
-    with pytest.raises(CheckpointError, match="general.architecture='falcon': is not supported as GGUF; supported: llama"):
-        load(shared / "data/tokenizers/gguf/ggml-vocab-falcon.gguf")
+    with pytest.raises(CheckpointError, match="general.architecture='bert': is not supported as GGUF; supported: deepseek2, falcon, "):
+        load(shared / "data/tokenizers/gguf/ggml-vocab-bert-bge.gguf")
     with pytest.raises(CheckpointError, match="the file holds no weights"):
         load(shared / "data/tokenizers/gguf/ggml-vocab-llama-spm.gguf")
     with pytest.raises(CheckpointError, match="GGUF version 1"):
@@ -240,7 +220,7 @@ def test_missing_and_extra_tensors_are_named(tmp_path):
     weights = tiny.random_weights()
     del weights["model.layers.1.mlp.up_proj.weight"]
     write(tmp_path / "missing.gguf", weights=weights)
-    with pytest.raises(CheckpointError, match=r"up_proj.weight' is missing .* that belong to the metadata"):
+    with pytest.raises(CheckpointError, match=r"blk\.1\.ffn_up\.weight' is missing .* that belong to the metadata"):
         load(tmp_path / "missing.gguf")
     write(tmp_path / "extra.gguf", extra={"blk.0.attn_q_norm.weight": np.ones(64, np.float32)})
     with pytest.raises(CheckpointError, match=r"'blk\.0\.attn_q_norm\.weight' is in the checkpoint, but not in the model that the meta"):

@@ -15,18 +15,19 @@ import numpy as np
 
 from slipstream.arch import SHAPES, ModelSpec, TensorSpec, shape, tensors
 from slipstream.arch.detect import FAMILIES
-from slipstream.arch.names import place_of
+from slipstream.arch.names import Place, place_of
 from slipstream.arch.rope import Llama3Scaling
 from slipstream.base import registry
 from slipstream.base.errors import InputError
 from slipstream.weights.dummy import Dummy
-from slipstream.weights.gguf_config import KINDS, ROPE_FACTORS, Kind, checkpoint_name
+from slipstream.weights.gguf.config import KINDS
+from slipstream.weights.gguf.rope import FACTORS
 
 # how the matrices of a file are stored -> the weight format that its limit is reckoned with (cost/)
 STORED = {"Q4_0": "int4", "Q8_0": "q8_0", "BF16": "bf16"}
 VERSION = 1  # of what is written; another one is another file
 _BLOCK = 32  # numbers of one block of Q4_0 and Q8_0
-_OUTER = ("token_embd", "output_norm", "output")
+_ARCHITECTURES = ("llama", "qwen2", "qwen3")  # those whose metadata `_metadata` writes in full
 
 
 def folder() -> Path:
@@ -49,7 +50,7 @@ def gguf_file(name: str, stored: str, where: Path, say: Callable[[str], None] = 
     spec = shape(name)
     if stored not in STORED:
         raise registry.unknown("weights", stored, STORED)
-    kind, architecture = _kind(name, spec, stored)
+    architecture = _architecture(name, spec, stored)
     path = where / f"{name}-{stored}-v{VERSION}.gguf"
     if not path.is_file():
         gguf = _gguf()
@@ -57,7 +58,7 @@ def gguf_file(name: str, stored: str, where: Path, say: Callable[[str], None] = 
         _announce(path, sum(size for _, _, size in infos), say)
         part = path.with_name(f"{path.name}.{os.getpid()}.part")
         try:
-            _write(gguf, part, name, spec, architecture, kind, infos)
+            _write(gguf, part, name, spec, architecture, infos)
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
@@ -87,18 +88,19 @@ def bf16_folder(name: str, where: Path, say: Callable[[str], None] = lambda line
     return path
 
 
-def _kind(name: str, spec: ModelSpec, stored: str) -> tuple[Kind, str]:
-    """The architecture in the words of GGUF, and its name there."""
+def _architecture(name: str, spec: ModelSpec, stored: str) -> str:
+    """The architecture's name in GGUF."""
     written = SHAPES[name]["architectures"][0]
     rope = spec.ropes[0]
     plain = len(spec.ropes) == 1 and rope.rotated is None and isinstance(rope.scaling, Llama3Scaling | None) and not any(spec.windows)
-    architecture = next((name for name, kind in KINDS.items() if kind.architecture == written), None)
+    architecture = next((name for name in _ARCHITECTURES if written == registry.load(KINDS, name).ARCHITECTURE), None)
     if architecture is None or not plain:
-        raise InputError(f"shape={name!r}: {written} cannot be written as GGUF here; take a shape of {', '.join(KINDS)} without windows")
+        known = ", ".join(_ARCHITECTURES)
+        raise InputError(f"shape={name!r}: {written} cannot be written as GGUF here; take a shape of {known} without windows")
     odd = [parameter for parameter in tensors(spec) if len(parameter.shape) > 1 and parameter.shape[1] % _BLOCK]
     if stored != "BF16" and odd:
         raise InputError(f"weights={stored!r}: {odd[0].name} of {name} has {odd[0].shape[1]} columns, no multiple of {_BLOCK}; take BF16")
-    return KINDS[architecture], architecture
+    return architecture
 
 
 def _gguf() -> Any:
@@ -124,26 +126,24 @@ def _info(gguf: Any, parameter: TensorSpec, stored: str) -> tuple[TensorSpec, An
     return parameter, kind, parameter.size // block * width
 
 
-def _write(gguf: Any, path: Path, name: str, spec: ModelSpec, architecture: str, kind: Kind, infos: list) -> None:
+def _write(gguf: Any, path: Path, name: str, spec: ModelSpec, architecture: str, infos: list) -> None:
     """Header first, then one tensor at a time, so that no more than one lies in memory."""
-    family, dummy = registry.load(FAMILIES, spec.family), Dummy(spec)
-    known = {checkpoint_name(kind, stored): stored for stored in _names(kind, len(spec.layers))}
+    layout, dummy = registry.load(KINDS, architecture), Dummy(spec)
+    places = [place_of(layout, spec, parameter) for parameter, _, _ in infos]
     writer = gguf.GGUFWriter(path, architecture)
     _metadata(gguf, writer, name, spec, infos)
     factors = _rope_factors(spec)
     if factors is not None:
-        writer.add_tensor_info(ROPE_FACTORS, factors.shape, factors.dtype, factors.nbytes)
-    for parameter, stored, size in infos:
-        stored_name = known[place_of(family, spec, parameter).name]
-        writer.add_tensor_info(stored_name, parameter.shape, np.dtype(np.float32), size, raw_dtype=stored)
+        writer.add_tensor_info(FACTORS, factors.shape, factors.dtype, factors.nbytes)
+    for place, (parameter, stored, size) in zip(places, infos, strict=True):
+        writer.add_tensor_info(place.name, parameter.shape, np.dtype(np.float32), size, raw_dtype=stored)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     if factors is not None:
         writer.write_tensor_data(factors)
-    for parameter, stored, _ in infos:
-        values = dummy.get(parameter.name).float().numpy()
-        writer.write_tensor_data(gguf.quants.quantize(_ordered(values, parameter, spec) if kind.interleaved else values, stored))
+    for place, (parameter, stored, _) in zip(places, infos, strict=True):
+        writer.write_tensor_data(gguf.quants.quantize(_as_placed(dummy.get(parameter.name).float().numpy(), place), stored))
     writer.close()
 
 
@@ -185,12 +185,6 @@ def _vocabulary(size: int) -> Iterator[str]:
     yield from (f"<{number}>" for number in range(len(letters) + 1, size))
 
 
-def _names(kind: Kind, layers: int) -> Iterator[str]:
-    """Every name that a tensor of this architecture can have in a file."""
-    for stem in (*_OUTER, *(f"blk.{layer}.{inner}" for layer in range(layers) for inner in kind.inner)):
-        yield from (f"{stem}.weight", f"{stem}.bias")
-
-
 def _rope_factors(spec: ModelSpec) -> np.ndarray | None:
     """Divisors of the frequencies, as llama.cpp's converter stores the scaling of Llama 3.1. [head_dim / 2]"""
     rope = spec.ropes[0]
@@ -200,11 +194,10 @@ def _rope_factors(spec: ModelSpec) -> np.ndarray | None:
     return np.array(plain, np.float32) / np.array(rope.scaling.stretch(plain, rope.theta, spec.max_len), np.float32)
 
 
-def _ordered(values: np.ndarray, parameter: TensorSpec, spec: ModelSpec) -> np.ndarray:
-    """What llama.cpp's converter does to rows of q and k, and weights/gguf.py undoes: halves of a head become neighbours."""
-    part = parameter.name.split(".")[-2]
-    if part not in ("q", "k"):
+def _as_placed(values: np.ndarray, place: Place) -> np.ndarray:
+    """The tensor of a file from which `place` takes these values."""
+    if place.rows is None:
         return values
-    heads = spec.layers[0].mixer.heads if part == "q" else spec.layers[0].mixer.kv_heads
-    pairs = values.reshape(heads, 2, spec.head_dim // 2, *values.shape[1:])
-    return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(values.shape)
+    stored = np.empty_like(values)
+    stored[list(place.rows)] = values
+    return stored

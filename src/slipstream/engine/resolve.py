@@ -58,9 +58,7 @@ def resolve(
         InputError: an option does not fit the model.
         CapacityError: it does not fit into memory; names the sum and the way out.
     """
-    if options.max_len is not None and options.max_len > spec.max_len:
-        raise InputError(f"max_len={options.max_len}: {spec.name} was made for up to {spec.max_len} positions; lower it")
-    max_len = options.max_len or min(spec.max_len, DEFAULT_MAX_LEN)
+    max_len = _max_len(options, spec)
     weight_format = options.quant or (as_stored if options.device == "cpu" and as_stored else stored)
     kv = options.kv or ("bf16" if stored == "bf16" or isinstance(weight_format, Mix) else "fp32")
     memory = plan(
@@ -110,3 +108,9 @@ def target_itl(options: Options) -> float:
     if options.target_itl is None:
         return TARGET_ITL if options.device == "cpu" else 0
     return options.target_itl
+
+
+def _max_len(options: Options, spec: ModelSpec) -> int:
+    if options.max_len is not None and options.max_len > spec.max_len:
+        raise InputError(f"max_len={options.max_len}: {spec.name} was made for up to {spec.max_len} positions; lower it")
+    return options.max_len or min(spec.max_len, DEFAULT_MAX_LEN)

@@ -23,6 +23,7 @@ class Checkpoint:
     """
 
     config = "config.json"
+    layout = None
     note = ""
 
     def __init__(self, folder: Path | str):

@@ -54,15 +54,15 @@ class Loaded:
 
     def __init__(self, spec: ModelSpec, checkpoint: Stored, device: str = "cpu"):
         self.spec, self._checkpoint, self._device = spec, checkpoint, device
-        family = registry.load(FAMILIES, spec.family)
+        layout = checkpoint.layout or registry.load(FAMILIES, spec.family)
         wanted = tensors(spec)
-        self._places: dict[str, Place] = {parameter.name: place_of(family, spec, parameter) for parameter in wanted}
-        prefix = getattr(family, "PREFIX", "")  # some writers leave it out
+        self._places: dict[str, Place] = {parameter.name: place_of(layout, spec, parameter) for parameter in wanted}
+        prefix = getattr(layout, "PREFIX", "")  # some writers leave it out
         if prefix and not any(name.startswith(prefix) for name in checkpoint.shapes):
             self._places = {name: replace(place, name=place.name.removeprefix(prefix)) for name, place in self._places.items()}
-        self._roles = {parameter.name: parameter.role for parameter in wanted}
-        head = checkpoint_name(family.NAMES, "head.weight")
-        self._check_complete(family.NOT_WEIGHTS, head)
+        self._wanted = {parameter.name: parameter for parameter in wanted}
+        head = checkpoint_name(layout.NAMES, "head.weight")
+        self._check_complete(layout.NOT_WEIGHTS, head)
         self._check_shapes()
         if spec.tied and head in checkpoint.shapes:
             self._check_tied(head)
@@ -72,9 +72,9 @@ class Loaded:
 
     def get(self, name: str) -> Tensor:
         """See `Weights.get`."""
-        place = self._places[name]
-        stored = _taken(self._checkpoint.tensor(place.name, place.number), place).to(self._device)
-        if self._roles[name] not in _MATRICES:
+        place, wanted = self._places[name], self._wanted[name]
+        stored = _taken(self._checkpoint.tensor(place.name, place.number), place).view(wanted.shape).to(self._device)
+        if wanted.role not in _MATRICES:
             stored = stored.float()
             return stored + place.plus if place.plus else stored
         if self.format == "bf16":
@@ -94,7 +94,7 @@ class Loaded:
         return None if place.transposed or place.plus else self._checkpoint.native(place.name)
 
     def _as_stored(self) -> WeightFormat:
-        named = {name: self._native(name) for name in self._places if self._roles[name] in _MATRICES}
+        named = {name: self._native(name) for name in self._places if self._wanted[name].role in _MATRICES}
         if self.spec.tied:
             named["head.weight"] = named["embed.weight"]
         found = tuple((name, format) for name, format in named.items() if format is not None)
@@ -167,7 +167,7 @@ class Loaded:
 
     def _matrices(self) -> dict[str, str]:
         """Stored matrices: name -> kind."""
-        names = (place.name for parameter, place in self._places.items() if self._roles[parameter] in _MATRICES)
+        names = (place.name for parameter, place in self._places.items() if self._wanted[parameter].role in _MATRICES)
         return {name: self._checkpoint.kind(name) for name in names}
 
     def _kinds(self) -> dict[str, int]:

@@ -1,6 +1,7 @@
 """Weights: the one question a model asks of whatever holds its parameters; Stored: what a checkpoint answers. No files here."""
 
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Protocol
 
 from torch import Tensor
@@ -35,14 +36,17 @@ class Weights(Protocol):
 
 
 class Stored(Protocol):
-    """An open checkpoint, whatever its file format: tensors under the names that `transformers` gives them.
+    """An open checkpoint, whatever its file format.
 
     Attributes:
+        layout: NAMES, NOT_WEIGHTS and perhaps `place` as a family has them, where the names are not those that `transformers`
+            gives; None where they are.
         shapes: name -> shape of the (unpacked) tensor.
         config: what describes the model, for messages: "config.json" or "the metadata".
         note: what else the user should know about how it is read; may be empty.
     """
 
+    layout: ModuleType | None
     shapes: Mapping[str, tuple[int, ...]]
     config: str
     note: str

@@ -22,6 +22,7 @@ class Unpacked:
     """
 
     config = "config.json"
+    layout = None
 
     def __init__(self, checkpoint: Checkpoint, scheme: Scheme):
         self._checkpoint, self._scheme, self.note = checkpoint, scheme, scheme.note
