@@ -239,12 +239,10 @@ def main() -> None:
     try:
         model = find(told["model"])
         engine = build(Options.of(model, told["engine"]))
-        config, limit = engine.config, None
-        step = warm_up(engine)
-        if told["engine"].get("device", "cpu") == "cpu":
-            limit = Limit(config.spec, config.weight_format, config.kv, config.threads, context=min(256, config.max_len))
-            for _ in range(3):
-                limit.probe()
+        config, step = engine.config, warm_up(engine)
+        limit = Limit(config.spec, config.weight_format, config.kv, config.threads, min(256, config.max_len), engine.kernels.device)
+        for _ in range(3):
+            limit.probe()
     except SlipstreamError as error:
         wire.send(Failed(str(error), True))
         sys.exit(2)
