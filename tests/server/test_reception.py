@@ -5,6 +5,7 @@ import pytest
 from slipstream.base.config import Options
 from slipstream.engine.build import build
 from slipstream.server import engine as engine_process
+from slipstream.server.embeddings import READ_ONLY
 from slipstream.server.messages import Abort, Accepted, Chat, Generate, Piece, Pieces, Refused, decode_news, decode_order, encode
 from slipstream.step import SamplingParams
 from slipstream.text.template import ChatTemplate
@@ -82,6 +83,27 @@ def test_pieces_carry_the_queue_time_and_the_hits_once(side):
     assert [piece.queued is not None for piece in first] == [True, False, False]
     assert first[0].cached == 0 and 0 < second[0].cached < 64
     assert [piece.tokens for piece in first] == [1, 1, 1] and first[-1].finish_reason == "length"
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+def test_a_vector_needs_no_logits_and_is_the_same_after_a_preemption(side, monkeypatch, pooling):
+    prompt = [5 + n % 200 for n in range(600)]  # three steps
+    texts = SamplingParams(max_tokens=2, temperature=0, ignore_eos=True, prompt_logprobs=0)
+    monkeypatch.setattr(side.engine.executor.runner, "_logits", lambda *_: pytest.fail("logits were made"))
+    for id in (1, 2):
+        side.order(id, READ_ONLY, (prompt,), pooling=pooling)
+        side.steps(2)
+        if id == 2:
+            side.engine.core.scheduler.preempt(min(side.reception._seats))
+        while side.engine.core.step():
+            pass
+    monkeypatch.undo()
+    first, second = (piece for piece in side.pieces if piece.finish_reason)
+    assert first.vector and first.vector == second.vector and side.engine.core.scheduler.stats.preemptions == 1
+    side.order(3, texts, (prompt,))  # what others ask for is theirs
+    while side.engine.core.step():
+        pass
+    assert sum(len(piece.scores or ()) for piece in side.pieces if piece.id == 3) == 599
 
 
 def test_chats_are_rendered_and_their_mistakes_named(side):
