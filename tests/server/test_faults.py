@@ -72,65 +72,6 @@ def test_leaving_while_the_prompt_is_read(server):
     server.until(server.idle, 5)
 
 
-def abandon(server, count: int) -> None:
-    for number in range(count):
-        connection = send(server, COMPLETIONS, {"prompt": f"number {number}", **LONG, "n": 1 + number % 2})
-        if number % 3 == 0:
-            connection.recv(1000)
-        connection.close()
-        if number % 40 == 39:
-            server.until(server.idle, 10)
-
-
-def footprint(server) -> tuple[int, int, int]:
-    """Open files of both processes, and their memory in bytes: the front's, the engine's."""
-    front, engine = psutil.Process(server.process.pid), server.engine
-    return front.num_fds() + engine.num_fds(), front.memory_info().rss, engine.memory_info().rss
-
-
-def leaks(server, count: int) -> tuple[int, int]:
-    """Abandons `count` requests. Returns how many files and bytes there are more afterwards."""
-    abandon(server, 80)  # pools and caches fill
-    server.until(server.idle, 10)
-    files, *memory = footprint(server)
-    abandon(server, count)
-    server.until(server.idle, 10)
-    server.until(lambda: footprint(server)[0] <= files, 10)
-    after, *more = footprint(server)
-    return after - files, sum(more) - sum(memory)
-
-
-def test_abandoned_requests_leave_nothing_behind(server):
-    files, memory = leaks(server, 160)
-    assert files <= 0 and memory < 12 * 2**20, (files, memory)  # allocators breathe; the slope is taken by the long test
-    assert server.post(COMPLETIONS, prompt="the", max_tokens=3).status_code == 200
-
-
-@pytest.mark.slow
-def test_a_thousand_abandoned_requests(server):
-    files, memory = leaks(server, 1000)
-    assert files <= 0 and memory < 8 * 2**20, (files, memory)
-
-
-@pytest.mark.slow
-def test_ten_thousand_short_requests_with_a_tenth_abandoned(server):
-    def some(count: int) -> None:
-        for number in range(count):
-            if number % 10 == 0:
-                send(server, COMPLETIONS, {"prompt": f"number {number}", **LONG}).close()
-            else:
-                assert server.post(COMPLETIONS, prompt=f"number {number}", max_tokens=4).status_code == 200
-
-    some(2000)
-    server.until(server.idle, 10)
-    files, *memory = footprint(server)
-    some(8000)
-    server.until(server.idle, 10)
-    after, *more = footprint(server)
-    slope = (sum(more) - sum(memory)) / 8 / 2**20
-    assert after <= files and slope < 1, (files, after, slope)  # MB per 1,000 requests
-
-
 # Clients that do not read
 
 

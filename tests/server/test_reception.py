@@ -16,8 +16,8 @@ LONG = SamplingParams(max_tokens=5000, ignore_eos=True, temperature=0, n=2)
 class Side:
     """The front's side of a reception."""
 
-    def __init__(self, model: str):
-        self.engine = build(Options.of(model, {"max_len": 8192, "max_batch": 4, "threads": 1}))
+    def __init__(self, model: str, **more):
+        self.engine = build(Options.of(model, {"max_len": 8192, "max_batch": 4, "threads": 1, **more}))
         self.answers, self.pieces = [], []
         self.reception = engine_process.attend(self.engine, ChatTemplate.load(model), self.answers.append, self.pieces.append)
 
@@ -117,6 +117,17 @@ def test_chats_are_rendered_and_their_mistakes_named(side):
     side.order(2, SamplingParams(max_tokens=1), (), chat=talk)
     assert "no chat template" in side.answers[1].message
     side.steps(3)
+
+
+def test_texts_that_do_not_fit_together_take_turns(model):
+    """The pool holds the longest request alone (else nothing is loaded), so one of them can always go on."""
+    side = Side(model, max_len=512, kv_tokens=512)
+    for id in (2, 3):
+        side.order(id, SamplingParams(max_tokens=200, ignore_eos=True, temperature=0), ([5 + id] * 250,))
+    while side.engine.core.step():
+        pass
+    assert side.engine.core.scheduler.stats.preemptions and side.held() == 0
+    assert [sum(piece.tokens for piece in side.pieces if piece.id == id) for id in (2, 3)] == [200, 200]
 
 
 def test_an_open_end_takes_the_room_there_is(side):
