@@ -198,7 +198,7 @@ def warm_up(engine: Engine) -> float:
         longest = max(longest, time.perf_counter() - began)
 
 
-def hello(engine: Engine, limit: Limit | None, chat: bool, step: float) -> Hello:
+def hello(engine: Engine, limit: Limit, chat: bool, step: float) -> Hello:
     """The facts that the front tells its clients."""
     config = engine.config
     one = StepRecord(Work.of([(min(256, config.max_len - 1), 1, ())], sampled=1), 1, 1, 0.0)
@@ -216,8 +216,8 @@ def hello(engine: Engine, limit: Limit | None, chat: bool, step: float) -> Hello
         chat=chat,
         demo=config.demo,
         step=step,
-        limit=1 / limit.seconds(one) if limit is not None else 0.0,
-        binds=limit.binds([one]) if limit is not None else "",
+        limit=1 / limit.seconds(one),
+        binds=limit.binds([one]),
     )
 
 
