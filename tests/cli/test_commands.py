@@ -12,7 +12,7 @@ import slipstream
 from slipstream.cli.main import app
 from slipstream.ops import probe
 
-COMMANDS = ("run", "chat", "models", "plan", "doctor", "verify", "certify", "bench", "train")
+COMMANDS = ("run", "chat", "serve", "models", "plan", "doctor", "verify", "certify", "bench", "train")
 SCREEN = 40  # lines
 
 
@@ -30,9 +30,9 @@ def test_answers_without_loading_torch(arguments):
     assert "HEAVY []" in done.stderr, done.stderr
 
 
-@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "train"])
+@pytest.mark.parametrize("command", [*(name for name in COMMANDS if name != "train"), "train demo"])
 def test_help_fits_a_screen(command):
-    done = call(command, "--help", terminal_width=80)
+    done = call(*command.split(), "--help", terminal_width=80)
     assert done.exit_code == 0 and done.stdout.count("\n") <= SCREEN
 
 

@@ -109,6 +109,13 @@ def test_models_says_what_can_be_run(cache):
     assert "not complete" in lines["org/partly"] and "org/several:Q8_0" in lines["org/several"]
 
 
+def test_models_lists_short_names(cache):
+    tiny.write(snapshot(cache, "HuggingFaceTB/SmolLM2-135M-Instruct"), tiny.random_weights())
+    lines = {line.split()[0]: line.split()[1:] for line in call("models").stdout.splitlines() if line.startswith("  ")}
+    assert lines["llama-3.2-1b"] == ["meta-llama/Llama-3.2-1B-Instruct"]
+    assert lines["smollm2-135m"] == ["cached", "HuggingFaceTB/SmolLM2-135M-Instruct"]
+
+
 def test_models_without_the_library(cache, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     done = call("models")

@@ -17,7 +17,7 @@ AXES = {
     "samples": (1, 3),
     "drafter": ("none", "Perfect", "AlwaysWrong", "RandomTree", "DuplicateHeavy", "OutOfVocabulary", "TooMuch"),
     "threads": (2, 1),
-    "weights": ("fp32", "bf16", "int8"),
+    "weights": ("fp32", "bf16", "int8", "int4"),
 }
 
 SAMPLING = {
@@ -41,6 +41,7 @@ MODELS = {
     "fp32": dict(model="dummy:tiny:fp32"),
     "bf16": dict(model="dummy:tiny:bf16"),
     "int8": dict(model="dummy:tiny:bf16", quant="int8"),
+    "int4": dict(model="dummy:tiny:bf16", quant="int4"),
 }
 
 

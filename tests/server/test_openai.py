@@ -201,6 +201,31 @@ def test_cached_prompt_tokens_are_told(client):
     assert 0 < usage.prompt_tokens_details.cached_tokens < usage.prompt_tokens
 
 
+def test_leaving_a_stream_or_a_call_frees_its_pages(client, server):
+    """That it takes the engine one step is in test_reception; here, that the client's way of leaving reaches it."""
+    endless = {"model": "tiny", "prompt": "the quick", "max_tokens": 30000, "n": 2, "extra_body": {"ignore_eos": True}}
+    stream = client.completions.create(stream=True, **endless)
+    for _ in range(3):
+        next(stream)
+    server.until(lambda: server.status()["running"] == 2)
+    stream.close()
+    server.until(server.idle, 2)
+
+    async def impatient():
+        async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as other:
+            call = asyncio.create_task(other.completions.create(**endless))
+            await asyncio.to_thread(server.until, lambda: server.status()["running"] == 2)
+            call.cancel()
+            await asyncio.gather(call, return_exceptions=True)
+
+    asyncio.run(impatient())
+    server.until(server.idle, 2)
+    steps = server.metric("engine_steps_total")
+    assert client.completions.create(model="tiny", prompt="the", max_tokens=1).usage.completion_tokens == 1
+    server.until(lambda: server.metric("engine_steps_total") > steps)
+    assert server.metric("engine_steps_total") - steps <= 3  # nothing else was running
+
+
 def test_64_at_once_say_what_each_says_alone(server, alone):
     prompts = [f"the quick brown fox number {index}" for index in range(64)]
     settings = [{"max_tokens": 4 + index % 13, "temperature": 0.8, "seed": index} for index in range(64)]

@@ -5,6 +5,7 @@ import pytest
 from slipstream.base.config import Options
 from slipstream.engine.build import build
 from slipstream.server import engine as engine_process
+from slipstream.server.embeddings import READ_ONLY
 from slipstream.server.messages import Abort, Accepted, Chat, Generate, Piece, Pieces, Refused, decode_news, decode_order, encode
 from slipstream.step import SamplingParams
 from slipstream.text.template import ChatTemplate
@@ -15,8 +16,8 @@ LONG = SamplingParams(max_tokens=5000, ignore_eos=True, temperature=0, n=2)
 class Side:
     """The front's side of a reception."""
 
-    def __init__(self, model: str):
-        self.engine = build(Options.of(model, {"max_len": 8192, "max_batch": 4, "threads": 1}))
+    def __init__(self, model: str, **more):
+        self.engine = build(Options.of(model, {"max_len": 8192, "max_batch": 4, "threads": 1, **more}))
         self.answers, self.pieces = [], []
         self.reception = engine_process.attend(self.engine, ChatTemplate.load(model), self.answers.append, self.pieces.append)
 
@@ -84,6 +85,27 @@ def test_pieces_carry_the_queue_time_and_the_hits_once(side):
     assert [piece.tokens for piece in first] == [1, 1, 1] and first[-1].finish_reason == "length"
 
 
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+def test_a_vector_needs_no_logits_and_is_the_same_after_a_preemption(side, monkeypatch, pooling):
+    prompt = [5 + n % 200 for n in range(600)]  # three steps
+    texts = SamplingParams(max_tokens=2, temperature=0, ignore_eos=True, prompt_logprobs=0)
+    monkeypatch.setattr(side.engine.executor.runner, "_logits", lambda *_: pytest.fail("logits were made"))
+    for id in (1, 2):
+        side.order(id, READ_ONLY, (prompt,), pooling=pooling)
+        side.steps(2)
+        if id == 2:
+            side.engine.core.scheduler.preempt(min(side.reception._seats))
+        while side.engine.core.step():
+            pass
+    monkeypatch.undo()
+    first, second = (piece for piece in side.pieces if piece.finish_reason)
+    assert first.vector and first.vector == second.vector and side.engine.core.scheduler.stats.preemptions == 1
+    side.order(3, texts, (prompt,))  # what others ask for is theirs
+    while side.engine.core.step():
+        pass
+    assert sum(len(piece.scores or ()) for piece in side.pieces if piece.id == 3) == 599
+
+
 def test_chats_are_rendered_and_their_mistakes_named(side):
     talk = Chat([{"role": "user", "content": "hi"}], {"add_generation_prompt": True})
     side.order(1, SamplingParams(max_tokens=1), (), chat=talk)
@@ -95,6 +117,17 @@ def test_chats_are_rendered_and_their_mistakes_named(side):
     side.order(2, SamplingParams(max_tokens=1), (), chat=talk)
     assert "no chat template" in side.answers[1].message
     side.steps(3)
+
+
+def test_texts_that_do_not_fit_together_take_turns(model):
+    """The pool holds the longest request alone (else nothing is loaded), so one of them can always go on."""
+    side = Side(model, max_len=512, kv_tokens=512)
+    for id in (2, 3):
+        side.order(id, SamplingParams(max_tokens=200, ignore_eos=True, temperature=0), ([5 + id] * 250,))
+    while side.engine.core.step():
+        pass
+    assert side.engine.core.scheduler.stats.preemptions and side.held() == 0
+    assert [sum(piece.tokens for piece in side.pieces if piece.id == id) for id in (2, 3)] == [200, 200]
 
 
 def test_an_open_end_takes_the_room_there_is(side):

@@ -11,6 +11,7 @@ import torch
 from slipstream.base.errors import InputError
 from slipstream.model.build import open_weights
 from slipstream.weights import hub
+from slipstream.weights.aliases import ALIASES
 from tests.weights import tiny
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -52,8 +53,24 @@ def test_a_path_is_never_an_id(cache, tmp_path, monkeypatch):
     tiny.write(tmp_path / "org" / "name", tiny.random_weights())
     monkeypatch.chdir(tmp_path)
     assert open_weights("org/name").spec.name == "name"
-    for path in (tmp_path / "nowhere", "./org/none", "../x", "/a/b", "a/b/c", "name", "~/models"):
+    for path in (tmp_path / "nowhere", "./org/none", "../x", "/a/b", "a/b/c", "name.gguf", "~/models"):
         assert hub.parse(path) is None and hub.locate(path).name
+
+
+def test_a_short_name_is_the_id_it_stands_for(cache):
+    for name, id in ALIASES.items():
+        assert hub.parse(name) == hub.parse(id) and str(hub.parse(id)) == id and name == name.lower() and "/" not in name
+    assert hub.parse("SmolLM2-135M") == hub.Id("HuggingFaceTB/SmolLM2-135M-Instruct")
+    tiny.write(snapshot(cache, ALIASES["smollm2-135m"]), tiny.random_weights())
+    assert open_weights("smollm2-135m").spec.name == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    with pytest.raises(InputError, match=r"'llama-3.2-1': .*did you mean 'llama-3.2-1b'"):
+        hub.locate("llama-3.2-1")
+
+
+def test_a_folder_called_like_a_short_name_is_the_folder(cache, tmp_path, monkeypatch):
+    tiny.write(tmp_path / "gpt2", tiny.random_weights())
+    monkeypatch.chdir(tmp_path)
+    assert hub.parse("gpt2") is None and open_weights("gpt2").spec.name == "gpt2"
 
 
 def test_where_the_cache_lies(monkeypatch):

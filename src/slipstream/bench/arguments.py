@@ -11,22 +11,22 @@ from slipstream.base.errors import InputError
 
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
-Model = Annotated[
-    str | None, typer.Option(help="Checkpoint folder, or dummy:SHAPE[:FORMAT] for random weights (default: the built-in demo model).")
-]
-Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads (default: physical cores).")]
+_SOURCE = "Folder, GGUF file, hub id, short name or dummy:SHAPE[:FORMAT] (default: the built-in model)."
+Model = Annotated[str | None, typer.Option(metavar="MODEL", help=_SOURCE)]
+ModelArgument = Annotated[str | None, typer.Argument(help=_SOURCE, show_default=False)]
+Device = Annotated[str, typer.Option(metavar="DEVICE", help="cpu, cuda or cuda:N.")]
+Threads = Annotated[int | None, typer.Option(metavar="N", min=1, help="CPU threads (default: physical cores).")]
 Quant = Annotated[str | None, typer.Option(metavar="FORMAT", help="Convert weights: int4, int8, q8_0, bf16, fp32 (default: as stored).")]
 Kv = Annotated[str | None, typer.Option(metavar="TYPE", help="KV cache in fp32 or bf16 (default: bf16 for bf16 weights, else fp32).")]
-MaxLen = Annotated[int | None, typer.Option(min=1, help="Longest request, prompt and output, in tokens.")]
-Memory = Annotated[str | None, typer.Option(metavar="SIZE", help="Memory for weights, KV and scratch together, for instance 4G.")]
-Speculate = Annotated[str, typer.Option(metavar="DRAFTER", help="Who guesses ahead; the text stays the same.")]
+MaxLen = Annotated[int | None, typer.Option(metavar="N", min=1, help="Longest request in tokens, output included.")]
+Memory = Annotated[str | None, typer.Option(metavar="SIZE", help="For weights, KV and scratch together, such as 4G.")]
+Speculate = Annotated[str, typer.Option(metavar="DRAFTER", help="Who guesses ahead; no text changes.")]
 TargetItl = Annotated[
     float | None,
-    typer.Option(metavar="MS", min=0, help="Time between tokens that prompts of others may cause (default: 100 on a CPU; 0: any)."),
+    typer.Option(metavar="MS", min=0, help="Between tokens while prompts come in (default: 100 on a CPU; 0: any)."),
 ]
 KernelSet = Annotated[
-    str | None, typer.Option("--kernels", metavar="SET", help="Insist on triton, cpu or reference kernels (default: the best there is).")
+    str | None, typer.Option("--kernels", metavar="SET", help="triton, cpu or reference only (default: the best).")
 ]
 
 

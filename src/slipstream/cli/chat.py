@@ -44,10 +44,7 @@ A line that ends with \\ goes on in the next one; \"\"\" begins and ends several
 
 
 def chat(
-    model: Annotated[
-        str | None,
-        typer.Argument(help="Folder, GGUF file, hub id or dummy:SHAPE[:FORMAT] (default: the built-in model).", show_default=False),
-    ] = None,
+    model: arguments.ModelArgument = None,
     system: Annotated[str | None, typer.Option(metavar="TEXT", help="How the model shall behave.", show_default=False)] = None,
     temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.7,
     top_p: Annotated[float, typer.Option(help="Keep the likeliest tokens that hold this share.")] = 0.95,

@@ -22,6 +22,7 @@ from slipstream.cli.serve import serve
 from slipstream.cli.train import train
 from slipstream.cli.verify import verify
 
+WIDTH = 100  # columns of a help text, where the terminal has as many
 REFUSED, INTERRUPTED = 2, 130  # exit codes: our own errors like those of the command line; Ctrl-C as shells count it
 
 
@@ -46,7 +47,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="Slipstream runs language models on this machine and says how close it comes to what the machine can do.",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDTH},
 )
 app.command()(run)
 app.command()(chat)

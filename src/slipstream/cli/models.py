@@ -1,4 +1,4 @@
-"""`slipstream models`: what can be run here without a download. Owns the list and its look."""
+"""`slipstream models`: what can be run here, and under which name. Owns the list and its look."""
 
 from typing import TYPE_CHECKING
 
@@ -13,8 +13,14 @@ WIDTH = 44
 
 
 def models() -> None:
-    """Lists the models that need no download: cached ones of the hub, the built-in one and named shapes."""
-    for title, rows in (("hub cache", cached_rows()), ("built in", builtin_rows()), ("shapes (random weights)", shape_rows())):
+    """Lists what can be named as a model: cached ones of the hub, the built-in one, short names of the hub's and named shapes."""
+    parts = (
+        ("hub cache", cached_rows()),
+        ("built in", builtin_rows()),
+        ("short names (downloaded once, when they are run)", alias_rows()),
+        ("shapes (random weights)", shape_rows()),
+    )
+    for title, rows in parts:
         typer.echo(title)
         for name, size, note in rows:
             typer.echo(f"  {name:<{WIDTH}}{size:>11}  {note}".rstrip())
@@ -62,6 +68,14 @@ def builtin_rows() -> list[tuple[str, str, str]]:
         size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
         rows.append((folder.name, _human(size), "taken where no model is named" if folder.name == "demo" else ""))
     return rows or [("none in this checkout", "", "")]
+
+
+def alias_rows() -> list[tuple[str, str, str]]:
+    """(short name, "cached" if nothing needs to be downloaded, what it stands for)."""
+    from slipstream.weights import hub
+    from slipstream.weights.aliases import ALIASES
+
+    return [(name, "cached" if hub.cached(hub.parse(id)) else "", id) for name, id in ALIASES.items()]
 
 
 def shape_rows() -> list[tuple[str, str, str]]:

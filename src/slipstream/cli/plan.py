@@ -33,10 +33,7 @@ class Roof:
 
 
 def plan(
-    model: Annotated[
-        str | None,
-        typer.Argument(help="Folder, GGUF file, cached hub id or dummy:SHAPE[:FORMAT] (default: the built-in model).", show_default=False),
-    ] = None,
+    model: arguments.ModelArgument = None,
     max_len: arguments.MaxLen = None,
     max_batch: Annotated[int | None, typer.Option(min=1, help="Requests that run at once (default: 32).", show_default=False)] = None,
     quant: arguments.Quant = None,
@@ -79,7 +76,7 @@ def opened(model: str | None) -> "Weights":
     wanted = None if source.startswith(DUMMY) else hub.parse(source)
     if wanted is not None and hub.cached(wanted) is None:
         raise InputError(
-            f"model={source!r}: is no path here and not in the cache ({hub.cache()}), and plan downloads nothing; "
+            f"model={str(wanted)!r}: is no path here and not in the cache ({hub.cache()}), and plan downloads nothing; "
             f"`slipstream run --model {source}` does, and dummy:SHAPE needs no weights"
         )
     return open_weights(source)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -44,10 +44,7 @@ class Check:
 
 
 def verify(
-    model: Annotated[
-        str | None,
-        typer.Argument(help="Folder, GGUF file, hub id or dummy:SHAPE[:FORMAT] (default: the built-in model).", show_default=False),
-    ] = None,
+    model: arguments.ModelArgument = None,
     device: arguments.Device = "cpu",
     threads: arguments.Threads = None,
     quant: arguments.Quant = None,

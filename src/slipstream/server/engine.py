@@ -198,7 +198,7 @@ def warm_up(engine: Engine) -> float:
         longest = max(longest, time.perf_counter() - began)
 
 
-def hello(engine: Engine, limit: Limit | None, chat: bool, step: float) -> Hello:
+def hello(engine: Engine, limit: Limit, chat: bool, step: float) -> Hello:
     """The facts that the front tells its clients."""
     config = engine.config
     one = StepRecord(Work.of([(min(256, config.max_len - 1), 1, ())], sampled=1), 1, 1, 0.0)
@@ -216,8 +216,8 @@ def hello(engine: Engine, limit: Limit | None, chat: bool, step: float) -> Hello
         chat=chat,
         demo=config.demo,
         step=step,
-        limit=1 / limit.seconds(one) if limit is not None else 0.0,
-        binds=limit.binds([one]) if limit is not None else "",
+        limit=1 / limit.seconds(one),
+        binds=limit.binds([one]),
     )
 
 
@@ -239,12 +239,10 @@ def main() -> None:
     try:
         model = find(told["model"])
         engine = build(Options.of(model, told["engine"]))
-        config, limit = engine.config, None
-        step = warm_up(engine)
-        if told["engine"].get("device", "cpu") == "cpu":
-            limit = Limit(config.spec, config.weight_format, config.kv, config.threads, context=min(256, config.max_len))
-            for _ in range(3):
-                limit.probe()
+        config, step = engine.config, warm_up(engine)
+        limit = Limit(config.spec, config.weight_format, config.kv, config.threads, min(256, config.max_len), engine.kernels.device)
+        for _ in range(3):
+            limit.probe()
     except SlipstreamError as error:
         wire.send(Failed(str(error), True))
         sys.exit(2)

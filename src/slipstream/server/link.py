@@ -269,7 +269,8 @@ class Link:
 
     def _gone(self, reason: str) -> None:
         loaded, self.state, self.failure = self.state is State.SERVING, State.GONE, reason
-        log.get(__name__).error("the engine is gone: %s", reason)
+        if not self.expected:  # what the user got wrong is told by run.py, once
+            log.get(__name__).error("the engine is gone: %s", reason)
         self.fail_all(ApiError(500, "engine_error", f"the engine failed while this request ran: {reason}"))
         self._deaths.append(time.monotonic())
         often = len(self._deaths) == RESTARTS and self._deaths[-1] - self._deaths[0] < RESTART_WINDOW

@@ -6,7 +6,7 @@ once.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from slipstream.model.batch import Batch
 from slipstream.model.decoder import Decoder
-from slipstream.step import Chunk
+from slipstream.step import Chunk, Plan
 
 
 @dataclass(slots=True)
@@ -56,9 +56,14 @@ class Pooling:
             value = value / value.norm().clamp_min(1e-12)
         return value.cpu().numpy().astype("<f4").tobytes()
 
-    def begin(self, chunks: Sequence[Chunk]) -> None:
-        """These chunks are the rows of the next call of `forward`."""
-        self._chunks = chunks if self._wanted else ()
+    def begin(self, plan: Plan) -> Plan:
+        """Looks at a plan whose rows are those of the next call of `forward`. Returns the plan to run: the same without the scores
+        of prompts that only become vectors. They ask for scores so that every row is computed; no logits are made for them."""
+        self._chunks = plan.chunks if self._wanted else ()
+        if not self._chunks:
+            return plan
+        chunks = (replace(chunk, score=None) if chunk.request in self._wanted else chunk for chunk in plan.chunks)
+        return replace(plan, chunks=tuple(chunks))
 
     def forward(self, batch: Batch, pool: Tensor) -> Tensor:
         hidden = self._decoder.forward(batch, pool)  # [rows, hidden]

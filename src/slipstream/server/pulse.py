@@ -6,14 +6,14 @@ not decide anything: whether the engine is ill is seen by the front, from outsid
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import takewhile
 
 from slipstream.engine.core import Core
 from slipstream.engine.limit import Limit
 from slipstream.engine.meter import Meter, StepRecord
 from slipstream.server.messages import Beat
-from slipstream.step import Chunk, Executor, Plan, Result
+from slipstream.step import Executor, Plan, Result
 
 WINDOW = 2.0  # seconds over which the present speed is taken
 KEEP = 4096  # steps remembered between two beats at most
@@ -73,18 +73,17 @@ class Doorman:
     Args:
         executor: does the work.
         seated: called with (request, tokens that needed no computing) when a request gets its seat.
-        rows: called with the chunks of a step before it runs.
+        look: called with each plan before it runs; returns the plan to run.
     """
 
-    def __init__(self, executor: Executor, seated: Callable[[int, int], None], rows: Callable[[Sequence[Chunk]], None]):
-        self._executor, self._seated, self._rows = executor, seated, rows
+    def __init__(self, executor: Executor, seated: Callable[[int, int], None], look: Callable[[Plan], Plan]):
+        self._executor, self._seated, self._look = executor, seated, look
 
     def launch(self, plan: Plan) -> None:
         starts = {chunk.request: chunk.start for chunk in plan.chunks} if plan.admitted else {}
         for admission in plan.admitted:
             self._seated(admission.request, starts.get(admission.request, 0))
-        self._rows(plan.chunks)
-        self._executor.launch(plan)
+        self._executor.launch(self._look(plan))
 
     def finish(self) -> Result:
         return self._executor.finish()

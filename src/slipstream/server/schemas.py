@@ -3,14 +3,16 @@ fields only; what depends on the model is checked by the engine, what depends on
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, WithJsonSchema, field_validator, model_validator
 
 from slipstream.server.fields import Strict, invalid, unsupported
 
 TOKEN_ID = Annotated[int, Field(ge=0, lt=2**31)]
 COUNT = Annotated[int, Field(ge=0, lt=2**31)]
 SEED = Annotated[int, Field(ge=-(2**63), lt=2**64)]
-Prompts = str | list[Any]
+_IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
+_SEVERAL = {"type": "array", "items": {"anyOf": [{"type": "string"}, _IDS]}, "minItems": 1}
+Prompts = Annotated[str | list[Any], WithJsonSchema({"anyOf": [{"type": "string", "minLength": 1}, _IDS, _SEVERAL]})]
 
 
 def check_prompts(value: Any) -> Any:

@@ -2,11 +2,13 @@
 
     org/name[@revision]              a folder of safetensors
     org/name[@revision]:Q4_0         one GGUF file out of a repository of several
+    llama-3.2-1b                     a short name for one of them, see aliases.py
 
 Owns the cache's layout (huggingface_hub, docs "Understand caching") and the way to the network, which only an id that is not
 cached takes. A path that exists never does. Must not know what the files hold.
 """
 
+import difflib
 import json
 import os
 import re
@@ -18,9 +20,11 @@ from typing import Any
 
 from slipstream.base.errors import InputError
 from slipstream.files.safetensors import INDEX, SINGLE
+from slipstream.weights.aliases import ALIASES
 
 SECONDS = 10.0  # for the first answer of the hub; without one there is no network
 _ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?(:(?P<quant>[\w.-]+))?")
+_WORD = re.compile(r"(?!\.)(?!.*\.gguf$)[\w.-]+")  # "./name" says that a path is meant
 _TRUE = ("1", "ON", "YES", "TRUE")
 _WANTED = re.compile(
     r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|hf_quant_config)\.json|tokenizer\.model"
@@ -49,8 +53,8 @@ class Id:
 
 
 def parse(model: Path | str) -> Id | None:
-    """The id that `model` is; None for an existing path and for what cannot be an id."""
-    found = None if Path(model).exists() else _ID.fullmatch(str(model))
+    """The id that `model` is or stands for; None for an existing path and for what cannot be an id."""
+    found = None if Path(model).exists() else _ID.fullmatch(ALIASES.get(str(model).lower(), str(model)))
     return Id(found["repo"], found["revision"] or "main", found["quant"] or "") if found else None
 
 
@@ -58,13 +62,15 @@ def locate(model: Path | str) -> Path:
     """The folder or GGUF file of a model; downloads it if it is an id that is not cached.
 
     Args:
-        model: a path, or an id.
+        model: a path, an id or a short name.
 
     Raises:
-        InputError: an id that is not cached and cannot be downloaded; says why and the way out.
+        InputError: an id that is not cached and cannot be downloaded, or a word that is neither path nor name; says the way out.
     """
     wanted = parse(model)
     if wanted is None:
+        if _WORD.fullmatch(str(model)) and not Path(model).exists():
+            raise _stranger(str(model))
         return Path(model)
     found = cached(wanted)
     if found is not None:
@@ -76,6 +82,15 @@ def locate(model: Path | str) -> Path:
     if found is None:
         raise _error(wanted, f"was downloaded, but {cache()} holds no complete model; run again, or remove it there")
     return found
+
+
+def _stranger(word: str) -> InputError:
+    near = difflib.get_close_matches(word.lower(), ALIASES, 1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return InputError(
+        f"model={word!r}: is neither a path here nor a short name; {hint}`slipstream models` lists those; give a folder, a GGUF file or "
+        "an id org/name of the hub"
+    )
 
 
 def cache() -> Path:

@@ -1,0 +1,113 @@
+"""Many requests, some of them abandoned: nothing grows. Pages, texts, open files, memory of both processes."""
+
+import random
+from dataclasses import dataclass
+
+import psutil
+import pytest
+
+from tests.server.harness import LONG, send
+
+COMPLETIONS = "/v1/completions"
+SEATS = 8 + 64  # texts that the shared server takes at once: those that run and those that wait
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Open files of both processes, and the bytes of each."""
+
+    files: int
+    front: int
+    engine: int
+
+    @staticmethod
+    def of(server) -> "Footprint":
+        front, engine = psutil.Process(server.process.pid), server.engine
+        return Footprint(front.num_fds() + engine.num_fds(), front.memory_info().rss, engine.memory_info().rss)
+
+    @property
+    def bytes(self) -> int:
+        return self.front + self.engine
+
+
+def settled(server) -> Footprint:
+    """The footprint when nothing runs or waits and every page is free or remembered. A connection may take a moment to close."""
+    server.until(server.idle, 10)
+    server.client.close()  # its own connection is no leak
+    server.__post_init__()
+    server.get("/health/live")
+    return Footprint.of(server)
+
+
+def abandon(server, number: int) -> None:
+    """Leaves at once, or after the first text; alone or with two samples."""
+    connection = send(server, COMPLETIONS, {"prompt": f"number {number}", **LONG, "n": 1 + number % 2})
+    if number % 3 == 0:
+        connection.recv(1000)
+    connection.close()
+
+
+def serve(server, first: int, count: int, abandoned: int) -> None:
+    """Requests `first` and following; one of `abandoned` is left, the others get their four tokens."""
+    for number in range(first, first + count):
+        if number % abandoned == 0:
+            abandon(server, number // abandoned)
+        else:
+            answer = server.post(COMPLETIONS, prompt=f"number {number}", max_tokens=4, ignore_eos=True)
+            assert answer.json()["usage"]["completion_tokens"] == 4, answer.text
+        if number % 40 == 39 and abandoned == 1:
+            server.until(server.idle, 10)  # else the queue is full, which is another test's subject
+
+
+def slope(values: list[float]) -> float:
+    """Of the least-squares line through equally spaced values, per space."""
+    middle, mean = (len(values) - 1) / 2, sum(values) / len(values)
+    rise = sum((at - middle) * (value - mean) for at, value in enumerate(values))
+    return rise / sum((at - middle) ** 2 for at in range(len(values)))
+
+
+def nobody_is_left(server) -> None:
+    """All seats can be taken at once: the front has forgotten nobody and remembers nobody."""
+    assert server.post(COMPLETIONS, prompt=["the"] * SEATS, max_tokens=1).status_code == 200
+    server.until(server.idle, 10)
+    assert server.ready() and server.metric("engine_step_failures_total") == 0
+
+
+def test_a_thousand_abandoned_requests(server):
+    serve(server, 0, 80, abandoned=1)  # pools and caches fill
+    before = settled(server)
+    serve(server, 80, 1000, abandoned=1)
+    after = settled(server)
+    assert after.files <= before.files and after.bytes - before.bytes < 8 * MIB, (before, after)
+    nobody_is_left(server)
+
+
+def test_short_requests_with_a_tenth_abandoned(server):
+    """The short form of the next one: allocators breathe, so only what is far too much fails here."""
+    serve(server, 0, 100, abandoned=10)
+    before = settled(server)
+    serve(server, 100, 500, abandoned=10)
+    after = settled(server)
+    assert after.files <= before.files and after.bytes - before.bytes < 8 * MIB, (before, after)
+    nobody_is_left(server)
+
+
+@pytest.mark.slow
+def test_ten_thousand_short_requests_with_a_tenth_abandoned(server, record_property):
+    seen = []
+    for first in range(0, 10_000, 1000):
+        serve(server, first, 1000, abandoned=10)
+        seen.append(settled(server))
+    later = seen[2:]  # the first two thousand fill pools and caches
+    growth = slope([each.bytes / 1e6 for each in later])  # MB per 1,000 requests
+    record_property("MB per 1,000 requests", round(growth, 3))
+    print(f"{growth:.3f} MB per 1,000 requests; files {[each.files for each in seen]}")
+    assert max(each.files for each in later) <= later[0].files and growth <= 1, (growth, seen)
+    nobody_is_left(server)
+
+
+def test_the_slope_is_that_of_a_line():
+    noise = random.Random(1)
+    assert slope([3 + 2 * at for at in range(8)]) == pytest.approx(2)
+    assert slope([5 + noise.uniform(-1, 1) for _ in range(1000)]) == pytest.approx(0, abs=0.01)
