@@ -15,12 +15,22 @@ Weight weight_named(const std::string& format) {
     refuse("linear: unknown weight format '" + format + "'; known: " + known);
 }
 
-void run_linear(int kind, Address x, Address weight, Address scale, Address bias, Address out, i64 rows, i64 n, i64 k, i64 stride) {
+Weight known(int kind) {
     if (kind < 0 || kind >= WEIGHTS) refuse("linear: weight format number " + std::to_string(kind) + " is not known");
+    return static_cast<Weight>(kind);
+}
+
+void run_linear(int kind, Address x, Address weight, Address scale, Address bias, Address out, i64 rows, i64 n, i64 k, i64 stride) {
     Linear a{at<float>(x), at<void>(weight), at<float>(scale), at<float>(bias), at<float>(out), rows, n, k, stride};
-    submit({rows}, [a, kind](const Step& step) mutable {
+    submit({rows}, [a, format = known(kind)](const Step& step) mutable {
         a.rows = step.rows;
-        linear(static_cast<Weight>(kind), a);
+        linear(format, a);
+    });
+}
+
+void run_gather(int kind, Address ids, Address panels, Address out, i64 rows, i64 n, i64 k) {
+    submit({rows}, [=](const Step& step) {
+        gather(known(kind), at<int32_t>(ids), at<void>(panels), at<float>(out), step.rows, n, k);
     });
 }
 
@@ -36,6 +46,7 @@ void bind_linear(nanobind::module_& m) {
         },
         Free());
     m.def("linear", &run_linear, Free());
+    m.def("gather", &run_gather, Free());
 }
 
 }  // namespace slip

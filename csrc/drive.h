@@ -38,9 +38,15 @@ struct Stored {  // what a format packs, as quant/formats stores it; k inputs, 3
     const uint8_t* least;   // int4_zero: zeros, q4_k: leasts. u8 [n, k / 32]
     const uint16_t *group, *group_least;  // q4_k, q6_k: d; q4_k: dmin. fp16 [n, k / 256]
 };
+constexpr i64 GROUP = 8;  // blocks that share what q4_k and q6_k keep per 256 inputs
+struct Sizes {            // bytes of a packed block of 32 outputs, and of what stands before each group of blocks
+    i64 block, head;
+};
+Sizes sizes_of(Weight);  // of integer weights
 i64 packed_bytes(Weight, i64 n, i64 k);
 void pack(Weight, const Stored&, void* to, i64 n, i64 k);
 void linear(Weight, Linear);
+void gather(Weight, const int32_t* ids, const void* panels, float* out, i64 rows, i64 n, i64 k);  // rows of a packed weight
 void sample(const float* logits, i64 rows, i64 vocab, const SampleRows&, int32_t* out);
 void logprobs(const float* logits, i64 rows, i64 vocab, const int32_t* tokens, i64 top, float* logprob, int32_t* rank, int32_t* ids,
               float* values);

@@ -6,25 +6,7 @@
 namespace slip {
 namespace {
 
-constexpr i64 GROUP = 8;  // blocks that share what Q4_K and Q6_K keep per 256 inputs
-constexpr i64 NIBBLES = BLOCK * PANEL / 2, BYTES = BLOCK * PANEL;
-
 i64 blocks_of(i64 k) { return (k + BLOCK - 1) / BLOCK; }
-
-// Bytes of a block of a panel, and of what stands before each group of blocks.
-struct Sizes {
-    i64 block, head;
-};
-Sizes sizes_of(Weight kind) {
-    switch (kind) {
-        case Weight::int8: return {BYTES, 0};
-        case Weight::q8_0: return {2 * PANEL + BYTES, 0};
-        case Weight::int4: return {2 * PANEL + NIBBLES, 0};
-        case Weight::int4_zero: return {3 * PANEL + NIBBLES, 0};
-        case Weight::q4_k: return {2 * PANEL + NIBBLES, 4 * PANEL};
-        default: return {2 * PANEL + BYTES, 2 * PANEL};  // q6_k
-    }
-}
 
 // A panel's rows: `count` of them are there, what is missing counts as `nothing`.
 struct Rows {
@@ -113,6 +95,18 @@ void pack_integers(Weight kind, const Stored& from, uint8_t* out, i64 k, Rows ro
 }
 
 }  // namespace
+
+Sizes sizes_of(Weight kind) {
+    constexpr i64 NIBBLES = BLOCK * PANEL / 2, BYTES = BLOCK * PANEL;
+    switch (kind) {
+        case Weight::int8: return {BYTES, 0};
+        case Weight::q8_0: return {2 * PANEL + BYTES, 0};
+        case Weight::int4: return {2 * PANEL + NIBBLES, 0};
+        case Weight::int4_zero: return {3 * PANEL + NIBBLES, 0};
+        case Weight::q4_k: return {2 * PANEL + NIBBLES, 4 * PANEL};
+        default: return {2 * PANEL + BYTES, 2 * PANEL};  // q6_k
+    }
+}
 
 i64 packed_bytes(Weight kind, i64 n, i64 k) { return (n + PANEL - 1) / PANEL * panel_bytes(kind, k); }
 

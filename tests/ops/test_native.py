@@ -15,7 +15,7 @@ from tests.ops.scenes import FORMATS, INTEGERS, fitting, meaning, stored
 if native.module is None:
     pytest.skip(f"no native module: {native.reason}", allow_module_level=True)
 
-from slipstream.ops import cpu  # noqa: E402
+from slipstream.ops import cpu, reference  # noqa: E402
 
 N = native.module
 
@@ -112,6 +112,18 @@ def test_linear_writes_columns_of_a_wider_matrix(format):
     tape.end()
     tape.run(9)
     assert torch.equal(wide[:, 33:73], plain)
+
+
+@pytest.mark.parametrize("format", [name for name in INTEGERS if name != "int8"])
+def test_rows_of_a_packed_weight(format):
+    k = fitting(format, 40)
+    tensors, ids, out = stored(format, 70, k), integers([69, 0, 31, 32, 31]), torch.empty(5, k)
+    for kernel in (cpu.Linear(format), reference.OFFERED[f"linear_{format}"]):
+        kernel.gather(ids, kernel.prepare(dict(tensors)), out.fill_(9))
+        assert torch.equal(out, meaning(format, tensors)[ids.long()].float())
+    with pytest.raises(IndexError, match=r"gather: ids\[1\] = 70 is outside 0..69"):
+        kernel = cpu.Linear(format)
+        kernel.gather(integers([1, 70]), kernel.prepare(tensors), out[:2])
 
 
 def test_linear_splits_rows_over_threads_without_changing_them():

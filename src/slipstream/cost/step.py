@@ -36,6 +36,7 @@ LINEAR_ARITHMETIC = {
     "cuda": {"fp32": "fp32"} | dict.fromkeys(("bf16", "int8", "q8_0", "int4", "int4_zero", "q4_k", "q6_k"), "bf16"),
 }
 ATTENTION_ARITHMETIC = {"cpu": {"fp32": "fp32", "bf16": "fp32"}, "cuda": {"fp32": "fp32", "bf16": "bf16"}}
+EMBEDDING = "embed.weight"
 PLAIN = 4  # bytes of a number in norms and biases, which are fp32 in every format
 
 
@@ -54,6 +55,9 @@ class Mix:
     @cached_property
     def _formats(self) -> dict[str, str]:
         return dict(self.named)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._formats
 
     def of(self, name: str) -> str:
         """Format of a weight."""
@@ -171,6 +175,18 @@ def table_type(weight_format: WeightFormat, stored: str | None = None) -> str:
     return stored or ("fp32" if weight_format == "fp32" else "bf16")
 
 
+def _packed(name: str, weight_format: WeightFormat) -> bool:
+    """Whether a table stays in a linear format of its own, in one piece with a head that is tied to it."""
+    return isinstance(weight_format, Mix) and name in weight_format
+
+
+def _table_bits(name: str, weight_format: WeightFormat, stored: str | None) -> float:
+    """Bits per number of an embedding table."""
+    if _packed(name, weight_format):
+        return WEIGHT_FORMATS[format_of(weight_format, name)][0]
+    return 8 * KV_TYPES[table_type(weight_format, stored)]
+
+
 def weights_bytes(spec: ModelSpec, weight_format: WeightFormat, stored: str | None = None) -> int:
     """All weights in memory: linear layers, embedding table and head. A tied head is a packed copy of the table, so it counts
     again. Padding to whole panels (docs/numerics.md) is left out: below 32 rows per layer.
@@ -182,8 +198,9 @@ def weights_bytes(spec: ModelSpec, weight_format: WeightFormat, stored: str | No
     Raises:
         InputError: an unknown format.
     """
-    tables = sum(tensor.size for tensor in tensors(spec) if tensor.role == "embedding")
-    return _layers_bytes(spec, weight_format) + _head_bytes(spec, weight_format) + tables * KV_TYPES[table_type(weight_format, stored)]
+    tables = sum(_table_bits(tensor.name, weight_format, stored) * tensor.size for tensor in tensors(spec) if tensor.role == "embedding")
+    shared = spec.tied and not spec.head_bias and _packed(EMBEDDING, weight_format)
+    return _layers_bytes(spec, weight_format) + int(tables / 8) + (0 if shared else _head_bytes(spec, weight_format))
 
 
 def linear_operations(spec: ModelSpec, rows: int, sampled_rows: int) -> int:
@@ -209,7 +226,7 @@ def step_cost(
     """
     _known("device", device, LINEAR_ARITHMETIC)
     _known("kv_type", kv_type, KV_TYPES)
-    table = KV_TYPES[table_type(weight_format, stored)]
+    table = _table_bits(EMBEDDING, weight_format, stored) / 8
     if not work.rows:
         return Cost()
     positions = attention = written = 0
@@ -222,7 +239,7 @@ def step_cost(
     return Cost(
         weights=_layers_bytes(spec, weight_format, work.rows)
         + (_head_bytes(spec, weight_format) if work.sampled else 0)
-        + places * spec.hidden * table,
+        + int(places * spec.hidden * table),
         kv_read=positions * KV_TYPES[kv_type],
         kv_written=written * KV_TYPES[kv_type],
         operations=_by_kind(

@@ -12,6 +12,7 @@ from slipstream.arch.spec import ModelSpec
 from slipstream.base.errors import CapacityError, InputError
 from slipstream.cost import WeightFormat
 from slipstream.model.batch import Batch
+from slipstream.model.embedding import Embedding
 from slipstream.model.layer import Layer
 from slipstream.model.linear import Linear
 from slipstream.model.norm import Norm
@@ -57,14 +58,16 @@ class Decoder:
         self.spec, self.format = spec, format or weights.as_stored
         self.max_len = max_len or spec.max_len
         self._kernels = kernels
-        self._table = weights.get("embed.weight")  # [vocab, hidden]
+        self._embed = Embedding(weights, self.format, kernels)
         self._positions = weights.get("positions.weight") if spec.positions else None  # [positions, hidden]
         self._ropes = {rope: rope_table(rope, spec.head_dim, self.max_len).to(kernels.device) for rope in spec.ropes}
         self._layers = [
             Layer(spec, number, weights, self.format, kernels, self._ropes[layer.mixer.rope]) for number, layer in enumerate(spec.layers)
         ]
         self.final_norm = Norm(spec, "norm", weights, kernels)
-        self._head = Linear(weights, ["embed" if spec.tied else "head"], spec.head_bias, self.format, kernels, bias_of="head")
+        self._head = self._embed.layer if spec.tied and not spec.head_bias else None
+        if self._head is None:
+            self._head = Linear(weights, ["embed" if spec.tied else "head"], spec.head_bias, self.format, kernels, bias_of="head")
         self._scale = kernels.scale if spec.embed_scale != 1 or spec.logit_scale != 1 else None
         self._softcap = kernels.softcap if spec.logit_softcap else None
         self._scratch = _step_scratch(spec, max_rows, kernels.device)
@@ -112,7 +115,7 @@ class Decoder:
         """All ops of `forward`, in order."""
         buffers = self._scratch.rows(batch.ids.shape[0])
         stream, free = buffers["stream"], buffers["normed"]
-        self._kernels.embed(batch.ids, self._table, stream)
+        self._embed(batch.ids, stream)
         if self.spec.embed_scale != 1:
             self._scale(stream, self.spec.embed_scale)
         pending = None  # what the last sub-layer adds to the stream; the next norm does it

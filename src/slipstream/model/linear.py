@@ -64,6 +64,17 @@ class Linear:
             part.kernel.run(x, part.prepared, part.bias, columns)
 
 
+    @property
+    def gathers(self) -> bool:
+        """Whether rows of the weight can be had: it is one part, and its kernel can."""
+        return len(self._parts) == 1 and hasattr(self._parts[0].kernel, "gather")
+
+    def gather(self, ids: Tensor, out: Tensor) -> None:
+        """Rows `ids` [rows] of the weight -> out [rows, k]."""
+        (part,) = self._parts
+        part.kernel.gather(ids, part.prepared, out)
+
+
 def _layer(weights: Weights, name: str, format: WeightFormat) -> tuple[str, dict[str, Tensor]]:
     """(linear format, stored tensors) of one weight."""
     if isinstance(format, Mix):

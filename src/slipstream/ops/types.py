@@ -62,7 +62,10 @@ class LinearKernel(Protocol):
         """
 
     def run(self, x: Tensor, prepared: Any, bias: Tensor | None, out: Tensor) -> None:
-        """Writes out [rows, n] from x [rows, k] and bias [n] or None."""
+        """Writes out [rows, n], whose rows may lie apart, from x [rows, k] and bias [n] or None."""
+
+    def gather(self, ids: Tensor, prepared: Any, out: Tensor) -> None:
+        """Writes rows `ids` [rows] of the weight, unpacked, to out [rows, k]. Only kernels whose scales are shared by inputs have it."""
 
 
 @dataclass(slots=True)

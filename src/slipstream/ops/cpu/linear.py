@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from slipstream.base import native
-from slipstream.ops.cpu.checks import fits, rows_apart
+from slipstream.ops.cpu.checks import fits, integers, rows_apart
 from slipstream.ops.types import LINEAR_FORMATS, check_stored
 
 _native = native.module
@@ -34,6 +34,8 @@ class Linear:
     def __init__(self, format: str):
         self.name = f"cpu_{format}"
         self._format, self._kind = format, _native.weight_kind(format)
+        if any(shared > 1 for name, (_, shared) in LINEAR_FORMATS[format].items() if name != "weight"):
+            self.gather = self._gather
 
     def prepare(self, stored: dict[str, Tensor]) -> Packed:
         """Packs the stored tensors (ops/types.py, LINEAR_FORMATS) once; the result holds a copy."""
@@ -56,3 +58,9 @@ class Linear:
             0 if prepared.scale is None else prepared.scale.data_ptr(),
             0 if bias is None else fits(self.name, "bias", bias, (n,)), address, rows, n, k, stride,
         )  # fmt: skip
+
+    def _gather(self, ids: Tensor, prepared: Packed, out: Tensor) -> None:
+        """Writes rows `ids` [rows] of the weight, unpacked, to out [rows, k]."""
+        rows, n, k = ids.shape[0], prepared.n, prepared.k
+        places = integers(self.name, "ids", ids, rows), prepared.panels.data_ptr(), fits(self.name, "out", out, (rows, k))
+        _native.gather(self._kind, *places, rows, n, k)

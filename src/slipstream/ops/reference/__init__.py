@@ -13,7 +13,7 @@ shape, and by the thread that meets an element. So only this is used here:
 
 from slipstream.ops.reference.cached import attention, attention_sinks, attention_softcap, move, rope_write
 from slipstream.ops.reference.experts import add_rows, gate_rows, gated_clamped, route
-from slipstream.ops.reference.linear import FloatLinear, IntegerLinear
+from slipstream.ops.reference.linear import linear
 from slipstream.ops.reference.rows import (
     add,
     embed,
@@ -59,7 +59,7 @@ OFFERED: dict[str, Op | LinearKernel] = {
     "gate_rows": gate_rows,
     "gated_clamped": gated_clamped,
     "attention_sinks": attention_sinks,
-    **{f"linear_{format}": (FloatLinear if format in ("fp32", "bf16") else IntegerLinear)(format) for format in LINEAR_FORMATS},
+    **{f"linear_{format}": linear(format) for format in LINEAR_FORMATS},
 }
 
 

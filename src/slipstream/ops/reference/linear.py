@@ -95,6 +95,23 @@ class IntegerLinear:
             out.add_(bias)
 
 
+class BlockLinear(IntegerLinear):
+    """Where inputs share scales, a row of the weight can be had alone."""
+
+    def gather(self, ids: Tensor, prepared: Whole, out: Tensor) -> None:
+        rows = prepared.whole[:, ids] * prepared.worth[:, ids, None]  # [blocks, rows, 32]
+        if prepared.least is not None:
+            rows -= prepared.least[:, ids, None]
+        out.copy_(rows.transpose(0, 1).flatten(1))
+
+
+def linear(format: str) -> FloatLinear | IntegerLinear:
+    """The layer of a format."""
+    if format in ("fp32", "bf16"):
+        return FloatLinear(format)
+    return IntegerLinear(format) if format == "int8" else BlockLinear(format)
+
+
 def _by_block(weight: Tensor) -> Tensor:
     """[n, k] -> fp32 [blocks, n, 32], the last block filled up with zeros."""
     padded = F.pad(weight.float(), (0, -weight.shape[1] % INT8_BLOCK))
