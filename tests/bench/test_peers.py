@@ -239,6 +239,31 @@ def test_what_is_possible_follows_from_the_probes(fakes, tmp_path, known_machine
     assert decode.possible() == pytest.approx(2 / (cost.bytes / 10e9))
 
 
+def test_who_else_is_there(tmp_path, monkeypatch, fakes, known_machine):
+    pytest.importorskip("gguf")
+    stat, ticks = tmp_path / "stat", iter(((0, 0), (30, 50), (30, 50), (100, 120)))  # idle, busy; half of the busy ones are stolen
+
+    def later(seconds):
+        idle, other = next(ticks)
+        stat.write_text(f"cpu  {other} 0 0 {idle} 0 0 0 {other} 7 7\ncpu0 1 1 1 1\n")
+
+    monkeypatch.setattr(comparison, "STAT", stat)
+    monkeypatch.setattr(comparison.time, "sleep", later)
+    later(0)
+    assert comparison.busy(1) == pytest.approx(100 / 130)
+    assert comparison.busy(1) is None, "no time passed"
+    assert comparison.busy(1) == pytest.approx(140 / 210)
+    stat.write_text("something else\n")
+    monkeypatch.setattr(comparison.time, "sleep", lambda seconds: None)
+    assert comparison.busy(1) is None
+    shares = iter((0.04, 0.5, 0.5))
+    monkeypatch.setattr(comparison, "busy", lambda seconds: next(shares))
+    found = comparison.run(Ask("tiny", batch=(), prompt_tokens=(8,), new_tokens=2, repeat=3), tmp_path / "weights")
+    assert found.places[0].busy == [0.04, 0.5, 0.5] and found.disturbed() == 0.5
+    found.places[0].busy = [0.04, 0.04, 0.5]
+    assert found.disturbed() is None
+
+
 def test_wrong_asks(venv):
     for ask, message in (
         (Ask("tiny", {"llama_cp": venv}, prompt_tokens=()), "did you mean 'llama_cpp'"),

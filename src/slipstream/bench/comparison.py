@@ -5,6 +5,7 @@ the machine could do of engine/limit.py.
 """
 
 import sys
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -30,6 +31,9 @@ OWN = "slipstream"  # the peer that the others are held against
 KV = "bf16"  # two bytes per number, as llama.cpp's f16
 CONTEXT = 16  # tokens of each prompt before decoding: few enough that 32 of them are one step of everybody
 WARM = 2  # steps of the turns that are not counted
+LISTEN = 0.1  # seconds between turns in which nothing of ours runs
+QUIET = 0.05  # of the cores may be busy then; OpenMP engines lose far more than what others take
+STAT = Path("/proc/stat")
 
 
 @dataclass(frozen=True)
@@ -105,11 +109,13 @@ class Place:
 
     Attributes:
         turns: per repetition, by engine: seconds, tokens, and the likeliest next token after a prompt.
+        busy: per repetition, share of the cores that worked while every engine waited; None where the system does not say.
     """
 
     point: Point
     limit: Limit
     turns: list[dict[str, dict[str, Any]]] = field(default_factory=list)
+    busy: list[float | None] = field(default_factory=list)
 
     @property
     def is_prompt(self) -> bool:
@@ -149,6 +155,11 @@ class Comparison:
     bytes: int
     runners: list[Runner]
     places: list[Place]
+
+    def disturbed(self) -> float | None:
+        """Median share of the cores that something else kept busy, where that is more than QUIET; else None."""
+        busy = [share for place in self.places for share in place.busy if share is not None]
+        return found if busy and (found := median(busy)) > QUIET else None
 
 
 def run(ask: Ask, where: Path | None = None, say: Callable[[str], None] = lambda line: None) -> Comparison:
@@ -204,6 +215,25 @@ def step_bytes(path: Path) -> int:
     return sum(sizes.values()) - (sizes["token_embd.weight"] if "output.weight" in sizes else 0)
 
 
+def busy(seconds: float) -> float | None:
+    """Share of all cores that is busy, or taken away from this virtual machine, over some seconds; None if the system does not say."""
+    before = _ticks()
+    time.sleep(seconds)
+    after = _ticks()
+    if before is None or after is None or after[1] <= before[1]:
+        return None
+    return 1 - (after[0] - before[0]) / (after[1] - before[1])
+
+
+def _ticks() -> tuple[int, int] | None:
+    """(idle, all) ticks of all cores since the start: user, nice, system, idle, waiting for disks, and so on up to stolen."""
+    try:
+        numbers = [int(word) for word in STAT.read_text().split("\n", 1)[0].split()[1:9]]
+    except (OSError, ValueError):
+        return None
+    return (numbers[3] + numbers[4], sum(numbers)) if len(numbers) > 4 else None
+
+
 def _context(point: Point) -> int:
     return point.batch * (point.prompt_tokens + point.new_tokens // 2)
 
@@ -220,7 +250,8 @@ def _start(runner: Runner, found: Comparison, folder: Path | None, stack: ExitSt
 
 
 def _round(found: Comparison, place: Place, repetition: int, say: Callable[[str], None]) -> None:
-    """One point of one repetition: a probe, then everybody in turn; who begins changes."""
+    """One point of one repetition: who else is there, a probe, then everybody in turn; who begins changes."""
+    place.busy.append(busy(LISTEN))
     prompts = place.point.prompts(found.spec.vocab, repetition)
     taken: dict[str, dict[str, Any]] = {}
     place.limit.probe()

