@@ -54,6 +54,15 @@ def test_gemma_3_in_both_styles():
     assert first.tied and first.embed_scale == 8.0 and first.layers[0].mixer.scale == 256**-0.5
 
 
+def test_gemma_3_that_sees_states_little_of_its_language_model():
+    """As the 4B model's own config.json does."""
+    text = dict(hidden_size=2560, intermediate_size=10240, num_hidden_layers=34, sliding_window=1024, model_type="gemma3_text")
+    model = spec("Gemma3ForConditionalGeneration", {"text_config": {**text, "rope_scaling": {"factor": 8.0, "rope_type": "linear"}}})
+    mixer = model.layers[5].mixer
+    assert (model.vocab, mixer.heads, mixer.kv_heads, mixer.head_dim, mixer.scale) == (262208, 8, 4, 256, 256**-0.5)
+    assert mixer.rope == RopeSpec(1e6, LinearScaling(8.0)) and windows(model)[:7] == [1024] * 5 + [0, 1024] and model.tied
+
+
 def test_gemma_2_bounds_may_be_null():
     usual = spec("Gemma2ForCausalLM")
     assert (usual.logit_softcap, usual.layers[0].mixer.softcap) == (30.0, 50.0) and windows(usual) == [4096, 0, 4096, 0]

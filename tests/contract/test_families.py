@@ -181,6 +181,30 @@ def test_gpt2_without_a_prefix(kernels, tmp_path):
     torch.testing.assert_close(Paged(decoder).step(Rows(0, tokens))[0], expected, rtol=0, atol=TOLERANCE)
 
 
+def test_gemma_3_that_sees(tmp_path, caplog):
+    """Of the larger models the language model is read; the rest is said to be left out."""
+    import transformers
+
+    torch.manual_seed(8)
+    base = CASES["gemma3"]
+    vision = dict(hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14)
+    config = transformers.Gemma3Config(text_config={**base.base, **base.config}, vision_config=vision, mm_tokens_per_image=4)
+    model = transformers.Gemma3ForConditionalGeneration(config).eval()
+    with torch.no_grad():
+        for parameter in model.model.language_model.parameters():
+            parameter.normal_(0, 0.2)
+    model.save_pretrained(tmp_path)
+    llm, tokens = LLM(tmp_path, max_batch=1, memory=2**28), some_tokens(20, 4)
+    (output,) = llm.generate([tokens], SamplingParams(temperature=0.0, max_tokens=12))
+    given = torch.tensor([tokens])
+    expected = model.generate(given, attention_mask=torch.ones_like(given), do_sample=False, max_new_tokens=12, pad_token_id=0)
+    assert output.outputs[0].token_ids == expected[0, 20:].tolist()
+    assert "only its language model is read; images are not supported" in caplog.text
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["Gemma3ForConditionalGeneration"], "text_config": 3}))
+    with pytest.raises(CheckpointError, match="text_config=3: must be a JSON object"):
+        load_model(tmp_path, Kernels(only="reference"), max_rows=4, max_logit_rows=4)
+
+
 def test_gpt_oss_with_experts_in_mxfp4(kernels, tmp_path):
     """As the published checkpoints are: blocks and scales of [experts, outputs, inputs] beside plain attention, in their own format."""
     import transformers

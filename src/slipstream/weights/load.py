@@ -57,11 +57,11 @@ class Loaded:
         layout = checkpoint.layout or registry.load(FAMILIES, spec.family)
         wanted = tensors(spec)
         self._places: dict[str, Place] = {parameter.name: place_of(layout, spec, parameter) for parameter in wanted}
-        prefix = getattr(layout, "PREFIX", "")  # some writers leave it out
+        head, prefix = checkpoint_name(layout.NAMES, "head.weight"), getattr(layout, "PREFIX", "")  # some writers leave it out
         if prefix and not any(name.startswith(prefix) for name in checkpoint.shapes):
             self._places = {name: replace(place, name=place.name.removeprefix(prefix)) for name, place in self._places.items()}
+            head = head.removeprefix(prefix)
         self._wanted = {parameter.name: parameter for parameter in wanted}
-        head = checkpoint_name(layout.NAMES, "head.weight")
         self._check_complete(layout.NOT_WEIGHTS, head)
         self._check_shapes()
         if spec.tied and head in checkpoint.shapes:

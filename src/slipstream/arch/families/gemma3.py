@@ -1,4 +1,7 @@
-"""Gemma 3, text only: five layers with a window and a rope of their own to each one without; q and k normed per head. Data only."""
+"""Gemma 3: five layers with a window and a rope of their own to each one without; q and k normed per head. Data only.
+
+Of the models that see (4B and larger) only the language model is read, and that is said.
+"""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -6,21 +9,26 @@ from typing import Any
 
 from slipstream.arch import common
 from slipstream.arch.families.gemma import HARMLESS, HEAD_DIM, embedding, plus_one
-from slipstream.arch.families.gemma2 import NAMES, NOT_WEIGHTS, softcap
+from slipstream.arch.families.gemma2 import NAMES as TEXT_NAMES
+from slipstream.arch.families.gemma2 import softcap
 from slipstream.arch.fields import Fields
 from slipstream.arch.names import Place
 from slipstream.arch.rope import RopeSpec
 from slipstream.arch.spec import AttentionSpec, FfnSpec, LayerSpec, ModelSpec, TensorSpec
+from slipstream.base import log
 
-ARCHITECTURES = ("Gemma3ForCausalLM",)
+SEEING = "Gemma3ForConditionalGeneration"
+ARCHITECTURES = ("Gemma3ForCausalLM", SEEING)
+PREFIX = "language_model."  # of models that see
+NAMES = {name: PREFIX + stored for name, stored in TEXT_NAMES.items()}
+NOT_WEIGHTS = (*common.NOT_WEIGHTS, r"(vision_tower|multi_modal_projector)\..*")
+TEXT = {"vocab_size": 262208, "num_attention_heads": 8, "num_key_value_heads": 4}  # where text_config is silent, as in the 4B model
 WINDOWED, FULL = "sliding_attention", "full_attention"
-
-__all__ = ["ARCHITECTURES", "NAMES", "NOT_WEIGHTS", "place", "to_spec"]
 
 
 def to_spec(config: Mapping[str, Any]) -> ModelSpec:
     """Reads a config.json; see the Llama family for errors."""
-    fields = Fields({"head_dim": HEAD_DIM, **config}, "config.json")
+    fields = Fields({"head_dim": HEAD_DIM, **_language(config)}, "config.json")
     heads, kv_heads, head_dim = common.head_counts(fields)
     ropes = _ropes(fields, head_dim)
     bias = fields.flag("attention_bias", False)
@@ -38,6 +46,15 @@ def to_spec(config: Mapping[str, Any]) -> ModelSpec:
     cap = softcap(fields, "final_logit_softcapping", 0.0) if fields.get("final_logit_softcapping", None) else 0.0
     read = ("hidden_act", "rope_local_base_freq", "_sliding_window_pattern", *HARMLESS)
     return common.model(fields, "gemma3", layers, harmless=read, logit_softcap=cap, **(embedding(fields) | _max_len(fields)))
+
+
+def _language(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The fields of the language model."""
+    if config["architectures"] != [SEEING]:
+        return config
+    text = Fields(config, "config.json").get("text_config")
+    log.get(__name__).warning("config.json: %s: only its language model is read; images are not supported", SEEING)
+    return {**TEXT, **Fields(text, "config.json: text_config").values}
 
 
 def _max_len(fields: Fields) -> dict[str, int]:
