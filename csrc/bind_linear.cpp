@@ -45,6 +45,12 @@ void bind_linear(nanobind::module_& m) {
             pack(weight_named(format), {at<void>(weight), at<void>(scale), at<uint8_t>(least), at<uint16_t>(group), at<uint16_t>(group_least)}, at<void>(to), n, k);
         },
         Free());
+    m.def(
+        "round_weights",
+        [](const std::string& format, Address weight, bool bf16, Address quants, Address scales, i64 n, i64 k) {
+            round_weights({weight_named(format), at<void>(weight), bf16, at<uint8_t>(quants), at<void>(scales), k}, n);
+        },
+        Free());
     m.def("linear", &run_linear, Free());
     m.def("gather", &run_gather, Free());
 }

@@ -4,6 +4,7 @@
 #include "elementwise.h"
 #include "linear_int.h"
 #include "peak.h"
+#include "round.h"
 #include "sample.h"
 
 #define SLIP_TEXT_OF(x) #x
@@ -17,7 +18,7 @@ const Kernels* SLIP_JOIN(SLIP_ISA, _kernels)() {
     namespace isa = SLIP_ISA;
     static const Kernels table = {
         SLIP_TEXT(SLIP_ISA), isa::embed, isa::norm, isa::rope_write, isa::layer_norm, isa::norm_slices,
-        isa::gated, isa::activate, isa::add, isa::scale, isa::softcap, isa::quantise,
+        isa::gated, isa::activate, isa::add, isa::scale, isa::softcap, isa::quantise, isa::round_rows,
         {isa::linear_fp32, isa::linear_bf16, isa::linear_int<isa::Int8>, isa::linear_int<isa::Q8_0>, isa::linear_int<isa::Int4>,
          isa::linear_int<isa::Int4Zero>, isa::linear_int<isa::Q4K>, isa::linear_int<isa::Q6K>},
         isa::attention, isa::argmax, isa::tempered, isa::weights, isa::drop_below, isa::noisy_argmax, isa::noise, isa::noise_words,

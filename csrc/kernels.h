@@ -28,6 +28,15 @@ struct Linear {
     int32_t* block_sum = nullptr;  // [blocks, rows, 2]: sums of the quants of both halves
 };
 
+struct Rounding {  // of a weight to what quant/formats stores
+    Weight kind;   // int8, q8_0 or int4
+    const void* weight;  // [n, k] fp32 or bf16
+    bool bf16;
+    uint8_t* quants;  // [n, k], int4: [n, k / 2]
+    void* scales;     // int8: fp32 [n]; else fp16 [n, k / 32]
+    i64 k;
+};
+
 struct Cache {  // one layer: [pages, kv_heads, page_size, head_dim]
     void *keys, *values;
     bool bf16;
@@ -69,6 +78,7 @@ struct Kernels {
     void (*scale)(float* x, float factor, i64 width, i64 from, i64 to);
     void (*softcap)(float* x, float cap, i64 width, i64 from, i64 to);
     void (*quantise)(const Linear&, i64 from, i64 to);
+    void (*round_rows)(const Rounding&, i64 from, i64 to);
     void (*linear[WEIGHTS])(const Linear&, i64 panel, i64 panels, i64 from, i64 to);  // by Weight
     void (*attention)(const Attention&, i64 row, i64 kv_head);
     // sampling, all on one row; z is padded with -inf to a multiple of 64

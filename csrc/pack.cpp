@@ -1,4 +1,4 @@
-// Owns: packing of weights into panels of 32 outputs, once, at load. Layouts: docs/numerics.md, "Packing"; who reads them: linear_int.h.
+// Owns: rounding of weights and their packing into panels of 32 outputs, once, at load. Layouts: docs/numerics.md, "Packing"; who reads them: linear_int.h.
 #include <cstring>
 
 #include "split.h"
@@ -106,6 +106,14 @@ Sizes sizes_of(Weight kind) {
         case Weight::q4_k: return {2 * PANEL + NIBBLES, 4 * PANEL};
         default: return {2 * PANEL + BYTES, 2 * PANEL};  // q6_k
     }
+}
+
+void round_weights(const Rounding& r, i64 n) {
+    const bool grouped = r.kind == Weight::q8_0 || r.kind == Weight::int4;
+    if (!grouped && r.kind != Weight::int8) refuse("round: weights can be rounded to int8, q8_0 and int4");
+    if (grouped && r.k % BLOCK) refuse("round: k=" + std::to_string(r.k) + " must be a multiple of " + std::to_string(BLOCK));
+    const Kernels& kernels = active();
+    over_rows(n, 8. * static_cast<double>(r.k), [&](i64 from, i64 to) { kernels.round_rows(r, from, to); });
 }
 
 i64 packed_bytes(Weight kind, i64 n, i64 k) { return (n + PANEL - 1) / PANEL * panel_bytes(kind, k); }

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from slipstream.base.errors import InputError
 from slipstream.quant.blocks import nibbles
+from slipstream.quant.rounding import rounded
 
 NAME = "int4"
 OP = "int4"
@@ -25,9 +26,13 @@ def quantise(weight: Tensor) -> dict[str, Tensor]:
     Raises:
         InputError: k is no multiple of 32.
     """
+    if weight.shape[1] % GROUP:
+        raise InputError(f"quant='int4': a layer has {weight.shape[1]} inputs, no multiple of {GROUP}; take quant='int8'")
+    return rounded(NAME, weight) or _quantise(weight)
+
+
+def _quantise(weight: Tensor) -> dict[str, Tensor]:
     n, k = weight.shape
-    if k % GROUP:
-        raise InputError(f"quant='int4': a layer has {k} inputs, no multiple of {GROUP}; take quant='int8'")
     packed, scale = torch.empty(n, k // 2, dtype=torch.uint8), torch.empty(n, k // GROUP, dtype=torch.float16)
     rows = max(1, _CHUNK // k)
     for at in range(0, n, rows):
@@ -41,20 +46,32 @@ def quantise(weight: Tensor) -> dict[str, Tensor]:
 
 def _round(groups: Tensor) -> tuple[Tensor, Tensor]:
     """fp32 [groups, 32] -> whole numbers -8..7 in fp32 [groups, 32], scales fp16 [groups]."""
-    largest = groups.gather(1, groups.abs().argmax(1, keepdim=True))  # [groups, 1], with its sign
+    low, high = groups.amin(1, keepdim=True), groups.amax(1, keepdim=True)
+    largest = torch.where(-low >= high, low, high)  # [groups, 1], with its sign
     best_error, best = None, None
     for first in (largest / -8, largest / 7):
         whole = _whole(groups, first)
-        square = (whole * whole).sum(1, keepdim=True)
-        step = torch.where(square > 0, (whole * groups).sum(1, keepdim=True) / square, 0).half()
+        square = _dot(whole, whole)
+        step = torch.where(square > 0, _dot(whole, groups) / square, 0).half()
         whole = _whole(groups, step.float())
-        error = (whole * step.float()).sub_(groups).square_().sum(1, keepdim=True)
+        off = whole * step.float() - groups
+        error = _dot(off, off)
         if best is None:
             best_error, best = error, (whole, step)
         else:
             better = error < best_error
             best = torch.where(better, whole, best[0]), torch.where(better, step, best[1])
     return best[0], best[1].squeeze(1)
+
+
+def _dot(x: Tensor, y: Tensor) -> Tensor:
+    """Sum of x * y [groups, 32] as the kernels add it up (lanes16 of docs/numerics.md), fp32 [groups, 1]."""
+    half = GROUP // 2
+    lanes = (x[:, half:].double() * y[:, half:].double() + (x[:, :half] * y[:, :half]).double()).float()
+    while half > 1:
+        half //= 2
+        lanes = lanes[:, :half] + lanes[:, half:]
+    return lanes
 
 
 def _whole(groups: Tensor, step: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ Owns the stored form; must not know kernels (how they quantise activations is do
 import torch
 from torch import Tensor
 
+from slipstream.quant.rounding import rounded
+
 NAME = "int8"
 OP = "int8"
 _CHUNK = 1 << 22  # weights quantised at a time, so that the fp32 copy of a large layer never exists as a whole
@@ -13,6 +15,10 @@ _CHUNK = 1 << 22  # weights quantised at a time, so that the fp32 copy of a larg
 
 def quantise(weight: Tensor) -> dict[str, Tensor]:
     """Stored tensors of weight [n, k]: "weight" int8 [n, k], "scale" fp32 [n] = largest magnitude of the row / 127."""
+    return rounded(NAME, weight) or _quantise(weight)
+
+
+def _quantise(weight: Tensor) -> dict[str, Tensor]:
     n, k = weight.shape
     quantised, scale = torch.empty(n, k, dtype=torch.int8), torch.empty(n)
     rows = max(1, _CHUNK // k)

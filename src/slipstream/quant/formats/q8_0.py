@@ -8,6 +8,7 @@ from torch import Tensor
 
 from slipstream.base.errors import InputError
 from slipstream.quant.blocks import decode, half
+from slipstream.quant.rounding import rounded
 
 NAME = "q8_0"
 GGUF = ("Q8_0",)
@@ -22,9 +23,13 @@ def quantise(weight: Tensor) -> dict[str, Tensor]:
     Raises:
         InputError: k is no multiple of 32.
     """
+    if weight.shape[1] % VALUES:
+        raise InputError(f"quant='q8_0': a layer has {weight.shape[1]} inputs, no multiple of {VALUES}; take quant='int8'")
+    return rounded(NAME, weight) or _quantise(weight)
+
+
+def _quantise(weight: Tensor) -> dict[str, Tensor]:
     n, k = weight.shape
-    if k % VALUES:
-        raise InputError(f"quant='q8_0': a layer has {k} inputs, no multiple of {VALUES}; take quant='int8'")
     whole, scale = torch.empty(n, k, dtype=torch.int8), torch.empty(n, k // VALUES, dtype=torch.float16)
     rows = max(1, _CHUNK // k)
     for at in range(0, n, rows):
