@@ -9,6 +9,7 @@ from hypothesis import settings
 # Before torch is imported: one thread unless a test asks for more, and no spinning, which starves a shared machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ["SLIPSTREAM_PACKED"] = "off"  # nothing is left behind
 
 settings.register_profile("slipstream", deadline=None, derandomize=True)  # the same examples on every machine
 settings.load_profile("slipstream")

@@ -18,6 +18,7 @@ class Unpacked:
     """Weights whose matrices went through a format and back."""
 
     format = as_stored = "fp32"
+    files, shelf = (), None
 
     def __init__(self, inner, format):
         self.spec, self._inner = inner.spec, inner

@@ -12,7 +12,18 @@ no knowledge of kernels, schedulers or machines beyond the numbers given.
 from slipstream.cost.memory import MemoryPlan, kv_bytes, pages_that_fit, plan, scratch_bytes
 from slipstream.cost.pace import Pace, assumed
 from slipstream.cost.roofline import Limit, limit
-from slipstream.cost.step import KV_TYPES, WEIGHT_FORMATS, Cost, Mix, WeightFormat, Work, linear_operations, step_cost, weights_bytes
+from slipstream.cost.step import (
+    KV_TYPES,
+    WEIGHT_FORMATS,
+    Cost,
+    Mix,
+    WeightFormat,
+    Work,
+    format_of,
+    linear_operations,
+    step_cost,
+    weights_bytes,
+)
 
 __all__ = [
     "KV_TYPES",
@@ -25,6 +36,7 @@ __all__ = [
     "WeightFormat",
     "Work",
     "assumed",
+    "format_of",
     "kv_bytes",
     "limit",
     "linear_operations",

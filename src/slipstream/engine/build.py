@@ -24,6 +24,7 @@ from slipstream.scheduler import Scheduler
 from slipstream.step import Executor
 from slipstream.text.tokenizer import FILE, Tokenizer
 from slipstream.weights.hub import locate
+from slipstream.weights.shelf import Shelf
 from slipstream.worker.batching import MAX_DRAFT
 from slipstream.worker.executors.local import LocalExecutor
 from slipstream.worker.pool import KVPool
@@ -31,6 +32,7 @@ from slipstream.worker.runner import Runner, Sizes
 
 BUILTIN = Path(__file__).parents[1] / "builtin"
 DRAFTERS = "slipstream.speculate.drafters"
+PLAIN = ("fp32", "bf16")  # packed as fast as they are read
 KV_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -58,10 +60,14 @@ def build(options: Options) -> Engine:
         options, weights.spec, weights.format, facts(options.device), kernels.profile, max_draft, weights.as_stored
     )
     set_threads(config.threads)
+    if weights.files and config.weight_format not in PLAIN:
+        weights.shelf = Shelf(weights.files, f"{config.weight_format}/{kernels.profile}", config.threads)
     rows = options.max_step_tokens
     decoder = Decoder(
         weights.spec, weights, kernels, rows, config.max_logit_rows, format=config.weight_format, max_len=config.max_len
     )
+    if weights.shelf is not None:
+        weights.shelf.close()
     shape = decoder.pool_shape(config.scheduler.pages, config.scheduler.page_size)
     pool = KVPool(shape, KV_TYPES[config.kv], kernels)
     sizes = Sizes(rows=rows, batch=config.max_batch, tokens=config.max_len)

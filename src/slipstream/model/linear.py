@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from slipstream.base import registry
-from slipstream.cost import Mix, WeightFormat
+from slipstream.cost import Mix, WeightFormat, format_of
 from slipstream.ops.dispatch import Kernels
 from slipstream.ops.types import LinearKernel
 from slipstream.weights.source import Weights
@@ -48,14 +48,14 @@ class Linear:
     ):
         whole = torch.cat([weights.get(f"{name}.bias") for name in ([bias_of] if bias_of else names)]) if bias else None
         self._parts: list[_Part] = []
-        layers = (_layer(weights, f"{name}.weight", format) for name in names)
-        for op, members in groupby(layers, key=lambda layer: layer[0]):
-            tensors = [stored for _, stored in members]
-            fused = tensors[0] if len(tensors) == 1 else {key: torch.cat([part[key] for part in tensors]) for key in tensors[0]}
+        for op, members in groupby(names, key=lambda name: _op(f"{name}.weight", format)):
+            fused = list(members)
+            kernel, place = kernels.linear(op), f"{'+'.join(fused)}/{op}/"
+            kept = weights.shelf.get(place) if weights.shelf is not None and hasattr(kernel, "restore") else {}
+            prepared, outputs = _unshelve(kernel, kept) if kept else _pack(weights, fused, format, kernel, place)
             first = self._parts[-1].last if self._parts else 0
-            last = first + len(fused["weight"])
-            kernel = kernels.linear(op)
-            self._parts.append(_Part(kernel, kernel.prepare(fused), None if whole is None else whole[first:last], first, last))
+            last = first + outputs
+            self._parts.append(_Part(kernel, prepared, None if whole is None else whole[first:last], first, last))
 
     def __call__(self, x: Tensor, out: Tensor) -> None:
         """x [rows, k] -> out [rows, n]."""
@@ -75,12 +75,31 @@ class Linear:
         part.kernel.gather(ids, part.prepared, out)
 
 
-def _layer(weights: Weights, name: str, format: WeightFormat) -> tuple[str, dict[str, Tensor]]:
-    """(linear format, stored tensors) of one weight."""
+def _op(name: str, format: WeightFormat) -> str:
+    """The linear format that a weight runs in."""
+    return registry.load(FORMATS, format).OP if isinstance(format, str) else format_of(format, name)
+
+
+def _pack(weights: Weights, names: list[str], format: WeightFormat, kernel: LinearKernel, place: str) -> tuple[Any, int]:
+    """(what the kernel runs, outputs) of layers fused into one; kept on the shelf, if there is one."""
+    tensors = [_stored(weights, f"{name}.weight", format) for name in names]
+    fused = tensors[0] if len(tensors) == 1 else {key: torch.cat([part[key] for part in tensors]) for key in tensors[0]}
+    prepared = kernel.prepare(fused)
+    if weights.shelf is not None and hasattr(kernel, "save"):
+        weights.shelf.put(place, kernel.save(prepared))
+    return prepared, len(fused["weight"])
+
+
+def _unshelve(kernel: LinearKernel, kept: dict[str, Tensor]) -> tuple[Any, int]:
+    prepared = kernel.restore(kept)
+    return prepared, prepared.n
+
+
+def _stored(weights: Weights, name: str, format: WeightFormat) -> dict[str, Tensor]:
+    """What the kernel packs of one weight."""
     if isinstance(format, Mix):
         stored = weights.stored(name)
         if stored is not None:
-            return stored
+            return stored[1]
         format = format.default
-    scheme = registry.load(FORMATS, format)
-    return scheme.OP, scheme.quantise(weights.get(name))
+    return registry.load(FORMATS, format).quantise(weights.get(name))

@@ -64,6 +64,12 @@ class LinearKernel(Protocol):
     def run(self, x: Tensor, prepared: Any, bias: Tensor | None, out: Tensor) -> None:
         """Writes out [rows, n], whose rows may lie apart, from x [rows, k] and bias [n] or None."""
 
+    def save(self, prepared: Any) -> dict[str, Tensor]:
+        """What `prepare` made, as tensors that may be kept on disk. Only kernels for which packing takes time have it."""
+
+    def restore(self, saved: dict[str, Tensor]) -> Any:
+        """The same from what was kept."""
+
     def gather(self, ids: Tensor, prepared: Any, out: Tensor) -> None:
         """Writes rows `ids` [rows] of the weight, unpacked, to out [rows, k]. Only kernels whose scales are shared by inputs have it."""
 

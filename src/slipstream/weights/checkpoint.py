@@ -29,6 +29,7 @@ class Checkpoint:
     def __init__(self, folder: Path | str):
         self.entries = read_folder(folder)
         self.shapes = {name: entry.shape for name, entry in self.entries.items()}
+        self.files = tuple({entry.file: None for entry in self.entries.values()})
         self._mappings = Mappings()
 
     def kind(self, name: str) -> str:

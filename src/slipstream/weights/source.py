@@ -1,6 +1,7 @@
 """Weights: the one question a model asks of whatever holds its parameters; Stored: what a checkpoint answers. No files here."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import Protocol
 
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from slipstream.arch.spec import ModelSpec
 from slipstream.cost import WeightFormat
+from slipstream.weights.shelf import Shelf
 
 
 class Weights(Protocol):
@@ -17,11 +19,15 @@ class Weights(Protocol):
         spec: the model that they belong to; every name of `arch.tensors(spec)` can be had.
         format: what `get` makes of linear layers and embedding, a name in quant/formats: "bf16" or "fp32".
         as_stored: how linear layers run without a weight being changed: `format`, or a Mix where `stored` has an answer.
+        files: that they come from; none for made-up weights.
+        shelf: where packed layers are kept from one start to the next, if anywhere; for whoever packs.
     """
 
     spec: ModelSpec
     format: str
     as_stored: WeightFormat
+    files: tuple[Path, ...]
+    shelf: Shelf | None
 
     def get(self, name: str) -> Tensor:
         """One parameter by its canonical name, in the shape of its TensorSpec, on the device that its holder was made for.
@@ -42,12 +48,14 @@ class Stored(Protocol):
         layout: NAMES, NOT_WEIGHTS and perhaps `place` as a family has them, where the names are not those that `transformers`
             gives; None where they are.
         shapes: name -> shape of the (unpacked) tensor.
+        files: all of its files that hold tensors.
         config: what describes the model, for messages: "config.json" or "the metadata".
         note: what else the user should know about how it is read; may be empty.
     """
 
     layout: ModuleType | None
     shapes: Mapping[str, tuple[int, ...]]
+    files: tuple[Path, ...]
     config: str
     note: str
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from slipstream.base import native
+from slipstream.base.errors import InputError
 from slipstream.ops.cpu.checks import fits, integers, rows_apart
 from slipstream.ops.types import LINEAR_FORMATS, check_stored
 
@@ -48,6 +49,19 @@ class Linear:
         parts = (places.get(name, 0) for name in ("weight", "scale", "least", "group", "group_least"))
         _native.pack(self._format, *parts, panels.data_ptr(), n, k)
         return Packed(panels, stored["scale"] if self._format == "int8" else None, n, k)
+
+    def save(self, prepared: Packed) -> dict[str, Tensor]:
+        """See LinearKernel."""
+        scale = {} if prepared.scale is None else {"scale": prepared.scale}
+        return {"panels": prepared.panels, "size": torch.tensor([prepared.n, prepared.k]), **scale}
+
+    def restore(self, saved: dict[str, Tensor]) -> Packed:
+        """See LinearKernel."""
+        n, k = saved["size"].tolist()
+        found, needed = saved["panels"].nbytes, _native.packed_bytes(self._format, n, k)
+        if found != needed:
+            raise InputError(f"{self.name}: a packed weight of {n} x {k} has {needed} bytes, not {found}; pack it again")
+        return Packed(saved["panels"], saved.get("scale"), n, k)
 
     def run(self, x: Tensor, prepared: Packed, bias: Tensor | None, out: Tensor) -> None:
         """Writes out [rows, n], whose rows may lie apart, from x [rows, k] and bias [n] or None."""

@@ -37,6 +37,7 @@ class GgufCheckpoint:
     def __init__(self, path: Path | str):
         file = files.read(path)
         self.file, self.metadata, self._entries = file.file, file.metadata, file.tensors
+        self.files = tuple({entry.file: None for entry in file.tensors.values()})
         self._mappings = Mappings()
         shapes = {name: entry.shape for name, entry in file.tensors.items()}
         try:
