@@ -128,6 +128,24 @@ class _Cursor:
         except UnicodeDecodeError as error:
             raise _broken(self.path, f"the text at byte {at} is not UTF-8") from error
 
+    def texts(self, count: int) -> list[str]:
+        """As many texts as a vocabulary has, in one loop without calls."""
+        content, at, end, out = self.content, self.at, self.end, []
+        length_at = struct.Struct("<Q").unpack_from
+        for _ in range(count):
+            after = at + 8
+            if after > end or (length := length_at(content, at)[0]) > end - after:
+                break  # `text` below says what is wrong
+            at = after + length
+            try:
+                out.append(str(content[after:at], "utf-8"))
+            except UnicodeDecodeError:
+                at = after - 8
+                break
+            self.at = at
+        out.extend(self.text() for _ in range(count - len(out)))
+        return out
+
     def value(self, kind: int) -> Any:
         if kind == _STRING:
             return self.text()
@@ -139,7 +157,7 @@ class _Cursor:
         if inner == _STRING:
             if count * 8 > self.end - self.at:
                 raise _broken(self.path, f"an array of {count} texts is claimed at byte {self.at}, but the file ends before")
-            return [self.text() for _ in range(count)]
+            return self.texts(count)
         if inner not in _SCALARS:
             raise _broken(self.path, f"an array of value type {inner} at byte {self.at} is not supported")
         code = _SCALARS[inner]

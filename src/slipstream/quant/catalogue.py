@@ -1,6 +1,7 @@
 """Which formats there are and which one a checkpoint is in. Owns the choice; must not know any format's insides."""
 
 from collections.abc import Mapping
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -60,5 +61,7 @@ def reader_of_config(config: Mapping[str, Any]) -> Scheme:
     )
 
 
+@cache
 def _modules() -> list[ModuleType]:
+    """Looked up once: a checkpoint asks for every one of its tensors."""
     return [registry.load(FORMATS, name) for name in readers()]
