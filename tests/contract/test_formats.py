@@ -15,6 +15,8 @@ from tests.weights import tiny
 
 gguf = pytest.importorskip("gguf", reason="the package gguf is the independent implementation")
 GGUF = [name for name in readers() if hasattr(registry.load(FORMATS, name), "GGUF")]
+# four bits, and groups of whole blocks of neighbours: a kernel takes them as they are
+NATIVE = ("gptq", "gptq sym", "gptq v2", "gptq v2 zeros named v1", "awq", "awq rows")
 LOADED = {name: case for name, case in CASES.items() if case.config or case.files}
 
 
@@ -118,11 +120,19 @@ def test_a_checkpoint_of_each_kind_through_the_model(tmp_path, name, caplog):
             stored[tensor_name] = meant[tensor_name] = values
     more = {"quantization_config": case.config} if case.config else {}
     source = tiny.write(tmp_path / "packed", stored, files=case.files, **more)
-    found = tiny.logits(source)
-    (line,) = (record.getMessage() for record in caplog.records)
-    assert f"F32 (2), {case.format} (14); they are unpacked to fp32" in line
-    assert torch.equal(found, tiny.logits(tiny.write(tmp_path / "plain", meant)))
-    assert load(source).spec.name == "packed"
+    found = tiny.logits(source, quant="fp32")
+    loaded = load(source)
+    assert torch.equal(found, tiny.logits(tiny.write(tmp_path / "plain", meant))) and loaded.spec.name == "packed"
+    native = name in NATIVE
+    assert (str(loaded.as_stored) == "int4_zero") == native
+    if not native:
+        line = caplog.records[0].getMessage()
+        assert f"F32 (2), {case.format} (14); they are unpacked to fp32" in line
+        return
+    for name in ("layers.0.mixer.q.weight", "layers.1.ffn.down.weight"):
+        assert torch.equal(meaning("int4_zero", loaded.stored(name)[1]).float(), loaded.get(name))
+    whole, packed = found, tiny.logits(source)
+    assert 0 < (whole - packed).norm() / whole.norm() < 0.05  # activations are rounded
 
 
 def test_exact_scales_give_bf16(tmp_path, caplog):

@@ -30,6 +30,8 @@ class Scheme:
         joint: between a layer's name and the endings of its stored tensors.
         weight: ending of the name of the unpacked weight.
         note: what else the user should know, for the one line that is logged.
+        native: stored tensors, k -> the linear format that runs them as they are, or None; where it is absent, none does.
+        lay_out: stored tensors, (n, k) -> what that format's kernel packs.
     """
 
     name: str
@@ -41,6 +43,8 @@ class Scheme:
     optional: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
     note: str = ""
+    native: Callable[[Mapping[str, Tensor], int], str | None] | None = None
+    lay_out: Callable[[Mapping[str, Tensor], Shape], dict[str, Tensor]] | None = None
     joint: str = "."
     weight: str = ".weight"
 

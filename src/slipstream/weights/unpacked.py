@@ -50,14 +50,27 @@ class Unpacked:
         """See `Stored.kind`."""
         return self._scheme.name if name in self._layers else self._checkpoint.kind(name)
 
-    def native(self, name: str) -> None:
-        """See `Stored.native`: no kernel takes these as they are."""
+    def native(self, name: str) -> str | None:
+        """See `Stored.native`."""
+        if name not in self._layers or self._scheme.native is None or len(self.shapes[name]) != 2:
+            return None
+        return self._scheme.native(self._raw(name), self.shapes[name][1])
+
+    def laid_out(self, name: str, number: int | None = None) -> dict[str, Tensor]:
+        """See `Stored.laid_out`; stacks are not native."""
+        try:
+            return self._scheme.lay_out(self._raw(name), self.shapes[name])
+        except CheckpointError as error:
+            raise CheckpointError(f"tensor {name!r}: {error}") from error
+
+    def _raw(self, name: str) -> dict[str, Tensor]:
+        return {end: self._checkpoint.raw(part) for end, part in self._layers[name].items()}
 
     def tensor(self, name: str, number: int | None = None) -> Tensor:
         """See `Stored.tensor`."""
         if name not in self._layers:
             return self._checkpoint.tensor(name, number)
-        stored = {end: self._checkpoint.raw(part) for end, part in self._layers[name].items()}
+        stored = self._raw(name)
         try:
             if number is not None:
                 return self._scheme.unpack({end: part[number] for end, part in stored.items()}, self.shapes[name][1:])

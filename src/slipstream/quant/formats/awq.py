@@ -1,7 +1,7 @@
 """AWQ: 4-bit numbers with a scale and a zero per group of inputs, w = (q - zero) * scale (Lin et al. 2023).
 
 Stored by AutoAWQ (version "gemm"): qweight i32 [k, n / 8] and qzeros i32 [groups, n / 8], packed along n in the order of _ORDER;
-scales [groups, n]. Read only.
+scales [groups, n].
 """
 
 from collections.abc import Mapping
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from slipstream.base.errors import CheckpointError
+from slipstream.quant.grouped import OP, Grouped, runs
 from slipstream.quant.packing import groups, spread
 from slipstream.quant.scheme import Scheme, Shape, field, group
 
@@ -35,6 +36,8 @@ def recognise(config: Mapping[str, Any]) -> Scheme | None:
         shape=lambda shapes: (shapes["qweight"][1] * 8, shapes["qweight"][0]),
         unpack=lambda stored, shape: unpack(stored, shape, group_size=size),
         needed=("qzeros", "scales"),
+        native=lambda stored, k: OP if runs(stored["scales"], None, k, size) else None,
+        lay_out=lambda stored, shape: lay_out(stored, group_size=size),
     )
 
 
@@ -44,12 +47,20 @@ def unpack(stored: Mapping[str, Tensor], shape: Shape | None = None, *, group_si
     Raises:
         CheckpointError: the tensors do not fit each other.
     """
-    q, zeros, scales = _restored(stored["qweight"]), _restored(stored["qzeros"]), stored["scales"].float()
-    k = len(q)
-    index = groups(len(scales), group_size, k)
+    return _grouped(stored, group_size).plain()
+
+
+def lay_out(stored: Mapping[str, Tensor], *, group_size: int = 128) -> dict[str, Tensor]:
+    """The same weights as the tensors of kernel OP."""
+    return _grouped(stored, group_size).laid_out()
+
+
+def _grouped(stored: Mapping[str, Tensor], group_size: int) -> Grouped:
+    q, zeros, scales = _restored(stored["qweight"]), _restored(stored["qzeros"]), stored["scales"]
+    index = groups(len(scales), group_size, len(q))
     if zeros.shape != scales.shape or q.shape[1] != scales.shape[1] or int(index.max()) >= len(scales):
         raise CheckpointError("scales and qzeros do not fit qweight and group_size; fetch the whole checkpoint again")
-    return ((q - zeros[index]).float() * scales[index]).T.contiguous()
+    return Grouped(q, zeros, scales, index)
 
 
 def _restored(words: Tensor) -> Tensor:

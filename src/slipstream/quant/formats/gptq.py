@@ -2,7 +2,7 @@
 
 Stored by AutoGPTQ and GPTQModel: qweight i32 [k * bits / 32, n], packed along k; qzeros i32 [groups, n * bits / 32], packed along n;
 scales [groups, n]; g_idx i32 [k], the group of each input (needed with desc_act). Version 1 stores zero - 1, version 2 the zero;
-some writers store version 2 under the name of version 1, which shows where the zeros are known (sym). Read only.
+some writers store version 2 under the name of version 1, which shows where the zeros are known (sym).
 """
 
 from collections.abc import Mapping
@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from slipstream.base.errors import CheckpointError
+from slipstream.quant.grouped import OP, Grouped, runs
 from slipstream.quant.packing import groups, spread
 from slipstream.quant.scheme import Scheme, Shape, field, group
 
@@ -36,6 +37,8 @@ def recognise(config: Mapping[str, Any]) -> Scheme | None:
         unpack=lambda stored, shape: unpack(stored, shape, **settings),
         needed=("qzeros", "scales"),
         optional=("g_idx",),
+        native=lambda stored, k: OP if bits == 4 and runs(stored["scales"], stored.get("g_idx"), k, settings["group_size"]) else None,
+        lay_out=lambda stored, shape: lay_out(stored, **settings),
     )
 
 
@@ -52,8 +55,17 @@ def unpack(
     Raises:
         CheckpointError: the tensors do not fit each other.
     """
+    return _grouped(stored, bits, group_size, version, sym).plain()
+
+
+def lay_out(stored: Mapping[str, Tensor], *, bits: int, group_size: int, version: int, sym: bool) -> dict[str, Tensor]:
+    """The same weights as the tensors of kernel OP."""
+    return _grouped(stored, bits, group_size, version, sym).laid_out()
+
+
+def _grouped(stored: Mapping[str, Tensor], bits: int, group_size: int, version: int, sym: bool) -> Grouped:
     q = spread(stored["qweight"], bits, 0)  # [k, n]
-    scales = stored["scales"].float()  # [groups, n]
+    scales = stored["scales"]  # [groups, n]
     zeros = spread(stored["qzeros"], bits, 1)  # [groups, n]
     middle = 2 ** (bits - 1)
     if version == 1 and not (sym and bool((zeros == middle).all())):
@@ -63,4 +75,4 @@ def unpack(
     grouped = index.shape == (k,) and int(index.min()) >= 0 and int(index.max()) < len(scales)
     if not grouped or zeros.shape != scales.shape or q.shape[1] != scales.shape[1]:
         raise CheckpointError("g_idx, scales and qzeros do not fit qweight and group_size; fetch the whole checkpoint again")
-    return ((q - zeros[index]).float() * scales[index]).T.contiguous()
+    return Grouped(q, zeros, scales, index)
