@@ -94,6 +94,7 @@ def test_steps_without_rows_or_time_teach_nothing():
     pace = Pace(linear)
     pace.observe(Work(), 1.0)
     pace.observe(work(1), 0.0)
+    assert pace.predict(Work()) == 0
     assert pace.predict(work(1)) == linear(work(1))
 
 

@@ -96,7 +96,9 @@ class Pace:
             self._waiting.append((work, seconds))
 
     def predict(self, work: Work) -> float:
-        """Seconds that a step of this work will take, most likely."""
+        """Seconds that a step of this work will take, most likely; 0 without rows."""
+        if not work.rows:
+            return 0.0
         self._learn()
         return self._guess(work) * exp(self._correction(_cell(work)))
 

@@ -29,13 +29,13 @@ class Pulse(Meter):
         self._fresh: deque[StepRecord] = deque(maxlen=KEEP)
         self._lately: deque[tuple[float, int, float, float]] = deque(maxlen=KEEP)  # (when, tokens, seconds, ideal seconds)
 
-    def record(self, plan: Plan, result: Result, seconds: float) -> None:
-        super().record(plan, result, seconds)
-        step = self.steps[-1]
+    def record(self, plan: Plan, result: Result, seconds: float) -> StepRecord:
+        step = super().record(plan, result, seconds)
         self.count += 1
         self.made += step.tokens
         self.busy += seconds
         self._fresh.append(step)
+        return step
 
     def beat(self, core: Core, limit: Limit | None, working: bool) -> Beat:
         """The state of this moment. Called by one thread only."""
