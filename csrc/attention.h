@@ -8,9 +8,11 @@ namespace SLIP_ISA {
 
 constexpr float NOTHING = -INFINITY;
 #if defined(SLIP_AVX512)
-constexpr int VALUES = 4;  // Vecs of a value row that G heads sum up in registers
+constexpr int VALUES = 4;     // Vecs of a value row that G heads sum up in registers
+constexpr int CHAINS_MAX = 16;  // sums of products that are held in registers
 #else
 constexpr int VALUES = 1;
+constexpr int CHAINS_MAX = 4;
 #endif
 constexpr int HEADS = 4;  // heads of a kv head that share the reading of its keys and values
 
@@ -33,23 +35,32 @@ struct Scores {
 // Scores of G heads (q rows d apart) against 16 / G keys.
 template <class T, int G>
 static inline void dots(const float* q, const T* keys, const i64* offset, i64 d, i64 at, Scores& scores) {
-    constexpr int KEYS = LANES / G;
-    Vec acc[LANES];
+    constexpr int KEYS = LANES / G, TOGETHER = CHAINS_MAX / G;
+    Vec all[LANES];
+    for (int first = 0; first < KEYS; first += TOGETHER) {
+        Vec acc[G][TOGETHER];
 #pragma GCC unroll 16
-    for (int i = 0; i < LANES; ++i) acc[i] = zero();
-    for (i64 c = 0; c < d; c += LANES) {
-        Vec part[G];
-#pragma GCC unroll 4
-        for (int g = 0; g < G; ++g) part[g] = load_up_to(q + g * d + c, d - c);
+        for (int g = 0; g < G; ++g)
 #pragma GCC unroll 16
-        for (int j = 0; j < KEYS; ++j) {
-            const Vec key = load_up_to(keys + offset[j] + c, d - c);
+            for (int j = 0; j < TOGETHER; ++j) acc[g][j] = zero();
+        for (i64 c = 0; c < d; c += LANES) {
+            Vec part[G];
 #pragma GCC unroll 4
-            for (int g = 0; g < G; ++g) acc[g * KEYS + j] = fma(part[g], key, acc[g * KEYS + j]);
+            for (int g = 0; g < G; ++g) part[g] = load_up_to(q + g * d + c, d - c);
+#pragma GCC unroll 16
+            for (int j = 0; j < TOGETHER; ++j) {
+                const Vec key = load_up_to(keys + offset[first + j] + c, d - c);
+#pragma GCC unroll 4
+                for (int g = 0; g < G; ++g) acc[g][j] = fma(part[g], key, acc[g][j]);
+            }
         }
+#pragma GCC unroll 16
+        for (int g = 0; g < G; ++g)
+#pragma GCC unroll 16
+            for (int j = 0; j < TOGETHER; ++j) all[g * KEYS + first + j] = acc[g][j];
     }
     float lanes[LANES];
-    store(lanes, sums(acc));
+    store(lanes, sums(all));
     for (int g = 0; g < G; ++g) std::memcpy(scores.of[g] + at, lanes + g * KEYS, KEYS * sizeof(float));
 }
 

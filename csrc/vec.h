@@ -280,7 +280,21 @@ static inline void store_part(float* p, Vec a, int n) {
 }
 #endif
 
-#if !defined(SLIP_AVX512)
+#if defined(SLIP_AVX2)
+static inline __m256 sums8(const Vec* x) {  // of 8 Vecs, in order: the same tree for all of them at once
+    __m256 w[4], u[2];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {  // the 128-bit halves of w[i]: Vecs i and i + 4
+        const __m256 a = _mm256_add_ps(x[i].a, x[i].b), b = _mm256_add_ps(x[i + 4].a, x[i + 4].b);
+        w[i] = _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; ++i)
+        u[i] = _mm256_add_ps(_mm256_shuffle_ps(w[2 * i], w[2 * i + 1], 0x44), _mm256_shuffle_ps(w[2 * i], w[2 * i + 1], 0xEE));
+    return _mm256_add_ps(_mm256_shuffle_ps(u[0], u[1], 0x88), _mm256_shuffle_ps(u[0], u[1], 0xDD));
+}
+static inline Vec sums(const Vec* x) { return {sums8(x), sums8(x + 8)}; }
+#elif !defined(SLIP_AVX512)
 static inline Vec sums(const Vec* x) {
     float lanes[LANES];
     for (int i = 0; i < LANES; ++i) lanes[i] = sum(x[i]);
