@@ -1,4 +1,4 @@
-"""`slipstream bench`: which subcommands there are. Every file of cases/ is one, found by its name, and `peers` is another."""
+"""`slipstream bench`: which subcommands there are. Every file of cases/ is one, found by its name; `layers` and `peers` are others."""
 
 from typing import Any
 
@@ -8,6 +8,7 @@ from typer.core import TyperGroup
 from slipstream.base import registry
 from slipstream.bench import cases
 from slipstream.bench.command import measure
+from slipstream.bench.layers_command import layers
 from slipstream.bench.peers_command import peers
 
 
@@ -30,4 +31,5 @@ def group() -> None:
 
 for case in registry.names(cases.__name__):
     bench.command(case)(measure)
+bench.command("layers")(layers)
 bench.command("peers")(peers)

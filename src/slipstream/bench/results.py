@@ -18,6 +18,8 @@ from typing import Any
 import slipstream
 from slipstream.bench.comparison import Comparison, Place
 from slipstream.bench.driver import Ask, Run
+from slipstream.bench.layers import Ask as LayersAsk
+from slipstream.bench.layers import Layer
 from slipstream.engine.limit import Limit
 from slipstream.engine.llm import LLM
 from slipstream.hardware import read
@@ -59,6 +61,13 @@ def comparison_record(found: Comparison, command: str) -> dict[str, Any]:
         },
         "points": [place_record(place, [one.name for one in found.runners]) for place in found.places],
     }
+
+
+def layers_record(ask: LayersAsk, found: Sequence[Layer], profile: str, command: str) -> dict[str, Any]:
+    """The result file's content for linear layers by themselves; shares are medians over the repetitions."""
+    points = [{**asdict(layer), "gop_s": layer.rate, "of_peak": layer.of_peak, "of_bandwidth": layer.of_bandwidth} for layer in found]
+    model = {"name": f"{ask.n}x{ask.k}", "parameters": ask.n * ask.k, "demo": False}
+    return {**origin("layers", command), "model": model, "profile": profile, "threads": ask.threads, "points": points}
 
 
 def place_record(place: Place, names: Sequence[str]) -> dict[str, Any]:

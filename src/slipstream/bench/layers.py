@@ -1,0 +1,113 @@
+"""Linear layers by themselves: each weight format over numbers of rows, beside bandwidth and peak probed between the turns.
+
+Owns the sizes and the order of turns. What a layer moves and computes is the business of cost/, what the machine can do of ops/probe.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from slipstream.base.registry import load, unknown
+from slipstream.cost.step import LINEAR_ARITHMETIC, WEIGHT_FORMATS
+from slipstream.model.linear import FORMATS
+from slipstream.ops import Kernels, probe
+from slipstream.quant import computed
+
+APART = 256 * 2**20  # bytes of weights that a turn walks through, so that none of them waits in a cache
+PROBE = 0.06  # seconds of each probe
+FEW = 16  # rows from which on reading is no longer what counts: then two copies of the weight are enough
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What to measure: formats of `quant.computed()`, rows, outputs n and inputs k of the layer, repetitions, threads."""
+
+    formats: tuple[str, ...]
+    rows: tuple[int, ...] = (1, 2, 4, 5, 8, 16, 32, 128, 512)
+    n: int = 8192
+    k: int = 2048
+    repeat: int = 5
+    threads: int = 1
+
+
+@dataclass
+class Layer:
+    """One format at one number of rows.
+
+    Attributes:
+        seconds: of a call, one per repetition.
+        bandwidth, peak: GB/s and Gop/s probed beside each.
+    """
+
+    format: str
+    rows: int
+    bytes: int
+    operations: int
+    seconds: list[float] = field(default_factory=list)
+    bandwidth: list[float] = field(default_factory=list)
+    peak: list[float] = field(default_factory=list)
+
+    @property
+    def rate(self) -> float:
+        """Gop/s, median."""
+        return self.operations / median(self.seconds) / 1e9
+
+    @property
+    def of_peak(self) -> float:
+        """Median over the repetitions of the share of the peak probed beside each."""
+        return median(self.operations / 1e9 / seconds / peak for seconds, peak in zip(self.seconds, self.peak, strict=True))
+
+    @property
+    def of_bandwidth(self) -> float:
+        """The same of the bandwidth."""
+        return median(self.bytes / 1e9 / seconds / read for seconds, read in zip(self.seconds, self.bandwidth, strict=True))
+
+
+def run(ask: Ask, kernels: Kernels, say: Callable[[str], None] = lambda line: None) -> list[Layer]:
+    """Measures. Activations are quantised within the call, where the format asks for it.
+
+    Raises:
+        InputError: a format is unknown, or does not hold a layer of this size.
+    """
+    for format in ask.formats:
+        if format not in computed():
+            raise unknown("format", format, computed())
+    weights = {format: _weights(format, ask, kernels) for format in ask.formats}
+    inputs = {rows: (torch.randn(rows, ask.k), torch.empty(rows, ask.n)) for rows in ask.rows}
+    layers = [Layer(format, rows, _bytes(format, ask), 2 * rows * ask.n * ask.k) for format in ask.formats for rows in ask.rows]
+    for repetition in range(ask.repeat + 1):  # the first one warms up
+        for layer in layers:
+            x, out = inputs[layer.rows]
+            seconds = _seconds(kernels, layer, weights[layer.format], x, out)
+            if repetition:
+                layer.seconds.append(seconds)
+                layer.bandwidth.append(probe.read_bandwidth(APART, ask.threads, PROBE))
+                layer.peak.append(probe.peak(LINEAR_ARITHMETIC["cpu"][layer.format], ask.threads, PROBE))
+        say(f"repetition {repetition} of {ask.repeat} done" if repetition else "warm")
+    return layers
+
+
+def _weights(format: str, ask: Ask, kernels: Kernels) -> list[Any]:
+    """As many packed copies as it takes to fill APART."""
+    scheme, kernel = load(FORMATS, format), kernels.linear(load(FORMATS, format).OP)
+    weight: Tensor = torch.randn(ask.n, ask.k, generator=torch.Generator().manual_seed(1)) / ask.k**0.5
+    stored = scheme.quantise(weight)
+    return [kernel.prepare(stored) for _ in range(max(2, -(-APART // _bytes(format, ask))))]
+
+
+def _bytes(format: str, ask: Ask) -> int:
+    bits, per_row = WEIGHT_FORMATS[format]
+    return int(ask.n * ask.k * bits / 8) + ask.n * per_row
+
+
+def _seconds(kernels: Kernels, layer: Layer, weights: list[Any], x: Tensor, out: Tensor) -> float:
+    kernel, used = kernels.linear(layer.format), weights if layer.rows <= FEW else weights[:2]
+    began = time.perf_counter()
+    for prepared in used:
+        kernel.run(x, prepared, None, out)
+    return (time.perf_counter() - began) / len(used)
