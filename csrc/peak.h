@@ -13,17 +13,7 @@ constexpr int CHAINS = 16;
 constexpr int CHAINS = 5;  // of two registers each: the latency is hidden and nothing spills
 #endif
 
-#if defined(SLIP_AVX512) || defined(SLIP_AVX2)
-static inline void keep(Vec& a) {
-#if defined(SLIP_AVX512)
-    asm volatile("" : "+v"(a.v));
-#else
-    asm volatile("" : "+x"(a.a), "+x"(a.b));
-#endif
-}
-#else
-static inline void keep(Vec& a) { asm volatile("" : : "r"(a.v) : "memory"); }
-#endif
+static inline void keep(Vec a) { asm volatile("" : : "m"(a)); }  // a copy: what was summed up stays in registers until then
 
 static double peak_fp32(i64 rounds) {
     Vec acc[CHAINS], x = set1(0.999f), y = set1(1e-3f);
@@ -45,7 +35,7 @@ __attribute__((target("avx512bf16"))) static double peak_bf16(i64 rounds) {
 #pragma GCC unroll 16
         for (int i = 0; i < CHAINS; ++i) acc[i] = _mm512_dpbf16_ps(acc[i], x, x);
     }
-    for (int i = 0; i < CHAINS; ++i) asm volatile("" : "+v"(acc[i]));
+    for (int i = 0; i < CHAINS; ++i) keep({acc[i]});
     return 4. * LANES * CHAINS * static_cast<double>(rounds);
 }
 static double peak_int8(i64 rounds) {
@@ -56,7 +46,7 @@ static double peak_int8(i64 rounds) {
 #pragma GCC unroll 16
         for (int i = 0; i < CHAINS; ++i) acc[i] = _mm512_dpbusd_epi32(acc[i], x, x);
     }
-    for (int i = 0; i < CHAINS; ++i) asm volatile("" : "+v"(acc[i]));
+    for (int i = 0; i < CHAINS; ++i) keep({_mm512_castsi512_ps(acc[i])});
     return 8. * LANES * CHAINS * static_cast<double>(rounds);
 }
 static double peak(int kind, i64 rounds) {
@@ -99,8 +89,7 @@ static double peak_int8(i64 rounds) {  // the product that integer layers use he
     for (i64 r = 0; r < rounds / 64; ++r) {
         asm volatile("" : : "r"(weight), "r"(x) : "memory");
         dots_u8<1>(weight, x, nullptr, &out);
-        Vec shown = as_float(out);
-        keep(shown);
+        keep(as_float(out));
     }
     return 2. * LANES * BLOCK * static_cast<double>(rounds / 64);
 }
