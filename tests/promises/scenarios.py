@@ -15,7 +15,10 @@ AXES = {
     "prefix": ("off", "miss", "hit"),
     "room": ("ample", "scarce"),  # scarce: the pool is so small that requests are preempted and recomputed
     "samples": (1, 3),
-    "drafter": ("none", "Perfect", "AlwaysWrong", "RandomTree", "DuplicateHeavy", "OutOfVocabulary", "TooMuch"),
+    "drafter": (
+        *("none", "Perfect", "AlwaysWrong", "RandomTree", "DuplicateHeavy", "OutOfVocabulary", "TooMuch"),
+        *("ngram:shortest=1", "suffix:others=true", "draft_model:path=dummy:tiny:bf16,nodes=4"),
+    ),
     "threads": (2, 1),
     "weights": ("fp32", "bf16", "int8", "int4"),
 }
@@ -61,7 +64,7 @@ class Scenario:
     def __str__(self) -> str:
         return (
             f"{self.sampling}-b{self.batch}-c{self.chunk}-p{self.page_size}-{self.prefix}-{self.room}-n{self.samples}-"
-            f"{self.drafter}-t{self.threads}-{self.weights}"
+            f"{self.drafter.partition(':')[0]}-t{self.threads}-{self.weights}"
         )
 
 

@@ -37,7 +37,8 @@ def check(scenario: Scenario, **where) -> LLM:
     count = max(scenario.batch, 4)
     asked = prompts(8 if scenario.samples > 1 else 32, VOCAB)[:count]
     known = [[*prompt, *tokens] for prompt, samples in expected.items() for tokens, _ in samples]
-    drafter = "none" if scenario.drafter == "none" else oracles.ORACLES[scenario.drafter](known, VOCAB)
+    oracle = oracles.ORACLES.get(scenario.drafter)
+    drafter = scenario.drafter if oracle is None else oracle(known, VOCAB)
     scarce = scenario.room == "scarce"
     llm = LLM(
         **MODELS[scenario.weights],

@@ -3,6 +3,7 @@
     weights   `weights_bytes`
     scratch   activations of the largest step, logits, rotary table, page tables
     KV        pages * layers * 2 * kv_heads * page_size * head_dim * bytes per number
+    drafter   weights, scratch and KV of a model that drafts, if one does
     total     their sum, at most the limit
 """
 
@@ -19,7 +20,7 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """All sizes in bytes; `total` is exactly weights + kv + scratch.
+    """All sizes in bytes; `total` is exactly weights + kv + scratch + drafter.
 
     Attributes:
         model, weight_format, kv_type: what was planned for.
@@ -30,6 +31,7 @@ class MemoryPlan:
         max_batch: requests that may run at a time.
         limit: what total must not exceed.
         limit_from: where the limit comes from, in words.
+        drafter: of the model that drafts; 0 if none does.
     """
 
     model: str
@@ -44,10 +46,11 @@ class MemoryPlan:
     max_batch: int
     limit: int
     limit_from: str
+    drafter: int = 0
 
     @property
     def total(self) -> int:
-        return self.weights + self.kv + self.scratch
+        return self.weights + self.kv + self.scratch + self.drafter
 
     @property
     def tokens(self) -> int:
@@ -62,10 +65,12 @@ class MemoryPlan:
     def lines(self) -> list[str]:
         """For printing: one line per part with exact bytes, their sum, and the limit."""
         held = f"{self.pages} pages of {self.page_size} = {self.tokens} tokens in {self.kv_type}"
+        drafter = (("drafter", self.drafter, "weights, scratch and KV of the model that drafts"),) if self.drafter else ()
         rows = (
             ("weights", self.weights, f"{self.model} in {self.weight_format}"),
             ("KV", self.kv, f"{held}; {self.full_requests} of {self.max_batch} requests at full length {self.max_len}"),
             ("scratch", self.scratch, "activations, logits, tables"),
+            *drafter,
             ("total", self.total, f"{100 * self.total / self.limit:.1f}% of the limit"),
             ("limit", self.limit, self.limit_from),
         )
@@ -128,6 +133,7 @@ def plan(
     memory: int | None = None,
     pages: int | None = None,
     stored: str | None = None,
+    drafter: tuple[int, int] = (0, 0),
 ) -> MemoryPlan:
     """Divides the memory. The KV pool gets what max_batch requests of max_len need, or what is left if that is less, but at least
     one request of max_len must fit.
@@ -143,6 +149,7 @@ def plan(
         memory: the user's limit in bytes; without it USABLE of what is available.
         pages: exactly this many pages.
         stored: type of the embedding table, see `cost.step.table_type`.
+        drafter: bytes of a model that drafts, and what it has beside each page.
 
     Raises:
         CapacityError: it does not fit; names the sum, the limit and what would fit.
@@ -156,12 +163,12 @@ def plan(
     least = _pages(max_len, page_size)
     if pages is not None and pages < least:
         raise CapacityError(f"pages={pages}: a request of max_len={max_len} needs {least} pages of {page_size}; raise it or lower max_len")
-    fitting = pages_that_fit(spec, kv_type, page_size, limit - weights - scratch)
+    page, (fixed, page_beside) = kv_bytes(spec, kv_type, page_size), drafter
+    fitting = max(0, limit - weights - scratch - fixed) // (page + page_beside)
     chosen = pages if pages is not None else max(least, min(fitting, max_batch * least))
-    page = kv_bytes(spec, kv_type, page_size)
     done = MemoryPlan(
         *(spec.name, weight_format, kv_type, weights, chosen * page, scratch),
-        *(chosen, page_size, max_len, max_batch, limit, limit_from),
+        *(chosen, page_size, max_len, max_batch, limit, limit_from, fixed + chosen * page_beside),
     )
     if done.total > limit:
         raise CapacityError(_refusal(spec, done, stored, explicit=pages is not None))
@@ -194,9 +201,10 @@ def _limit(available: int | None, memory: int | None) -> tuple[int, str]:
 def _refusal(spec: ModelSpec, done: MemoryPlan, stored: str | None, *, explicit: bool) -> str:
     """The sum, the limit and the ways out, each with its numbers."""
     need = f"{done.pages} pages" if explicit else f"one request of max_len={done.max_len}"
+    drafter = f" + drafter {done.drafter} B" if done.drafter else ""
     text = (
         f"{done.model} in {done.weight_format} does not fit: weights {done.weights} B + KV {done.kv} B ({need}, {done.kv_type})"
-        f" + scratch {done.scratch} B = {done.total} B ({human(done.total)}), but the limit is {done.limit} B"
+        f" + scratch {done.scratch} B{drafter} = {done.total} B ({human(done.total)}), but the limit is {done.limit} B"
         f" ({human(done.limit)}, {done.limit_from})."
     )
     return f"{text} Ways out: {'; '.join(_ways_out(spec, done, stored, explicit))}."
@@ -204,13 +212,15 @@ def _refusal(spec: ModelSpec, done: MemoryPlan, stored: str | None, *, explicit:
 
 def _ways_out(spec: ModelSpec, done: MemoryPlan, stored: str | None, explicit: bool) -> list[str]:
     ways = []
-    left = pages_that_fit(spec, done.kv_type, done.page_size, done.limit - done.weights - done.scratch)
+    left = pages_that_fit(spec, done.kv_type, done.page_size, done.limit - done.weights - done.scratch - done.drafter)
     if left and explicit:
         ways.append(f"pages={left} would fit")
     elif left:
         ways.append(f"max_len={left * done.page_size} would fit")
     if done.kv_type == "fp32":
         ways.append("a bf16 KV cache halves KV")
+    if done.drafter:
+        ways.append(f"without its drafter it needs {human(done.drafter)} less")
     smaller = {name: weights_bytes(spec, name, stored) for name in WEIGHT_FORMATS}
     ways += [f"quant={name} makes the weights {human(size)}" for name, size in smaller.items() if size < done.weights]
     if done.scratch > done.weights or done.weights + done.kv <= done.limit:

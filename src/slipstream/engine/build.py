@@ -2,18 +2,18 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from slipstream.base import log, native, registry
+from slipstream.base import log, native
 from slipstream.base.config import Options
 from slipstream.base.errors import BackendError
 from slipstream.cost import Pace, assumed
 from slipstream.engine.core import Core
+from slipstream.engine.drafting import Drafting
 from slipstream.engine.intake import Intake
 from slipstream.engine.meter import Meter
-from slipstream.engine.resolve import Config, resolve
+from slipstream.engine.resolve import Config, longest, resolve
 from slipstream.hardware.machine import Machine
 from slipstream.hardware.machine import read as read_machine
 from slipstream.model.build import DUMMY, open_weights
@@ -31,7 +31,6 @@ from slipstream.worker.pool import KVPool
 from slipstream.worker.runner import Runner, Sizes
 
 BUILTIN = Path(__file__).parents[1] / "builtin"
-DRAFTERS = "slipstream.speculate.drafters"
 PLAIN = ("fp32", "bf16")  # packed as fast as they are read
 KV_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -54,10 +53,10 @@ def build(options: Options) -> Engine:
         source = locate(source)
     kernels = Kernels(options.device, only=options.kernels, deterministic=options.deterministic)
     weights = open_weights(source, kernels.device)
-    drafter: Any = registry.load(DRAFTERS, options.speculate).make() if isinstance(options.speculate, str) else options.speculate
-    max_draft = min(drafter.max_draft, MAX_DRAFT)
+    drafting = Drafting(options, source, kernels, longest(options, weights.spec))
     config = resolve(
-        options, weights.spec, weights.format, facts(options.device), kernels.profile, max_draft, weights.as_stored
+        *(options, weights.spec, weights.format, facts(options.device), kernels.profile),
+        *(min(drafting.max_draft, MAX_DRAFT), weights.as_stored, drafting.memory),
     )
     set_threads(config.threads)
     if weights.files and config.weight_format not in PLAIN:
@@ -70,6 +69,7 @@ def build(options: Options) -> Engine:
         weights.shelf.close()
     shape = decoder.pool_shape(config.scheduler.pages, config.scheduler.page_size)
     pool = KVPool(shape, KV_TYPES[config.kv], kernels)
+    drafter = drafting.make(weights.spec, config.scheduler.pages)
     sizes = Sizes(rows=rows, batch=config.max_batch, tokens=config.max_len)
     executor = LocalExecutor(Runner(decoder, pool, Sampler(kernels, config.max_logit_rows), drafter, sizes))
     guess = assumed(config.spec, config.weight_format, config.kv, config.threads, options.device.partition(":")[0])

@@ -43,7 +43,14 @@ class Config:
 
 
 def resolve(
-    options: Options, spec: ModelSpec, stored: str, machine: Machine, kernels: str, max_draft: int, as_stored: WeightFormat | None = None
+    options: Options,
+    spec: ModelSpec,
+    stored: str,
+    machine: Machine,
+    kernels: str,
+    max_draft: int,
+    as_stored: WeightFormat | None = None,
+    drafter: tuple[int, int] = (0, 0),
 ) -> Config:
     """Decides.
 
@@ -53,12 +60,13 @@ def resolve(
         as_stored: `Weights.as_stored`, if that is another format.
         machine, kernels: cores and memory; id of the kernel set.
         max_draft: nodes a draft may have; 0 without speculation.
+        drafter: bytes of a model that drafts, and what it has beside each page.
 
     Raises:
         InputError: an option does not fit the model.
         CapacityError: it does not fit into memory; names the sum and the way out.
     """
-    max_len = _max_len(options, spec)
+    max_len = longest(options, spec)
     weight_format = options.quant or (as_stored if options.device == "cpu" and as_stored else stored)
     kv = options.kv or ("bf16" if stored == "bf16" or isinstance(weight_format, Mix) else "fp32")
     memory = plan(
@@ -74,6 +82,7 @@ def resolve(
         memory=options.memory,
         pages=options.kv_tokens and -(-options.kv_tokens // options.page_size),
         stored=stored,
+        drafter=drafter,
     )
     return Config(
         spec=spec,
@@ -110,7 +119,8 @@ def target_itl(options: Options) -> float:
     return options.target_itl
 
 
-def _max_len(options: Options, spec: ModelSpec) -> int:
+def longest(options: Options, spec: ModelSpec) -> int:
+    """Tokens of the longest request. Raises InputError where the model was not made for it."""
     if options.max_len is not None and options.max_len > spec.max_len:
         raise InputError(f"max_len={options.max_len}: {spec.name} was made for up to {spec.max_len} positions; lower it")
     return options.max_len or min(spec.max_len, DEFAULT_MAX_LEN)

@@ -1,9 +1,14 @@
-"""What a drafter is. One file per drafter under drafters/, found by name; tests pass objects of their own."""
+"""What a drafter is, and what it is made with. One file per drafter under drafters/, found by name; tests pass objects of their own.
+
+Owns the words between drafters and those who run them. Knows neither the worker nor the scheduler.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from slipstream.arch.spec import ModelSpec
+from slipstream.sampling.sampler import SampleRow, Voice
 from slipstream.step.draft import DraftTree
 
 
@@ -13,20 +18,88 @@ class DraftContext:
 
     Attributes:
         request: the request's number.
-        tokens: everything said so far, prompt first; the draft continues it. Read only.
+        tokens: everything said so far, prompt first; the draft continues it. Read only, and the same list in every step.
         budget: nodes the draft may have, at least one.
+        voice: how the request samples. A drafter that samples with it uses the noise with which its guess is checked, and
+            is right more often.
     """
 
     request: int
     tokens: Sequence[int]
     budget: int
+    voice: Voice
 
 
 class Drafter(Protocol):
-    """Guesses continuations. May be wrong in any way; never touches the engine's state."""
+    """Guesses continuations. May be wrong in any way; never touches the engine's state.
+
+    Attributes:
+        max_draft: nodes of its largest draft; 0 if it never makes one.
+    """
+
+    max_draft: int
 
     def propose(self, contexts: Sequence[DraftContext]) -> list[DraftTree]:
         """One tree per context, empty where it has no guess; larger ones are cut to the budget."""
 
     def drop(self, request: int) -> None:
-        """The request ended or was preempted: forget it."""
+        """The request ended or was preempted: forget it. It may come back, as if it were new."""
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """Tokens of one request for a drafter's own model to read.
+
+    Attributes:
+        request: the request's number.
+        start: position of the first of them; the model has read all before it.
+        tokens: what it reads, at least one.
+        ask: the token to draw after the last of them, or None.
+    """
+
+    request: int
+    start: int
+    tokens: Sequence[int]
+    ask: SampleRow | None = None
+
+
+class Forward(Protocol):
+    """A model beside the one that is drafted for, with a KV cache of its own.
+
+    Attributes:
+        vocab: token ids are below it.
+        max_rows: tokens that one call of `run` may read.
+        max_asks: tokens that one call may draw.
+        max_len: positions below this may be read.
+    """
+
+    vocab: int
+    max_rows: int
+    max_asks: int
+    max_len: int
+
+    def reserve(self, request: int, length: int) -> bool:
+        """Makes room for the first `length` positions of a request; False, and nothing done, if there is none."""
+
+    def run(self, feeds: Sequence[Feed]) -> list[int]:
+        """Reads. Room for it was reserved.
+
+        Returns:
+            The drawn token of each feed that asks, in order.
+        """
+
+    def drop(self, request: int) -> None:
+        """Takes its room back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What a drafter is made in.
+
+    Attributes:
+        spec: the model that is drafted for.
+        forward: the model that its file's `beside(options, source)` named, loaded; None if it named none.
+    """
+
+    spec: ModelSpec
+    forward: Forward | None = None

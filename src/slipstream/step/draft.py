@@ -13,18 +13,20 @@ class DraftTree:
     Attributes:
         tokens: token id per node. [nodes]
         parents: index of the parent node, ROOT for a child of the last known token; always below the own index. [nodes]
+        kind: in what way it was guessed, such as "ngram 3"; guesses of one kind are trusted alike (scheduler/controller.py).
     """
 
     tokens: tuple[int, ...] = ()
     parents: tuple[int, ...] = ()
+    kind: str = ""
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     @staticmethod
-    def chain(tokens: Sequence[int]) -> "DraftTree":
+    def chain(tokens: Sequence[int], kind: str = "") -> "DraftTree":
         """One guess after the other."""
-        return DraftTree(tuple(tokens), tuple(range(ROOT, len(tokens) - 1)))
+        return DraftTree(tuple(tokens), tuple(range(ROOT, len(tokens) - 1)), kind)
 
     @staticmethod
     def merge(paths: Sequence[Sequence[int]]) -> "DraftTree":
@@ -77,7 +79,7 @@ class DraftTree:
                 new_index[node] = len(tokens)
                 tokens.append(token)
                 parents.append(new_index[parent])
-        return DraftTree(tuple(tokens), tuple(parents))
+        return DraftTree(tuple(tokens), tuple(parents), self.kind)
 
     def check(self) -> None:
         """Raises AssertionError unless the tree is topological and its siblings are unique."""

@@ -131,7 +131,8 @@ class Runner:
         """Asks the drafter for the next trees of the requests that sampled and may have one."""
         open_ = [outcome.request for chunk, outcome in zip(chunks, outcomes, strict=True) if outcome.tokens and chunk.draft_budget > 0]
         budgets = {chunk.request: chunk.draft_budget for chunk in chunks}
-        contexts = [DraftContext(request, self.slots[request].tokens, budgets[request]) for request in open_]
+        slots = [self.slots[request] for request in open_]
+        contexts = [DraftContext(slot_of, slot.tokens, budgets[slot_of], slot.voice) for slot_of, slot in zip(open_, slots, strict=True)]
         trees = dict(zip(open_, self.drafter.propose(contexts), strict=True)) if contexts else {}
         for outcome in outcomes:
             tree = trees.get(outcome.request, EMPTY)

@@ -1,9 +1,25 @@
 """No speculation: the null drafter."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from slipstream.speculate.drafter import DraftContext
+from slipstream.base.errors import InputError
+from slipstream.speculate.drafter import Around, DraftContext
 from slipstream.step.draft import EMPTY, DraftTree
+
+
+@dataclass(frozen=True)
+class Options:
+    """
+    Attributes:
+        nodes: tokens of a guess.
+    """
+
+    nodes: int = 0
+
+    def __post_init__(self):
+        if self.nodes:
+            raise InputError(f"speculate='none': nodes={self.nodes} cannot be; choose a drafter")
 
 
 class NoDrafter:
@@ -16,5 +32,5 @@ class NoDrafter:
         return None
 
 
-def make() -> NoDrafter:
+def make(options: Options, around: Around) -> NoDrafter:
     return NoDrafter()

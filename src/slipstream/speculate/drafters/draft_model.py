@@ -1,0 +1,156 @@
+"""A smaller model with the same tokenizer guesses ahead (Leviathan et al. 2023), with the noise with which its guesses are checked.
+
+Owns what that model has read of each request. It reads what it does not know of the text, then goes on by itself, one token of all
+requests a call. What it has read and was not kept is simply read over:
+
+    text          a b c d e          read by the model  a b c x y   ->  it reads  d e   at the places of x and y
+    all was kept  a b c x y z                           a b c x y                 z and whatever follows
+
+The token that is guessed for a position is drawn with the noise of that position, so that two models that mostly agree mostly draw
+the same (docs/numerics.md, section 4).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from slipstream.base.errors import InputError
+from slipstream.sampling.sampler import SampleRow
+from slipstream.speculate.choose import at_least
+from slipstream.speculate.drafter import Around, DraftContext, Feed, Forward
+from slipstream.step.draft import EMPTY, DraftTree
+from slipstream.text.tokenizer import Tokenizer
+from slipstream.weights.hub import locate
+
+SIBLING = "draft"  # the built-in model's small sibling lies beside it
+SAMPLE = "The quick brown fox: 3.14 + 42 = naïve? «Schön», 東京 🙂\n\tdef f(x): return x**2  # and so on"
+
+
+@dataclass(frozen=True)
+class Options:
+    """
+    Attributes:
+        path: the smaller model: a folder, a GGUF file or a hub id; the built-in model has one of its own.
+        nodes: tokens of a guess at most.
+    """
+
+    path: str = ""
+    nodes: int = 6
+
+    def __post_init__(self):
+        at_least(1, nodes=self.nodes)
+
+
+@dataclass(slots=True)
+class Reading:
+    """What the model has read of one request: the text up to `sure`, then its own `guess`."""
+
+    sure: int = 0
+    guess: list[int] = field(default_factory=list)
+
+    def known(self, tokens: Sequence[int]) -> int:
+        """How many of `tokens` it has read. The last one never counts: it is to be read now, and what follows it drawn."""
+        for token in self.guess:
+            if self.sure >= len(tokens) or tokens[self.sure] != token:
+                break
+            self.sure += 1
+        self.sure, self.guess = min(self.sure, len(tokens) - 1), []
+        return self.sure
+
+
+class DraftModel:
+    """
+    Args:
+        forward: the small model.
+        nodes: tokens of a guess at most.
+        bare: whether its vocabulary has another size than that of the model it drafts for (padding differs); then penalties and the
+            like, which count by token, do not shape its guesses.
+    """
+
+    def __init__(self, forward: Forward, nodes: int, bare: bool = False):
+        self.max_draft, self._forward, self._bare = nodes, forward, bare
+        self._read: dict[int, Reading] = {}
+
+    def propose(self, contexts: Sequence[DraftContext]) -> list[DraftTree]:
+        guesses: dict[int, list[int]] = {context.request: [] for context in contexts}
+        ready = self._catch_up(contexts, guesses)
+        for depth in range(1, self.max_draft):
+            ready = [context for context in ready if depth < context.budget]
+            if not ready:
+                break
+            self._draw([self._feed(context, guesses[context.request]) for context in ready], guesses)
+        for context in contexts:
+            self._read[context.request].guess = guesses[context.request][:-1]  # the last guess was not read
+        return [DraftTree.chain(guess, "draft_model") if guess else EMPTY for guess in guesses.values()]
+
+    def drop(self, request: int) -> None:
+        self._read.pop(request, None)
+        self._forward.drop(request)
+
+    def _catch_up(self, contexts: Sequence[DraftContext], guesses: dict[int, list[int]]) -> list[DraftContext]:
+        """Reads what is new, as much as one call can take, and draws the first guesses of the requests of which it has read all."""
+        rows, ready, feeds = self._forward.max_rows, [], []
+        for context in contexts:
+            reading, tokens = self._read.setdefault(context.request, Reading()), context.tokens
+            start = reading.known(tokens)
+            if rows < 1 or not self._forward.reserve(context.request, len(tokens) + min(context.budget, self.max_draft) - 1):
+                continue
+            new = tokens[start : start + rows]
+            reading.sure += len(new)
+            rows -= len(new)
+            ask = None
+            if reading.sure == len(tokens) and len(ready) < self._forward.max_asks:
+                ask = self._ask(context, ())
+                ready.append(context)
+            feeds.append(Feed(context.request, start, new, ask))
+        if feeds:
+            self._draw(feeds, guesses)
+        return ready
+
+    def _feed(self, context: DraftContext, guess: list[int]) -> Feed:
+        """The last guess is read, and the next one drawn."""
+        return Feed(context.request, len(context.tokens) + len(guess) - 1, guess[-1:], self._ask(context, guess))
+
+    def _ask(self, context: DraftContext, guess: Sequence[int]) -> SampleRow:
+        voice = replace(context.voice, processors=[]) if self._bare else context.voice
+        return SampleRow(voice, len(context.tokens) + len(guess), guess)
+
+    def _draw(self, feeds: list[Feed], guesses: dict[int, list[int]]) -> None:
+        asking = [feed.request for feed in feeds if feed.ask is not None]
+        for request, token in zip(asking, self._forward.run(feeds), strict=True):
+            guesses[request].append(token)
+
+
+def make(options: Options, around: Around) -> DraftModel:
+    return DraftModel(around.forward, options.nodes, around.forward.vocab != around.spec.vocab)
+
+
+def beside(options: Options, source: Path | str) -> Path | str:
+    """The small model.
+
+    Raises:
+        InputError: none was named, and none comes with the checkpoint; or it has another tokenizer.
+    """
+    if not options.path:
+        found = sibling(source)
+        if found is None:
+            raise InputError(f"speculate='draft_model': no small model comes with {source}; name one: draft_model:path=FOLDER")
+        return found
+    if not options.path.startswith("dummy:") and not same_tokens(locate(options.path), Path(source)):
+        raise InputError(f"speculate: path={options.path!r} has another tokenizer than {source}; take a model of the same family")
+    return options.path
+
+
+def sibling(source: Path | str) -> Path | None:
+    """The small model that comes with a checkpoint: so far only the built-in one has any."""
+    folder = Path(source).parent / SIBLING
+    return folder if Path(source).name == "demo" and (folder / "config.json").is_file() else None
+
+
+def same_tokens(one: Path, other: Path) -> bool:
+    """Whether two models read and write a text in the same tokens."""
+    if not (one.exists() and other.exists()):
+        return True  # what cannot be opened says so itself
+    first, second = Tokenizer.load(one), Tokenizer.load(other)
+    ids = first.encode(SAMPLE)
+    return ids == second.encode(SAMPLE) and first.decode(ids) == second.decode(ids)

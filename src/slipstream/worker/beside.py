@@ -1,0 +1,103 @@
+"""Beside: a small model next to the one that is served, for drafters that run one. It is the `Forward` of speculate/drafter.py.
+
+Owns that model's decoder, its KV pages and who holds them. Knows requests by number only; what is read and kept is the drafter's
+affair.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor
+
+from slipstream.cache import PagePool
+from slipstream.model.batch import Batch
+from slipstream.model.decoder import Decoder
+from slipstream.ops.types import AttentionRows
+from slipstream.sampling.sampler import Sampler
+from slipstream.speculate.drafter import Feed
+from slipstream.worker.pool import KVPool
+from slipstream.worker.staging import Staging
+
+
+class Beside:
+    """A model with pages for the same requests as the one beside it.
+
+    Args:
+        decoder: the model; its scratch bounds the rows of a call.
+        pool: its pages.
+        sampler: draws from its logits.
+        requests: that may have room at a time.
+        max_rows: tokens of one call.
+    """
+
+    def __init__(self, decoder: Decoder, pool: KVPool, sampler: Sampler, requests: int, max_rows: int):
+        self._decoder, self._pool, self._sampler = decoder, pool, sampler
+        self.vocab = decoder.spec.vocab
+        self.max_rows, self.max_asks, self.max_len = max_rows, sampler.max_rows, decoder.max_len
+        self._page = pool.page_size
+        self._pages = PagePool(pool.tensor.shape[2], self._page)
+        device = str(pool.tensor.device)
+        self._table = Staging((requests, -(-decoder.max_len // self._page)), np.int32, device)
+        self._seats = list(range(requests))[::-1]
+        self._held: dict[int, tuple[int, list[int]]] = {}  # request -> its row of the table, its pages
+        self._rows = Staging((5, max_rows), np.int32, device)  # ids, positions, slots, request, linear
+        self._none = Staging((max_rows + 1,), np.int32, device)  # no row has tail slots
+        self._picked = Staging((self.max_asks,), np.int32, device)
+
+    def reserve(self, request: int, length: int) -> bool:
+        seat, pages = self._held.get(request) or (self._seats[-1] if self._seats else None, [])
+        missing = -(-length // self._page) - len(pages)
+        if length > self.max_len or seat is None:
+            return False
+        if missing <= 0:
+            return True
+        taken = self._pages.allocate(missing)
+        if taken is None:
+            return False
+        if request not in self._held:
+            self._seats.pop()
+            self._held[request] = seat, pages
+        self._table.host[seat, len(pages) : len(pages) + missing] = taken
+        self._table.upload()
+        pages.extend(taken)
+        return True
+
+    def run(self, feeds: Sequence[Feed]) -> list[int]:
+        hidden = self._decoder.forward(self._batch(feeds), self._pool.tensor)  # [rows, hidden]
+        asks, last = [], -1
+        for feed in feeds:
+            last += len(feed.tokens)
+            if feed.ask is not None:
+                self._picked.host[len(asks)] = last
+                asks.append(feed.ask)
+        if not asks:
+            return []
+        logits: Tensor = self._decoder.logits(hidden, self._picked.upload()[: len(asks)])  # [asks, vocab]
+        return self._sampler.draw(logits, asks)[0]
+
+    def drop(self, request: int) -> None:
+        seat, pages = self._held.pop(request, (None, []))
+        for page in pages:
+            self._pages.release(page)
+        if seat is not None:
+            self._seats.append(seat)
+
+    def _batch(self, feeds: Sequence[Feed]) -> Batch:
+        host, table, at = self._rows.host, self._table.host, 0
+        for feed in feeds:
+            seat, count = self._held[feed.request][0], len(feed.tokens)
+            ids, positions, slots, request, linear = host[:, at : at + count]
+            places = np.arange(feed.start, feed.start + count)
+            ids[:], positions[:], request[:], linear[:] = feed.tokens, places, seat, places + 1
+            slots[:] = table[seat, places // self._page] * self._page + places % self._page
+            at += count
+        rows = self._rows.upload()[:, :at]
+        attention = AttentionRows(
+            request=rows[3],
+            positions=rows[1],
+            linear=rows[4],
+            tail_start=self._none.device[: at + 1],
+            tail_slots=self._none.device[:1],
+            page_table=self._table.device,
+        )
+        return Batch(ids=rows[0], positions=rows[1], slots=rows[2], attention=attention)
