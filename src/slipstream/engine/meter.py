@@ -12,12 +12,20 @@ from slipstream.step import Plan, Result
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """One step: what it was asked to do, tokens gained, requests that took part, seconds."""
+    """One step.
+
+    Attributes:
+        work: what it was asked to do.
+        tokens: tokens gained.
+        requests: that took part.
+        seconds: that it took; drafting: those of them in which the next drafts were made.
+    """
 
     work: Work
     tokens: int
     requests: int
     seconds: float
+    drafting: float = 0.0
 
 
 class Meter:
@@ -31,7 +39,7 @@ class Meter:
         if len(self.steps) >= self.keep:
             del self.steps[: self.keep // 2]
         tokens = sum(len(outcome.tokens) for outcome in result.outcomes)
-        step = StepRecord(work_of(plan, result, self.windows), tokens, len(plan.chunks), seconds)
+        step = StepRecord(work_of(plan, result, self.windows), tokens, len(plan.chunks), seconds, result.drafting)
         self.steps.append(step)
         return step
 

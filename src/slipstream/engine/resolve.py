@@ -96,19 +96,24 @@ def resolve(
         max_logit_rows=LOGIT_ROWS,
         memory=memory,
         profile=f"{kernels}/w-{weight_format}/kv-{kv}",
-        scheduler=SchedulerOptions(
-            page_size=options.page_size,
-            pages=memory.pages,
-            max_batch=options.max_batch,
-            max_step_tokens=options.max_step_tokens,
-            max_len=max_len,
-            max_chunk=options.max_chunk or options.max_step_tokens,
-            prefix_cache=options.prefix_cache,
-            policy=options.policy,
-            vocab=spec.vocab,
-            max_draft=max_draft,
-            target_itl=target_itl(options) / 1000,
-        ),
+        scheduler=_shares(options, memory, max_len, spec.vocab, max_draft),
+    )
+
+
+def _shares(options: Options, memory: MemoryPlan, max_len: int, vocab: int, max_draft: int) -> SchedulerOptions:
+    """What the scheduler has to share out."""
+    return SchedulerOptions(
+        page_size=options.page_size,
+        pages=memory.pages,
+        max_batch=options.max_batch,
+        max_step_tokens=options.max_step_tokens,
+        max_len=max_len,
+        max_chunk=options.max_chunk or options.max_step_tokens,
+        prefix_cache=options.prefix_cache,
+        policy=options.policy,
+        vocab=vocab,
+        max_draft=max_draft,
+        target_itl=target_itl(options) / 1000,
     )
 
 

@@ -7,12 +7,13 @@ from slipstream.step import Chunk, DraftTree
 from slipstream.step.draft import EMPTY
 
 
-def make_chunk(request: Request, rows: int, left: int, tables: PageTables, options: SchedulerOptions) -> Chunk:
+def make_chunk(request: Request, rows: int, left: int, passes: int, tables: PageTables, options: SchedulerOptions) -> Chunk:
     """The rows of one request: its trunk, and as much of its draft as budget, pages and the end of the text allow.
 
     Args:
         rows: trunk rows, for which its table has pages.
         left: rows that the draft may have.
+        passes: of a model, that the next draft may take.
     """
     tokens, start, end = request.tokens, request.cached, request.cached + rows
     sample = end == len(tokens) and request.params.max_tokens > 0
@@ -29,6 +30,7 @@ def make_chunk(request: Request, rows: int, left: int, tables: PageTables, optio
         draft,
         _first_score(request, end) if request.params.prompt_logprobs is not None else None,
         min(options.max_draft, room - 1) if room > 1 else 0,
+        passes,
     )
 
 

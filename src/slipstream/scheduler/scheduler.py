@@ -20,6 +20,7 @@ from slipstream.cost import Pace, Work
 from slipstream.scheduler.admission import check_fits, introduce, open_table, owed, waits_for_leader
 from slipstream.scheduler.budget import Budget
 from slipstream.scheduler.chunk import make_chunk
+from slipstream.scheduler.controller import Controller
 from slipstream.scheduler.options import SchedulerOptions, Stats
 from slipstream.scheduler.queue import Queue
 from slipstream.scheduler.request import Event, Request, State
@@ -37,6 +38,7 @@ class Scheduler:
         watch: called with (number, token) for every new token that is part of the text, in order; may return a reason to end there.
         clock: seconds, for policies that look at the time.
         pace: predicts the time of a step; None where options.target_itl is 0.
+        controller: decides how many guesses pay; None: all that there are.
     """
 
     def __init__(
@@ -45,11 +47,12 @@ class Scheduler:
         watch: Watch | None = None,
         clock: Callable[[], float] = time.monotonic,
         pace: Pace | None = None,
+        controller: Controller | None = None,
     ):
         if options.target_itl and pace is None:
             raise InputError(f"target_itl={options.target_itl!r}: needs a pace to keep to; give one, or 0")
         self.options = options
-        self._pace = pace
+        self._pace, self._controller = pace, controller
         pool = PagePool(options.pages, options.page_size)
         self.tables = PageTables(pool, PrefixCache(pool), options.prefix_cache)
         self._watch = watch
@@ -124,14 +127,32 @@ class Scheduler:
         if len(self._waiting) and budget.rows and preemptions == self._preemptions:  # where one has lost his seat, nobody takes one
             self._waiting.order(now)
             admitted = self._admit(trunks, budget)
-        chunks, left = [], budget.drafts(request for request, _ in trunks)
+        chunks = self._chunks(trunks, budget)
+        released, self._released = tuple(self._released), []
+        return Plan(tuple(admitted), tuple(chunks), self.tables.take_copies(), released)
+
+    def _chunks(self, trunks: list[tuple[Request, int]], budget: Budget) -> list[Chunk]:
+        """The rows of every request, with what is left of the step for drafts: for those that pay, if there is a controller."""
+        left, passes, shares = budget.drafts(request for request, _ in trunks), self.options.max_draft, None
+        if self._controller is not None and trunks:
+            shares, passes = self._pay(trunks, left)
+        chunks = []
         for request, trunk in trunks:
-            chunk = make_chunk(request, trunk, left, self.tables, self.options)
+            most = left if shares is None else min(left, shares.get(request.number, 0))
+            chunk = make_chunk(request, trunk, most, passes, self.tables, self.options)
             left -= len(chunk.draft.tokens)
             request.planned = chunk
             chunks.append(chunk)
-        released, self._released = tuple(self._released), []
-        return Plan(tuple(admitted), tuple(chunks), self.tables.take_copies(), released)
+        return chunks
+
+    def _pay(self, trunks: list[tuple[Request, int]], most: int) -> tuple[dict[int, int], int]:
+        """(nodes of each draft, passes for the next ones) that pay."""
+        saying = [request for request, rows in trunks if rows == request.owed]
+        context = sum(len(request.tokens) for request, _ in trunks) // len(trunks)
+        drafting = [request for request in saying if request.draft.tokens]
+        rows = sum(rows for _, rows in trunks)
+        shares = self._controller.share(drafting, len(saying), rows, context, most)
+        return shares, self._controller.passes([request.number for request in saying], context) if saying else 0
 
     def _continue(self, budget: Budget) -> list[tuple[Request, int]]:
         """(request, trunk rows) of the running requests, with pages for them."""
@@ -199,6 +220,8 @@ class Scheduler:
             BackendError: the result does not answer the plan.
         """
         events = []
+        if self._controller is not None:
+            self._controller.spent(result.drafting, max((outcome.draft.passes for outcome in result.outcomes), default=0))
         if len(plan.chunks) != len(result.outcomes):
             raise BackendError(f"{len(plan.chunks)} chunks were planned, {len(result.outcomes)} outcomes came back")
         for chunk, outcome in zip(plan.chunks, result.outcomes, strict=True):
@@ -207,6 +230,8 @@ class Scheduler:
                 continue
             if outcome.request != chunk.request or bool(outcome.tokens) != chunk.sample:
                 raise BackendError(f"the outcome of request {outcome.request} does not answer the chunk of request {chunk.request}")
+            if self._controller is not None:
+                self._controller.learn(chunk, outcome)
             event = self._advance(request, chunk, outcome)
             if event.tokens or event.scores or event.finish_reason:
                 events.append(event)
@@ -252,6 +277,8 @@ class Scheduler:
 
     def _end(self, request: Request) -> None:
         del self._requests[request.number]
+        if self._controller is not None:
+            self._controller.forget(request.number)
         self._streams -= request.streamed
         if request.state is State.RUNNING:
             self._running.remove(request)
