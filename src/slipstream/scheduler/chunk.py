@@ -1,10 +1,45 @@
-"""From a request and its share of a step to its chunk: trunk rows, draft, scores. Decides nothing about other requests."""
+"""From requests and their shares of a step to chunks: trunk rows, drafts, scores. Decides nothing by itself: trunks come from the
+scheduler, room from the budget, what pays from the controller."""
+
+from collections.abc import Sequence
 
 from slipstream.cache import PageTables
+from slipstream.scheduler.budget import Budget
+from slipstream.scheduler.controller import Controller
 from slipstream.scheduler.options import SchedulerOptions
 from slipstream.scheduler.request import Request
 from slipstream.step import Chunk, DraftTree
 from slipstream.step.draft import EMPTY
+
+
+def make_chunks(
+    trunks: Sequence[tuple[Request, int]], budget: Budget, controller: Controller | None, tables: PageTables, options: SchedulerOptions
+) -> list[Chunk]:
+    """The rows of every request, with what is left of the step for drafts: for those that pay, if there is a controller.
+
+    Args:
+        trunks: requests and their trunk rows, for which their tables have pages.
+    """
+    left, passes, shares = budget.drafts(request for request, _ in trunks), options.max_draft, None
+    if controller is not None and trunks:
+        shares, passes = _pay(trunks, left, controller)
+    chunks = []
+    for request, rows in trunks:
+        most = left if shares is None else min(left, shares.get(request.number, 0))
+        chunk = make_chunk(request, rows, most, passes, tables, options)
+        left -= len(chunk.draft.tokens)
+        request.planned = chunk
+        chunks.append(chunk)
+    return chunks
+
+
+def _pay(trunks: Sequence[tuple[Request, int]], most: int, controller: Controller) -> tuple[dict[int, int], int]:
+    """(nodes of each draft, passes for the next ones) that pay."""
+    saying = [request for request, rows in trunks if rows == request.owed]
+    context = sum(len(request.tokens) for request, _ in trunks) // len(trunks)
+    drafting = [request for request in saying if request.draft.tokens]
+    shares = controller.share(drafting, len(saying), sum(rows for _, rows in trunks), context, most)
+    return shares, controller.passes([request.number for request in saying], context) if saying else 0
 
 
 def make_chunk(request: Request, rows: int, left: int, passes: int, tables: PageTables, options: SchedulerOptions) -> Chunk:

@@ -19,7 +19,7 @@ from slipstream.cache import PagePool, PageTables, PrefixCache
 from slipstream.cost import Pace, Work
 from slipstream.scheduler.admission import check_fits, introduce, open_table, owed, waits_for_leader
 from slipstream.scheduler.budget import Budget
-from slipstream.scheduler.chunk import make_chunk
+from slipstream.scheduler.chunk import make_chunks
 from slipstream.scheduler.controller import Controller
 from slipstream.scheduler.options import SchedulerOptions, Stats
 from slipstream.scheduler.queue import Queue
@@ -127,32 +127,9 @@ class Scheduler:
         if len(self._waiting) and budget.rows and preemptions == self._preemptions:  # where one has lost his seat, nobody takes one
             self._waiting.order(now)
             admitted = self._admit(trunks, budget)
-        chunks = self._chunks(trunks, budget)
+        chunks = make_chunks(trunks, budget, self._controller, self.tables, self.options)
         released, self._released = tuple(self._released), []
         return Plan(tuple(admitted), tuple(chunks), self.tables.take_copies(), released)
-
-    def _chunks(self, trunks: list[tuple[Request, int]], budget: Budget) -> list[Chunk]:
-        """The rows of every request, with what is left of the step for drafts: for those that pay, if there is a controller."""
-        left, passes, shares = budget.drafts(request for request, _ in trunks), self.options.max_draft, None
-        if self._controller is not None and trunks:
-            shares, passes = self._pay(trunks, left)
-        chunks = []
-        for request, trunk in trunks:
-            most = left if shares is None else min(left, shares.get(request.number, 0))
-            chunk = make_chunk(request, trunk, most, passes, self.tables, self.options)
-            left -= len(chunk.draft.tokens)
-            request.planned = chunk
-            chunks.append(chunk)
-        return chunks
-
-    def _pay(self, trunks: list[tuple[Request, int]], most: int) -> tuple[dict[int, int], int]:
-        """(nodes of each draft, passes for the next ones) that pay."""
-        saying = [request for request, rows in trunks if rows == request.owed]
-        context = sum(len(request.tokens) for request, _ in trunks) // len(trunks)
-        drafting = [request for request in saying if request.draft.tokens]
-        rows = sum(rows for _, rows in trunks)
-        shares = self._controller.share(drafting, len(saying), rows, context, most)
-        return shares, self._controller.passes([request.number for request in saying], context) if saying else 0
 
     def _continue(self, budget: Budget) -> list[tuple[Request, int]]:
         """(request, trunk rows) of the running requests, with pages for them."""
