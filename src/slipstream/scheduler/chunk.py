@@ -22,7 +22,7 @@ def make_chunks(
     """
     left, passes, shares = budget.drafts(request for request, _ in trunks), options.max_draft, None
     if controller is not None and trunks:
-        shares, passes = _pay(trunks, left, controller)
+        shares, passes = _pay(trunks, left, controller, options.max_draft)
     chunks = []
     for request, rows in trunks:
         most = left if shares is None else min(left, shares.get(request.number, 0))
@@ -33,11 +33,13 @@ def make_chunks(
     return chunks
 
 
-def _pay(trunks: Sequence[tuple[Request, int]], most: int, controller: Controller) -> tuple[dict[int, int], int]:
+def _pay(trunks: Sequence[tuple[Request, int]], most: int, controller: Controller, longest: int) -> tuple[dict[int, int], int]:
     """(nodes of each draft, passes for the next ones) that pay."""
     saying = [request for request, rows in trunks if rows == request.owed]
-    context = sum(len(request.tokens) for request, _ in trunks) // len(trunks)
     drafting = [request for request in saying if request.draft.tokens]
+    if not drafting and controller.idle:
+        return {}, longest
+    context = sum(len(request.tokens) for request, _ in trunks) // len(trunks)
     shares = controller.share(drafting, len(saying), sum(rows for _, rows in trunks), context, most)
     return shares, controller.passes([request.number for request in saying], context) if saying else 0
 

@@ -33,7 +33,7 @@ LEAST = 0.05  # reach below which a node is not looked at
 MARGIN = 1.02  # by which drafts must be better than none
 KEEP = 16  # steps for which a prediction, or the decision that no model drafts, is kept
 SHORT = 4  # steps for which the length of drafts is kept
-PROBE = 32  # steps from one that goes further to the next
+PROBE, SELDOM = 32, 128  # steps from one that goes further to the next; the most, where that never brings anything
 
 
 @dataclass(slots=True)
@@ -78,7 +78,7 @@ class Controller:
 
     def __init__(self, pace: Pace, max_draft: int):
         self._pace, self._max = pace, max_draft
-        self._step, self._probe = 0, PROBE  # the step under way, and when to go further again
+        self._step, self._probe, self._pause = 0, PROBE, PROBE  # the step under way, when to go further again, and how long after that
         self._all = Belief()
         self._sorts: dict[str, Sort] = {}
         self._own: dict[int, dict[str, Belief]] = {}
@@ -89,6 +89,11 @@ class Controller:
         self._length, self._decided = max_draft, (-KEEP, 0)  # passes; (step, requests) when that was decided
 
     # A step is planned
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to decide as long as there is no draft at hand: no model drafts."""
+        return self._model is None
 
     def share(self, drafting: Sequence[Request], requests: int, rows: int, context: int, most: int) -> dict[int, int]:
         """How many nodes of each draft are checked.
@@ -110,7 +115,8 @@ class Controller:
         )[:most]
         best = self._best([reach for reach, _ in nodes], requests, rows, context)[0] if nodes else 0
         if nodes and self._step >= self._probe:
-            best, self._probe = max(1, 2 * best), self._step + PROBE
+            self._pause = PROBE if best else min(2 * self._pause, SELDOM)
+            best, self._probe = max(1, 2 * best), self._step + self._pause
         out: dict[int, int] = {}
         for _, number in nodes[:best]:
             out[number] = out.get(number, 0) + 1
@@ -210,8 +216,9 @@ class Controller:
             right = depth <= kept
             sort.at(depth).add(right, self._step)
             own.add(right, self._step)
-            if depth == 1:
-                self._all.add(right, self._step)
+        self._all.add(kept > 0, self._step)
+        if kept and self._pause > PROBE:  # there is something after all: look again at once
+            self._pause, self._probe = PROBE, self._step + 2
 
     def spent(self, seconds: float, passes: int) -> None:
         """Takes note of what the drafts of a step cost, `passes` calls of a model one after the other."""
