@@ -96,19 +96,23 @@ def resolve(
         max_logit_rows=LOGIT_ROWS,
         memory=memory,
         profile=f"{kernels}/w-{weight_format}/kv-{kv}",
-        scheduler=SchedulerOptions(
-            page_size=options.page_size,
-            pages=memory.pages,
-            max_batch=options.max_batch,
-            max_step_tokens=options.max_step_tokens,
-            max_len=max_len,
-            max_chunk=options.max_chunk or options.max_step_tokens,
-            prefix_cache=options.prefix_cache,
-            policy=options.policy,
-            vocab=spec.vocab,
-            max_draft=max_draft,
-            target_itl=target_itl(options) / 1000,
-        ),
+        scheduler=_shared_out(options, spec, memory.pages, max_len, max_draft),
+    )
+
+
+def _shared_out(options: Options, spec: ModelSpec, pages: int, max_len: int, max_draft: int) -> SchedulerOptions:
+    return SchedulerOptions(
+        page_size=options.page_size,
+        pages=pages,
+        max_batch=options.max_batch,
+        max_step_tokens=options.max_step_tokens,
+        max_len=max_len,
+        max_chunk=options.max_chunk or options.max_step_tokens,
+        prefix_cache=options.prefix_cache,
+        policy=options.policy,
+        vocab=spec.vocab,
+        max_draft=max_draft,
+        target_itl=target_itl(options) / 1000,
     )
 
 
