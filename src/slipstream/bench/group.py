@@ -1,4 +1,4 @@
-"""`slipstream bench`: which subcommands there are. Every file of cases/ is one, found by its name, and `peers` is another."""
+"""`slipstream bench`: which subcommands there are. Every file of cases/ is one, found by its name, `peers` and `quality` are others."""
 
 from typing import Any
 
@@ -9,6 +9,7 @@ from slipstream.base import registry
 from slipstream.bench import cases
 from slipstream.bench.command import measure
 from slipstream.bench.peers_command import peers
+from slipstream.bench.quality_command import quality
 
 
 class Cases(TyperGroup):
@@ -31,3 +32,4 @@ def group() -> None:
 for case in registry.names(cases.__name__):
     bench.command(case)(measure)
 bench.command("peers")(peers)
+bench.command("quality")(quality)

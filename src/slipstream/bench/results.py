@@ -18,6 +18,7 @@ from typing import Any
 import slipstream
 from slipstream.bench.comparison import Comparison, Place
 from slipstream.bench.driver import Ask, Run
+from slipstream.bench.quality import Quality
 from slipstream.engine.limit import Limit
 from slipstream.engine.llm import LLM
 from slipstream.hardware import read
@@ -58,6 +59,28 @@ def comparison_record(found: Comparison, command: str) -> dict[str, Any]:
             for one in found.runners
         },
         "points": [place_record(place, [one.name for one in found.runners]) for place in found.places],
+    }
+
+
+def quality_record(found: Quality, command: str) -> dict[str, Any]:
+    """The result file's content for what rounding does to a model; `change` is of the perplexity, against the first point."""
+    return {
+        **origin("quality", command),
+        "model": {"name": found.spec.name, "parameters": found.spec.parameters()},
+        "kernels": found.kernels,
+        "threads": found.threads,
+        "texts": found.texts,
+        "tokens": found.tokens,
+        "text_bytes": found.text_bytes,
+        "points": [
+            {
+                **asdict(score),
+                "bits_per_byte": found.bits_per_byte(score),
+                "perplexity": found.perplexity(score),
+                "change": found.change(score),
+            }
+            for score in found.scores
+        ],
     }
 
 
