@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Owns: the tests of the AVX-512 kernels on a machine without AVX-512: their source, compiled for AVX2 with the intrinsics of
-# emulate_avx512.h. They prove bits, never speed. Needs libsimde-dev (SIMD Everywhere), cmake and ninja. Builds in a folder of its own, BUILD, and
-# leaves the installed module alone.
+# emulate_avx512.h. They prove bits, never speed. Needs libsimde-dev (SIMD Everywhere), cmake and ninja. Builds in a folder of its
+# own (BUILD, or build/emulated) and leaves the installed module alone.
 #
 #   PYTHON=.venv/bin/python csrc/emulate_avx512.sh -q tests/ops      the arguments are pytest's
 #
@@ -23,7 +23,10 @@ python=$(command -v "${PYTHON:-python3}")
 build=${BUILD:-$here/../build/emulated}
 mkdir -p "$build"
 export AS_COMPILER=1 CMAKE_CXX_COMPILER_LAUNCHER="$here/emulate_avx512.sh"
-{ cmake -S "$here/.." -B "$build" -G Ninja -DPython_EXECUTABLE="$python" && cmake --build "$build"; } >"$build/log" 2>&1 || { cat "$build/log"; exit 1; }
+{ cmake -S "$here/.." -B "$build" -G Ninja -DPython_EXECUTABLE="$python" && cmake --build "$build"; } >"$build/log" 2>&1 || {
+  cat "$build/log"
+  exit 1
+}
 unset AS_COMPILER CMAKE_CXX_COMPILER_LAUNCHER
 
 cd "$here/.."

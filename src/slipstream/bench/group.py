@@ -1,4 +1,4 @@
-"""`slipstream bench`: which subcommands there are. Every file of cases/ is one, found by its name; `layers` and `peers` are others."""
+"""`slipstream bench`: which subcommands there are. Every file of cases/ is one, found by its name; then `layers`, `peers`, `quality`."""
 
 from typing import Any
 
@@ -10,6 +10,7 @@ from slipstream.bench import cases
 from slipstream.bench.command import measure
 from slipstream.bench.layers_command import layers
 from slipstream.bench.peers_command import peers
+from slipstream.bench.quality_command import quality
 
 
 class Cases(TyperGroup):
@@ -33,3 +34,4 @@ for case in registry.names(cases.__name__):
     bench.command(case)(measure)
 bench.command("layers")(layers)
 bench.command("peers")(peers)
+bench.command("quality")(quality)

@@ -53,7 +53,7 @@ def gguf_file(name: str, stored: str, where: Path, say: Callable[[str], None] = 
     architecture = _architecture(name, spec, stored)
     path = where / f"{name}-{stored}-v{VERSION}.gguf"
     if not path.is_file():
-        gguf = _gguf()
+        gguf = gguf_package()
         infos = [_info(gguf, parameter, stored) for parameter in tensors(spec)]
         _announce(path, sum(size for _, _, size in infos), say)
         part = path.with_name(f"{path.name}.{os.getpid()}.part")
@@ -103,11 +103,12 @@ def _architecture(name: str, spec: ModelSpec, stored: str) -> str:
     return architecture
 
 
-def _gguf() -> Any:
+def gguf_package() -> Any:
+    """The package that writes GGUF files, not made by us; InputError where it is missing."""
     try:
         import gguf
     except ImportError as error:
-        raise InputError(f"the package gguf writes the weights and is missing ({error}); pip install gguf") from None
+        raise InputError(f"the package gguf rounds and writes weights and is missing ({error}); pip install gguf") from None
     return gguf
 
 

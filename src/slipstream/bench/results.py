@@ -20,6 +20,7 @@ from slipstream.bench.comparison import Comparison, Place
 from slipstream.bench.driver import Ask, Run
 from slipstream.bench.layers import Ask as LayersAsk
 from slipstream.bench.layers import Layer
+from slipstream.bench.quality import Quality
 from slipstream.engine.limit import Limit
 from slipstream.engine.llm import LLM
 from slipstream.hardware import read
@@ -68,6 +69,28 @@ def layers_record(ask: LayersAsk, found: Sequence[Layer], profile: str, command:
     points = [{**asdict(layer), "gop_s": layer.rate, "of_peak": layer.of_peak, "of_bandwidth": layer.of_bandwidth} for layer in found]
     model = {"name": f"{ask.n}x{ask.k}", "parameters": ask.n * ask.k, "demo": False}
     return {**origin("layers", command), "model": model, "profile": profile, "threads": ask.threads, "points": points}
+
+
+def quality_record(found: Quality, command: str) -> dict[str, Any]:
+    """The result file's content for what rounding does to a model; `change` is of the perplexity, against the first point."""
+    return {
+        **origin("quality", command),
+        "model": {"name": found.spec.name, "parameters": found.spec.parameters()},
+        "kernels": found.kernels,
+        "threads": found.threads,
+        "texts": found.texts,
+        "tokens": found.tokens,
+        "text_bytes": found.text_bytes,
+        "points": [
+            {
+                **asdict(score),
+                "bits_per_byte": found.bits_per_byte(score),
+                "perplexity": found.perplexity(score),
+                "change": found.change(score),
+            }
+            for score in found.scores
+        ],
+    }
 
 
 def place_record(place: Place, names: Sequence[str]) -> dict[str, Any]:

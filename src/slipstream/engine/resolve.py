@@ -96,22 +96,21 @@ def resolve(
         max_logit_rows=LOGIT_ROWS,
         memory=memory,
         profile=f"{kernels}/w-{weight_format}/kv-{kv}",
-        scheduler=_shares(options, memory, max_len, spec.vocab, max_draft),
+        scheduler=_shared_out(options, spec, memory.pages, max_len, max_draft),
     )
 
 
-def _shares(options: Options, memory: MemoryPlan, max_len: int, vocab: int, max_draft: int) -> SchedulerOptions:
-    """What the scheduler has to share out."""
+def _shared_out(options: Options, spec: ModelSpec, pages: int, max_len: int, max_draft: int) -> SchedulerOptions:
     return SchedulerOptions(
         page_size=options.page_size,
-        pages=memory.pages,
+        pages=pages,
         max_batch=options.max_batch,
         max_step_tokens=options.max_step_tokens,
         max_len=max_len,
         max_chunk=options.max_chunk or options.max_step_tokens,
         prefix_cache=options.prefix_cache,
         policy=options.policy,
-        vocab=vocab,
+        vocab=spec.vocab,
         max_draft=max_draft,
         target_itl=target_itl(options) / 1000,
     )

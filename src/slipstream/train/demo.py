@@ -8,6 +8,7 @@ model.safetensors) plus training.json, which says what it was trained on and how
 import json
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -263,16 +264,30 @@ def measure(model: Llama, tokenizer: Tokenizer, books: list[Book], recipe: Recip
 
 
 def chapter_nats(model: Llama, ids: list[int], context: int) -> float:
-    """Negative log likelihood of `ids[1:]`, each token with between context/2 and context tokens before it."""
-    device, total, at = model.norm.weight.device, 0.0, 0
+    """Negative log likelihood of `ids[1:]`, in nats."""
+    device, total = model.norm.weight.device, 0.0
     model.eval()
-    while at == 0 or at + context // 2 < len(ids) - 1:
-        window = torch.tensor(ids[at : at + context + 1], device=device)
+    for tokens, known in overlapping(ids, context):
+        window = torch.tensor(tokens, device=device)
         logits = model(window[None, :-1])[0].float()
-        nats = F.cross_entropy(logits, window[1:], reduction="none")
-        total += nats[0 if at == 0 else context // 2 :].sum().item()
-        at += context // 2
+        total += F.cross_entropy(logits[known:], window[1 + known :], reduction="sum").item()
     return total
+
+
+def overlapping(ids: list[int], context: int) -> Iterator[tuple[list[int], int]]:
+    """Windows in which every one of `ids[1:]` is predicted once, from between context/2 and context tokens before it.
+
+    Args:
+        ids: a text, its start token first.
+        context: tokens that a model sees at a time, at least 2.
+
+    Yields:
+        (tokens, how many of their predictions an earlier window has made): up to context + 1 tokens, so context predictions.
+    """
+    at = 0
+    while at == 0 or at + context // 2 < len(ids) - 1:
+        yield ids[at : at + context + 1], 0 if at == 0 else context // 2
+        at += context // 2
 
 
 def export(model: Llama, out: Path, report: dict) -> None:
