@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from slipstream.cost import Work
+from slipstream.engine.tally import Tally
 from slipstream.step import Plan, Result
 
 
@@ -29,15 +30,17 @@ class StepRecord:
 
 
 class Meter:
-    """Keeps the last `keep` steps of a model with these windows (`ModelSpec.windows`)."""
+    """Keeps the last `keep` steps of a model with these windows (`ModelSpec.windows`), and the tally of all drafts."""
 
     def __init__(self, windows: Sequence[int] = (), keep: int = 100_000):
         self.steps: list[StepRecord] = []
+        self.tally = Tally()
         self.windows, self.keep = windows, keep
 
     def record(self, plan: Plan, result: Result, seconds: float) -> StepRecord:
         if len(self.steps) >= self.keep:
             del self.steps[: self.keep // 2]
+        self.tally.record(plan, result)
         tokens = sum(len(outcome.tokens) for outcome in result.outcomes)
         step = StepRecord(work_of(plan, result, self.windows), tokens, len(plan.chunks), seconds, result.drafting)
         self.steps.append(step)
