@@ -1,4 +1,4 @@
-"""`slipstream bench`: which subcommands there are. Every file of cases/ is one, found by its name; then `layers`, `peers`, `quality`."""
+"""`slipstream bench`: which subcommands there are. Every file of cases/ is one, found by its name; then those with grids of their own."""
 
 from typing import Any
 
@@ -11,6 +11,7 @@ from slipstream.bench.command import measure
 from slipstream.bench.layers_command import layers
 from slipstream.bench.peers_command import peers
 from slipstream.bench.quality_command import quality
+from slipstream.bench.speculation_command import speculation
 
 
 class Cases(TyperGroup):
@@ -35,3 +36,4 @@ for case in registry.names(cases.__name__):
 bench.command("layers")(layers)
 bench.command("peers")(peers)
 bench.command("quality")(quality)
+bench.command("speculation")(speculation)

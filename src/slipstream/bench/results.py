@@ -21,6 +21,8 @@ from slipstream.bench.driver import Ask, Run
 from slipstream.bench.layers import Ask as LayersAsk
 from slipstream.bench.layers import Layer
 from slipstream.bench.quality import Quality
+from slipstream.bench.speculation import Ask as Drafts
+from slipstream.bench.speculation import Score
 from slipstream.engine.limit import Limit
 from slipstream.engine.llm import LLM
 from slipstream.hardware import read
@@ -89,6 +91,30 @@ def quality_record(found: Quality, command: str) -> dict[str, Any]:
                 "change": found.change(score),
             }
             for score in found.scores
+        ],
+    }
+
+
+def speculation_record(ask: Drafts, llm: LLM, scores: Sequence[Score], limit: Limit, command: str) -> dict[str, Any]:
+    """The result file's content for what drafters bring; `speedup` is the median of `ratios`, rates are tokens per second."""
+    config = llm.engine.config
+    return {
+        **origin("speculation", command),
+        "model": {"name": config.model_name, "parameters": config.spec.parameters(), "demo": config.demo},
+        "profile": config.profile,
+        "threads": config.threads,
+        "texts": [title for title, _ in ask.texts],
+        "new_tokens": ask.new_tokens,
+        "limit": limit_record(limit),
+        "points": [
+            {
+                **asdict(score),
+                "speedup": score.speedup,
+                "tokens_per_step": score.tally.per_step,
+                "tokens_per_drafted_step": score.tally.per_draft,
+                "accepted_by_depth": score.tally.by_depth(len(score.tally.accepted_at)),
+            }
+            for score in scores
         ],
     }
 
