@@ -1,8 +1,8 @@
 """What drafters bring: tokens per step, acceptance by depth and speed-up over no speculation, on text that the model does not know and on
 text that repeats itself; and what a drafter costs that is always wrong.
 
-Owns the texts, the turns and what is counted. Both engines of a turn are at hand at once and take it in changing order, so that drift
-of a shared machine falls on both; the speed-up is the median over turns. Their texts must be the same, or the run fails.
+Owns the texts, the turns and what is counted. Both engines of a turn are at hand at once and do a few steps each by turns, so that
+drift of a shared machine falls on both; the speed-up is the median over turns. Their texts must be the same, or the run fails.
 
 Greedy text of a small model runs in circles, which flatters drafters: the share of tokens that end a repeated stretch stands beside.
 """
@@ -25,6 +25,7 @@ from slipstream.step import DraftTree, SamplingParams
 TEMPERATURES = (0.0, 0.8)
 PROMPT = 128  # tokens
 COPIES = 3  # of a passage, before it begins once more: a prompt that invites to copy
+STRIDE = 8  # steps that an engine does before it is the other's turn
 REPEATED = 4  # tokens that make a stretch
 WRONG = "wrong"  # not a drafter to choose: random tokens, to see what being wrong costs
 
@@ -147,14 +148,9 @@ def measured(score: Score, plain: LLM, drafted: LLM, prompts: list[list[int]], a
     for turn in range(ask.repeat + 1):
         asked = prompts[: place.batch]
         params = SamplingParams(max_tokens=ask.new_tokens, temperature=place.temperature, seed=turn, ignore_eos=True)
-        order = (plain, drafted) if turn % 2 else (drafted, plain)
-        times, texts = {}, {}
         limit.probe()
         begin = len(drafted.engine.core.meter.steps)
-        for llm in order:
-            began = time.perf_counter()
-            texts[llm] = [output.outputs[0].token_ids for output in llm.generate(asked, params)]
-            times[llm] = time.perf_counter() - began
+        texts, times = side_by_side((plain, drafted) if turn % 2 else (drafted, plain), asked, params)
         if texts[plain] != texts[drafted]:
             raise BackendError(f"{score.drafter}: another text than without it at {place}, seed {turn}")
         if turn == 0:
@@ -168,6 +164,22 @@ def measured(score: Score, plain: LLM, drafted: LLM, prompts: list[list[int]], a
     score.tally = drafted.engine.core.meter.tally.since(before)
     score.repetition = sum(said) / len(said)
     return score
+
+
+def side_by_side(llms: Sequence[LLM], prompts: Sequence[list[int]], params: SamplingParams) -> tuple[dict, dict]:
+    """(texts, seconds) of each engine. They take turns of STRIDE steps, so that both see the same weather."""
+    texts, times, busy = {}, dict.fromkeys(llms, 0.0), list(llms)
+    for llm in llms:
+        made = [llm.engine.intake.request(prompt, params) for prompt in prompts]
+        texts[llm] = [output.outputs[0] for output, _ in made]
+        llm.engine.core.submit([ticket for _, tickets in made for ticket in tickets])
+    while busy:
+        for llm in list(busy):
+            began = time.perf_counter()
+            if not all(llm.engine.core.step() for _ in range(STRIDE)):
+                busy.remove(llm)
+            times[llm] += time.perf_counter() - began
+    return {llm: [output.token_ids for output in texts[llm]] for llm in llms}, times
 
 
 def repetition(prompt: Sequence[int], new: Sequence[int]) -> float:

@@ -28,12 +28,13 @@ HOPE = 0.6  # that a guess of which nothing is known is right
 FIRM = 2.0  # observations that a first belief is worth
 OWN = 8.0  # observations of all requests that outweigh one of its own
 FADE = 0.98  # weight of an observation against the next one
-FORGET = 0.99  # and against one a step later
-LEAST = 0.05  # reach below which a node is not looked at
+FORGET = 0.997  # and against one a step later
+LEAST = 0.1  # reach below which a node is not looked at: predictions are not that exact
 MARGIN = 1.02  # by which drafts must be better than none
 KEEP = 16  # steps for which a prediction, or the decision that no model drafts, is kept
 SHORT = 4  # steps for which the length of drafts is kept
-PROBE, SELDOM = 32, 128  # steps from one that goes further to the next; the most, where that never brings anything
+PROBE = 32  # steps from one that goes further to the next
+SELDOM, NEVER = 128, 4096  # the most where that never brings anything: for nodes, and for a model, which has to read the text first
 
 
 @dataclass(slots=True)
@@ -69,6 +70,24 @@ class Sort:
         return self.depths[depth - 1]
 
 
+@dataclass(slots=True)
+class Trial:
+    """When to go further than what seems to pay: ever more seldom, as long as nothing comes of it."""
+
+    most: int
+    pause: int = PROBE
+    due: int = PROBE
+
+    def done(self, step: int, hopeless: bool) -> None:
+        self.pause = min(2 * self.pause, self.most) if hopeless else PROBE
+        self.due = step + self.pause
+
+    def hope(self, step: int) -> None:
+        """There is something after all: look again at once."""
+        if self.pause > PROBE:
+            self.pause, self.due = PROBE, step + 2
+
+
 class Controller:
     """
     Args:
@@ -78,7 +97,8 @@ class Controller:
 
     def __init__(self, pace: Pace, max_draft: int):
         self._pace, self._max = pace, max_draft
-        self._step, self._probe, self._pause = 0, PROBE, PROBE  # the step under way, when to go further again, and how long after that
+        self._step = 0
+        self._more, self._longer = Trial(SELDOM), Trial(NEVER)  # nodes; passes of a model
         self._all = Belief()
         self._sorts: dict[str, Sort] = {}
         self._own: dict[int, dict[str, Belief]] = {}
@@ -86,6 +106,7 @@ class Controller:
         self._times: dict[tuple[int, int, int, int], tuple[int, float]] = {}  # arguments of _seconds -> (step, what it said)
         self._costs: deque[float] = deque(maxlen=7)  # seconds of a pass
         self._model: str | None = None  # kind of the drafts that take passes
+        self._trying = False  # whether the drafts at hand were made to see what comes of them
         self._length, self._decided = max_draft, (-KEEP, 0)  # passes; (step, requests) when that was decided
 
     # A step is planned
@@ -114,9 +135,10 @@ class Controller:
             ((reach, request.number) for request in drafting for reach in self._reaches(request.number, request.draft)), reverse=True
         )[:most]
         best = self._best([reach for reach, _ in nodes], requests, rows, context)[0] if nodes else 0
-        if nodes and self._step >= self._probe:
-            self._pause = PROBE if best else min(2 * self._pause, SELDOM)
-            best, self._probe = max(1, 2 * best), self._step + self._pause
+        if nodes and (self._step >= self._more.due or self._trying):
+            self._more.done(self._step, hopeless=not best)
+            best = max(1, 2 * best)
+        self._trying = False
         out: dict[int, int] = {}
         for _, number in nodes[:best]:
             out[number] = out.get(number, 0) + 1
@@ -126,7 +148,9 @@ class Controller:
         """How many tokens a model may draft for each of these requests, which will say something in the next step."""
         if self._model is None:
             return self._max
-        if self._step + 1 >= self._probe:  # the drafts of a step that goes further are made in the one before
+        if self._step >= self._longer.due:
+            self._longer.done(self._step, hopeless=not self._length)
+            self._trying = True
             return min(self._max, max(1, 2 * self._length))
         step, requests = self._decided
         if requests == len(numbers) and self._step - step < (SHORT if self._length else KEEP):
@@ -190,7 +214,7 @@ class Controller:
             if reach < LEAST:
                 break
             out.append(reach)
-        return out or [LEAST]
+        return out or [0.0]  # one node is there to be tried
 
     def _general(self, kind: str, length: int) -> list[float]:
         """Probability that a node is right if all above it are, by depth, over all requests."""
@@ -217,8 +241,10 @@ class Controller:
             sort.at(depth).add(right, self._step)
             own.add(right, self._step)
         self._all.add(kept > 0, self._step)
-        if kept and self._pause > PROBE:  # there is something after all: look again at once
-            self._pause, self._probe = PROBE, self._step + 2
+        if kept:
+            self._more.hope(self._step)
+            if kind == self._model:
+                self._longer.hope(self._step)
 
     def spent(self, seconds: float, passes: int) -> None:
         """Takes note of what the drafts of a step cost, `passes` calls of a model one after the other."""
