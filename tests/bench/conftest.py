@@ -3,6 +3,7 @@
 import pytest
 
 from slipstream.ops import probe
+from tests.engine.conftest import folder  # noqa: F401  a tiny checkpoint with a tokenizer
 
 
 @pytest.fixture

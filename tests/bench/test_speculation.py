@@ -7,7 +7,6 @@ from typer.testing import CliRunner
 
 from slipstream.bench import speculation as case
 from slipstream.cli.main import app
-from tests.engine.conftest import folder  # noqa: F401
 
 TEXT = "the quick brown fox jumps over the lazy dog; " * 40
 

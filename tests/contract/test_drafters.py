@@ -6,12 +6,16 @@ model beside gets a tiny one.
 
 import dataclasses
 import functools
+import sys
+import textwrap
+from pathlib import Path
 
 import pytest
 
 from slipstream import LLM, SamplingParams
 from slipstream.base import registry
 from slipstream.sampling.sampler import Voice
+from slipstream.speculate import drafters
 from slipstream.speculate.choose import DRAFTERS, choose
 from slipstream.speculate.drafter import DraftContext
 from slipstream.step import Admission
@@ -20,7 +24,23 @@ MODEL = "dummy:tiny:bf16"
 OPTIONS = {"draft_model": f"path={MODEL}"}  # what a drafter cannot do without
 PROMPTS = [[5, 6, 7, 8] * 4, [9, 10, 11], [5, 6, 7, 8, 12] * 3]
 SAMPLING = {"greedy": dict(temperature=0), "penalties": dict(temperature=0.9, seed=2, top_p=0.9, frequency_penalty=0.4)}
-NAMES = registry.names(DRAFTERS)
+DOCUMENTED = "pairs"  # the example of docs/add_a_drafter.md, put among the others as it stands there
+NAMES = [*registry.names(DRAFTERS), DOCUMENTED]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def example(tmp_path_factory):
+    """The documented drafter in the folder of drafters, as far as Python is concerned."""
+    folder = tmp_path_factory.mktemp("drafters")
+    page = (Path(__file__).parents[2] / "docs" / "add_a_drafter.md").read_text(encoding="utf-8")
+    code = page.split("## A whole one")[1].split("## Prove it")[0].split("\n\n", 2)[2]
+    lines = textwrap.dedent(code).strip().splitlines()
+    assert len(lines) <= 100
+    (folder / f"{DOCUMENTED}.py").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    drafters.__path__.append(str(folder))
+    yield
+    drafters.__path__.remove(str(folder))
+    sys.modules.pop(f"{DRAFTERS}.{DOCUMENTED}", None)
 
 
 def option(name: str) -> str:

@@ -43,16 +43,17 @@ def propose(drafter: Suffix, request: int, tokens: list[int]) -> tuple[int, ...]
 
 def test_a_guess_is_as_long_as_what_it_rests_on():
     text = [1, 2, 3, 4, 5, 6, 7, 8, 9]
-    assert propose(Suffix(Options()), 1, [*text, 0, 1, 2]) == (3, 4, 5)
+    assert propose(Suffix(Options()), 1, [*text, 0, 1, 2]) == ()
+    assert propose(Suffix(Options()), 1, [*text, 0, 1, 2, 3]) == (4, 5, 6, 7)
     assert propose(Suffix(Options()), 1, [*text, 0, 1, 2, 3, 4]) == (5, 6, 7, 8, 9)
 
 
 def test_texts_of_others_only_where_they_are_asked_for():
-    for others, expected in ((False, ()), (True, (3, 4, 5))):
+    for others, expected in ((False, ()), (True, (4, 5, 6, 7))):
         drafter = Suffix(Options(others=others))
-        assert propose(drafter, 1, [1, 2, 3, 4, 5, 6]) == ()
+        assert propose(drafter, 1, [1, 2, 3, 4, 5, 6, 7, 8]) == ()
         drafter.drop(1)
-        assert propose(drafter, 2, [9, 1, 2]) == expected
+        assert propose(drafter, 2, [9, 1, 2, 3]) == expected
 
 
 def test_old_texts_are_forgotten():
@@ -61,5 +62,5 @@ def test_old_texts_are_forgotten():
         propose(drafter, request, list(range(request * 20, request * 20 + 20)))
         drafter.drop(request)
         assert len(drafter._store.tokens) < 64 + 2 * 21
-    assert propose(drafter, 500, [99 * 20, 99 * 20 + 1])[0] == 99 * 20 + 2
-    assert propose(drafter, 501, [0, 1]) == () == EMPTY.tokens
+    assert propose(drafter, 500, [99 * 20, 99 * 20 + 1, 99 * 20 + 2])[0] == 99 * 20 + 3
+    assert propose(drafter, 501, [0, 1, 2]) == () == EMPTY.tokens

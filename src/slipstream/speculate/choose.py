@@ -67,7 +67,7 @@ def _listed(known: dict[str, type]) -> str:
     return ", ".join(known) or "none"
 
 
-def at_least(least: int, **options: int) -> None:
+def at_least(least: int, /, **options: int) -> None:
     """InputError if an option is below `least`."""
     for name, value in options.items():
         if value < least:

@@ -14,7 +14,7 @@ from slipstream.speculate.choose import at_least
 from slipstream.speculate.drafter import Around, DraftContext
 from slipstream.step.draft import EMPTY, DraftTree
 
-ANCHOR = 2  # tokens that must agree before a place is looked at
+ANCHOR = 3  # tokens that must agree before a place is looked at
 LONGEST = 32  # agreement beyond this makes no guess better
 BREAK = -1  # between two texts of the store
 
