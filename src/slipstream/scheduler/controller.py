@@ -30,7 +30,7 @@ OWN = 8.0  # observations of all requests that outweigh one of its own
 FADE = 0.98  # weight of an observation against the next one
 FORGET = 0.997  # and against one a step later
 LEAST = 0.1  # reach below which a node is not looked at: predictions are not that exact
-MARGIN = 1.05  # by which drafts must be better than none
+MARGIN, BEGIN = 1.05, 1.15  # by which drafts must be better than none; those of a model that has the text to read first
 KEEP = 16  # steps for which a prediction, or the decision that no model drafts, is kept
 SHORT = 4  # steps for which the length of drafts is kept
 PROBE = 32  # steps from one that goes further to the next
@@ -134,7 +134,8 @@ class Controller:
         nodes = sorted(
             ((reach, request.number) for request in drafting for reach in self._reaches(request.number, request.draft)), reverse=True
         )[:most]
-        best = self._best([reach for reach, _ in nodes], requests, rows, context)[0] if nodes else 0
+        reaches = [reach for reach, _ in nodes if reach]
+        best = self._best(reaches, requests, rows, context)[0] if reaches else 0
         if nodes and (self._step >= self._more.due or self._trying):
             self._more.done(self._step, hopeless=not best)
             best = max(1, 2 * best)
@@ -157,13 +158,16 @@ class Controller:
             return self._length
         cost, count = median(self._costs) if self._costs else 0.0, len(numbers)
         chains = [self._chain(number, self._model, self._max) for number in numbers]
-        self._length, top = 0, 0.0
-        for length in range(self._max + 1):
+        margin = MARGIN if self._length else BEGIN
+        self._decided, self._length = (self._step, count), 0
+        if not any(chain[0] for chain in chains):
+            return 0
+        top = self._best([], count, count, context)[1] * margin
+        for length in range(1, max(map(len, chains)) + 1):
             reaches = sorted((reach for chain in chains for reach in chain[:length]), reverse=True)
             goodput = self._best(reaches, count, count, context, length * cost)[1]
-            if goodput > top * (MARGIN if not self._length else 1):
+            if goodput > top:
                 self._length, top = length, goodput
-        self._decided = self._step, len(numbers)
         return self._length
 
     def _best(self, reaches: list[float], requests: int, rows: int, context: int, spent: float = 0.0) -> tuple[int, float]:
@@ -172,7 +176,7 @@ class Controller:
         best, top = 0, requests / (self._seconds(requests, rows, 0, octave) + spent)
         least, gains = top * MARGIN, list(accumulate(reaches, initial=float(requests)))
         edges = EDGES[bisect_right(EDGES, rows) : bisect_left(EDGES, rows + len(reaches))]  # between them time hardly changes
-        for count in (*(edge - rows for edge in edges), len(reaches)):
+        for count in (*(edge - rows for edge in edges), len(reaches)) if reaches else ():
             goodput = gains[count] / (self._seconds(requests, rows, count, octave) + spent)
             if goodput > max(top, least):
                 best, top = count, goodput
