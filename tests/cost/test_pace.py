@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slipstream.cost import Pace, Work, assumed, step_cost
+from slipstream.cost import WEIGHT_FORMATS, Pace, Work, assumed, step_cost
 from slipstream.cost.pace import EDGES
 
 
@@ -144,6 +144,12 @@ def test_more_rows_and_more_context_take_longer(one_billion, device, weight_form
     for rows in (1, 8, 64, 512):
         times = [guess(work(rows, context)) for context in (0, 500, 5000)]
         assert times == sorted(set(times))
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("weight_format", WEIGHT_FORMATS)
+def test_every_weight_format_has_an_assumed_speed(tiny, device, weight_format):
+    assert assumed(tiny, weight_format, "bf16", 2, device)(work(3)) > 0
 
 
 def test_a_layer_with_a_window_costs_no_more_than_its_window(tiny):

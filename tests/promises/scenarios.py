@@ -19,6 +19,7 @@ AXES = {
         *("none", "Perfect", "AlwaysWrong", "RandomTree", "DuplicateHeavy", "OutOfVocabulary", "TooMuch"),
         *("ngram:shortest=1", "suffix:others=true", "draft_model:path=dummy:tiny:bf16,nodes=4"),
     ),
+    "control": (False, True),  # whether guesses are cut to those that pay
     "threads": (2, 1),
     "weights": ("fp32", "bf16", "int8", "int4"),
 }
@@ -57,6 +58,7 @@ class Scenario:
     room: str
     samples: int
     drafter: str
+    control: bool
     threads: int
     weights: str
     sampling: str
@@ -64,7 +66,7 @@ class Scenario:
     def __str__(self) -> str:
         return (
             f"{self.sampling}-b{self.batch}-c{self.chunk}-p{self.page_size}-{self.prefix}-{self.room}-n{self.samples}-"
-            f"{self.drafter.partition(':')[0]}-t{self.threads}-{self.weights}"
+            f"{self.drafter.partition(':')[0]}{'-control' if self.control else ''}-t{self.threads}-{self.weights}"
         )
 
 

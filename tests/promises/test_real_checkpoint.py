@@ -35,7 +35,7 @@ def test_the_documented_text(stories, expected):
 def test_the_documented_text_with_drafts_and_neighbours(stories, expected, drafter):
     known = [BOS, *greedy(LLM(stories))]
     oracle = ORACLES[drafter]([known], vocab=512)
-    llm = LLM(stories, speculate=oracle, page_size=8, max_chunk=5, kv_tokens=1024, max_batch=4)
+    llm = LLM(stories, speculate=oracle, control=False, page_size=8, max_chunk=5, kv_tokens=1024, max_batch=4)
     prompts = [[BOS], known[:30], [BOS], known[:90], known[:31]]
     outputs = llm.generate(prompts, SamplingParams(max_tokens=NEW, temperature=0))
     decode = llm.engine.intake.tokenizer.decode

@@ -52,6 +52,7 @@ def check(scenario: Scenario, **where) -> LLM:
         max_len=LONGEST if scarce else None,
         threads=scenario.threads,
         speculate=drafter,
+        control=scenario.control,
         **where,
     )
     own = params(scenario.sampling, NEW, scenario.samples)
@@ -80,7 +81,7 @@ def test_same_text_with_reference_kernels(scenario):
 
 
 def test_the_scarce_pool_preempts():
-    llm = check(Scenario(8, 64, 16, "off", "scarce", 1, "none", 2, "fp32", "seeded"))
+    llm = check(Scenario(8, 64, 16, "off", "scarce", 1, "none", False, 2, "fp32", "seeded"))
     assert llm.engine.core.scheduler.stats.preemptions > 0
 
 
@@ -107,7 +108,7 @@ def test_preempted_at_random_points(sampling, seed):
     expected, asked, rng = truth(sampling, "fp32"), prompts(8, VOCAB), random.Random(seed)
     known = [[*prompt, *tokens] for prompt, samples in expected.items() for tokens, _ in samples]
     drafter = oracles.RandomTree(known, VOCAB, seed) if seed % 2 else "none"
-    llm = LLM("dummy:tiny:fp32", max_batch=4, max_chunk=20, page_size=8, prefix_cache=seed > 1, speculate=drafter)
+    llm = LLM("dummy:tiny:fp32", max_batch=4, max_chunk=20, page_size=8, prefix_cache=seed > 1, speculate=drafter, control=False)
     core, intake = llm.engine.core, llm.engine.intake
     made = [intake.request(prompt, params(sampling, NEW, 1)) for prompt in asked]
     core.submit([ticket for _, tickets in made for ticket in tickets])

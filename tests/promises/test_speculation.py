@@ -9,7 +9,7 @@ PROMPT = [5, 6, 7, 8]
 
 
 def run(drafter, new: int, **sampling) -> LLM:
-    llm = LLM("dummy:tiny:fp32", speculate=drafter, page_size=4)
+    llm = LLM("dummy:tiny:fp32", speculate=drafter, control=False, page_size=4)
     output = llm.generate(PROMPT, SamplingParams(max_tokens=new, ignore_eos=True, **sampling))[0].outputs[0]
     assert len(output.token_ids) == new
     llm.said = [*PROMPT, *output.token_ids]
@@ -43,7 +43,7 @@ def test_a_stop_inside_a_draft_ends_the_text_there():
     plain = run("none", 20, temperature=0.9, seed=5)
     stop = plain.said[len(PROMPT) + 9]
     first = plain.said.index(stop, len(PROMPT)) - len(PROMPT)
-    llm = LLM("dummy:tiny:fp32", speculate=oracles.Perfect([plain.said]), page_size=4)
+    llm = LLM("dummy:tiny:fp32", speculate=oracles.Perfect([plain.said]), control=False, page_size=4)
     params = SamplingParams(max_tokens=20, ignore_eos=True, temperature=0.9, seed=5, stop_token_ids=(stop,))
     output = llm.generate(PROMPT, params)[0].outputs[0]
     assert output.finish_reason == "stop"

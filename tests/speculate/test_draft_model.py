@@ -89,7 +89,7 @@ def test_a_model_that_drafts_for_itself_is_always_right():
     """Any acceptance below all of it would be a fault in positions, pages or noise."""
     params = SamplingParams(max_tokens=41, ignore_eos=True, temperature=0.9, seed=3, repetition_penalty=1.2)
     plain = LLM("dummy:tiny:bf16", page_size=4).generate([[5, 6, 7, 8]] * 2, params)
-    llm = LLM("dummy:tiny:bf16", page_size=4, speculate="draft_model:path=dummy:tiny:bf16,nodes=4")
+    llm = LLM("dummy:tiny:bf16", page_size=4, speculate="draft_model:path=dummy:tiny:bf16,nodes=4", control=False)
     drafted = llm.generate([[5, 6, 7, 8]] * 2, params)
     assert [out.outputs[0].token_ids for out in drafted] == [out.outputs[0].token_ids for out in plain]
     gained = [step.tokens / step.requests for step in llm.engine.core.meter.steps if step.work.rows]

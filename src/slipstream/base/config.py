@@ -31,7 +31,8 @@ class Options:
             a step's rows are cut to what is predicted to fit (None: 100 on a CPU, no target on a GPU; 0: no target).
         prefix_cache: keep the KV of earlier requests for later ones that begin alike.
         policy: order in which requests are served; a file of scheduler/policies.
-        speculate: drafter; a file of speculate/drafters, or an object with its interface.
+        speculate: drafter: NAME or NAME:OPTION=VALUE,..., a file of speculate/drafters; or an object with its interface.
+        control: decide in every step how many guesses pay; without it all that the drafter makes are checked.
         deterministic: on a GPU, keep the promise of the same text in every batch, at some cost in speed; a CPU always keeps it.
         kernels: "triton", "cpu" or "reference" to insist on one kernel set (None: the best that is there).
     """
@@ -52,6 +53,7 @@ class Options:
     prefix_cache: bool = True
     policy: str = "fcfs"
     speculate: Any = "none"
+    control: bool = True
     deterministic: bool = False
     kernels: str | None = None
 

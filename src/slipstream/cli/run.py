@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from slipstream.engine.llm import LLM
     from slipstream.engine.outputs import Delta
 
+DEPTHS = 4  # of drafts, in the closing line
 SEEDS = 10**6  # drawn seeds are short enough to be typed again
 
 
@@ -173,6 +174,7 @@ class Clock:
     def __init__(self, llm: "LLM"):
         self.steps, self.tokens, self.reasons = llm.engine.core.meter.steps, 0, []
         self.begin, self.first_step, self.first_tokens = len(self.steps), 0, 0
+        self.tally = llm.engine.core.meter.tally
         self.started, self.first, self.ended = time.perf_counter(), None, 0.0
 
     def note(self, delta: "Delta") -> None:
@@ -199,8 +201,17 @@ class Clock:
         first = (self.first or self.ended) - self.started
         return (
             f"{self.tokens} tokens{cut}, {tokens / seconds:.0f} tokens/s, first token after {first * 1e3:.0f} ms, "
-            f"{share:.0%} of this machine's limit ({bound(limit, binds)}{note})"
+            f"{share:.0%} of this machine's limit ({bound(limit, binds)}{note}){self.drafts()}"
         )
+
+
+    def drafts(self) -> str:
+        """How far drafts went, if any were checked: tokens per step, over all steps and over those with a draft."""
+        tally = self.tally
+        if not tally.drafts:
+            return ""
+        right = ", ".join(f"{share:.0%}" for share in tally.by_depth(min(DEPTHS, len(tally.accepted_at))))
+        return f"; {tally.per_step:.2f} tokens per step, {tally.per_draft:.2f} where guesses were checked (right by depth: {right or '0%'})"
 
 
 def bound(limit: "Limit", binds: str) -> str:

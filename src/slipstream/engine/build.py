@@ -20,7 +20,7 @@ from slipstream.model.build import DUMMY, open_weights
 from slipstream.model.decoder import Decoder
 from slipstream.ops.dispatch import Kernels
 from slipstream.sampling.sampler import Sampler
-from slipstream.scheduler import Scheduler
+from slipstream.scheduler import Controller, Scheduler
 from slipstream.step import Executor
 from slipstream.text.tokenizer import FILE, Tokenizer
 from slipstream.weights.hub import locate
@@ -73,7 +73,11 @@ def build(options: Options) -> Engine:
     sizes = Sizes(rows=rows, batch=config.max_batch, tokens=config.max_len)
     executor = LocalExecutor(Runner(decoder, pool, Sampler(kernels, config.max_logit_rows), drafter, sizes))
     guess = assumed(config.spec, config.weight_format, config.kv, config.threads, options.device.partition(":")[0])
-    core = Core(lambda watch: Scheduler(config.scheduler, watch, pace=Pace(guess)), executor, Meter(config.spec.windows))
+    pace = Pace(guess)
+    controller = Controller(pace, config.scheduler.max_draft) if options.control and config.scheduler.max_draft else None
+    core = Core(
+        lambda watch: Scheduler(config.scheduler, watch, pace=pace, controller=controller), executor, Meter(config.spec.windows)
+    )
     tokenizer = tokenizer_of(source)
     room = config.scheduler.pages * config.scheduler.page_size
     return Engine(config, core, Intake(tokenizer, config.spec.vocab, config.max_len, room), kernels, executor)

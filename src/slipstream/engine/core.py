@@ -80,7 +80,7 @@ class Core:
             self.executor.launch(plan)
             result = self.executor.finish()
             done = self.meter.record(plan, result, self._clock() - began)
-            self.scheduler.observe(done.work, done.seconds)
+            self.scheduler.observe(done.work, done.seconds - done.drafting)
             for event in self.scheduler.commit(plan, result):
                 self._emit(event)
         except BaseException:  # Ctrl-C included, wherever in the step it comes

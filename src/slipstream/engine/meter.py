@@ -7,31 +7,42 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from slipstream.cost import Work
+from slipstream.engine.tally import Tally
 from slipstream.step import Plan, Result
 
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """One step: what it was asked to do, tokens gained, requests that took part, seconds."""
+    """One step.
+
+    Attributes:
+        work: what it was asked to do.
+        tokens: tokens gained.
+        requests: that took part.
+        seconds: that it took; drafting: those of them in which the next drafts were made.
+    """
 
     work: Work
     tokens: int
     requests: int
     seconds: float
+    drafting: float = 0.0
 
 
 class Meter:
-    """Keeps the last `keep` steps of a model with these windows (`ModelSpec.windows`)."""
+    """Keeps the last `keep` steps of a model with these windows (`ModelSpec.windows`), and the tally of all drafts."""
 
     def __init__(self, windows: Sequence[int] = (), keep: int = 100_000):
         self.steps: list[StepRecord] = []
+        self.tally = Tally()
         self.windows, self.keep = windows, keep
 
     def record(self, plan: Plan, result: Result, seconds: float) -> StepRecord:
         if len(self.steps) >= self.keep:
             del self.steps[: self.keep // 2]
+        self.tally.record(plan, result)
         tokens = sum(len(outcome.tokens) for outcome in result.outcomes)
-        step = StepRecord(work_of(plan, result, self.windows), tokens, len(plan.chunks), seconds)
+        step = StepRecord(work_of(plan, result, self.windows), tokens, len(plan.chunks), seconds, result.drafting)
         self.steps.append(step)
         return step
 

@@ -1,18 +1,56 @@
-"""From a request and its share of a step to its chunk: trunk rows, draft, scores. Decides nothing about other requests."""
+"""From requests and their shares of a step to chunks: trunk rows, drafts, scores. Decides nothing by itself: trunks come from the
+scheduler, room from the budget, what pays from the controller."""
+
+from collections.abc import Sequence
 
 from slipstream.cache import PageTables
+from slipstream.scheduler.budget import Budget
+from slipstream.scheduler.controller import Controller
 from slipstream.scheduler.options import SchedulerOptions
 from slipstream.scheduler.request import Request
 from slipstream.step import Chunk, DraftTree
 from slipstream.step.draft import EMPTY
 
 
-def make_chunk(request: Request, rows: int, left: int, tables: PageTables, options: SchedulerOptions) -> Chunk:
+def make_chunks(
+    trunks: Sequence[tuple[Request, int]], budget: Budget, controller: Controller | None, tables: PageTables, options: SchedulerOptions
+) -> list[Chunk]:
+    """The rows of every request, with what is left of the step for drafts: for those that pay, if there is a controller.
+
+    Args:
+        trunks: requests and their trunk rows, for which their tables have pages.
+    """
+    left, passes, shares = budget.drafts(request for request, _ in trunks), options.max_draft, None
+    if controller is not None and trunks:
+        shares, passes = _pay(trunks, left, controller, options.max_draft)
+    chunks = []
+    for request, rows in trunks:
+        most = left if shares is None else min(left, shares.get(request.number, 0))
+        chunk = make_chunk(request, rows, most, passes, tables, options)
+        left -= len(chunk.draft.tokens)
+        request.planned = chunk
+        chunks.append(chunk)
+    return chunks
+
+
+def _pay(trunks: Sequence[tuple[Request, int]], most: int, controller: Controller, longest: int) -> tuple[dict[int, int], int]:
+    """(nodes of each draft, passes for the next ones) that pay."""
+    saying = [request for request, rows in trunks if rows == request.owed]
+    drafting = [request for request in saying if request.draft.tokens]
+    if not drafting and controller.idle:
+        return {}, longest
+    context = sum(len(request.tokens) for request, _ in trunks) // len(trunks)
+    shares = controller.share(drafting, len(saying), sum(rows for _, rows in trunks), context, most)
+    return shares, controller.passes([request.number for request in saying], context) if saying else 0
+
+
+def make_chunk(request: Request, rows: int, left: int, passes: int, tables: PageTables, options: SchedulerOptions) -> Chunk:
     """The rows of one request: its trunk, and as much of its draft as budget, pages and the end of the text allow.
 
     Args:
         rows: trunk rows, for which its table has pages.
         left: rows that the draft may have.
+        passes: of a model, that the next draft may take.
     """
     tokens, start, end = request.tokens, request.cached, request.cached + rows
     sample = end == len(tokens) and request.params.max_tokens > 0
@@ -29,6 +67,7 @@ def make_chunk(request: Request, rows: int, left: int, tables: PageTables, optio
         draft,
         _first_score(request, end) if request.params.prompt_logprobs is not None else None,
         min(options.max_draft, room - 1) if room > 1 else 0,
+        passes,
     )
 
 

@@ -19,7 +19,8 @@ from slipstream.cache import PagePool, PageTables, PrefixCache
 from slipstream.cost import Pace, Work
 from slipstream.scheduler.admission import check_fits, introduce, open_table, owed, waits_for_leader
 from slipstream.scheduler.budget import Budget
-from slipstream.scheduler.chunk import make_chunk
+from slipstream.scheduler.chunk import make_chunks
+from slipstream.scheduler.controller import Controller
 from slipstream.scheduler.options import SchedulerOptions, Stats
 from slipstream.scheduler.queue import Queue
 from slipstream.scheduler.request import Event, Request, State
@@ -37,6 +38,7 @@ class Scheduler:
         watch: called with (number, token) for every new token that is part of the text, in order; may return a reason to end there.
         clock: seconds, for policies that look at the time.
         pace: predicts the time of a step; None where options.target_itl is 0.
+        controller: decides how many guesses pay; None: all that there are.
     """
 
     def __init__(
@@ -45,11 +47,12 @@ class Scheduler:
         watch: Watch | None = None,
         clock: Callable[[], float] = time.monotonic,
         pace: Pace | None = None,
+        controller: Controller | None = None,
     ):
         if options.target_itl and pace is None:
             raise InputError(f"target_itl={options.target_itl!r}: needs a pace to keep to; give one, or 0")
         self.options = options
-        self._pace = pace
+        self._pace, self._controller = pace, controller
         pool = PagePool(options.pages, options.page_size)
         self.tables = PageTables(pool, PrefixCache(pool), options.prefix_cache)
         self._watch = watch
@@ -124,12 +127,7 @@ class Scheduler:
         if len(self._waiting) and budget.rows and preemptions == self._preemptions:  # where one has lost his seat, nobody takes one
             self._waiting.order(now)
             admitted = self._admit(trunks, budget)
-        chunks, left = [], budget.drafts(request for request, _ in trunks)
-        for request, trunk in trunks:
-            chunk = make_chunk(request, trunk, left, self.tables, self.options)
-            left -= len(chunk.draft.tokens)
-            request.planned = chunk
-            chunks.append(chunk)
+        chunks = make_chunks(trunks, budget, self._controller, self.tables, self.options)
         released, self._released = tuple(self._released), []
         return Plan(tuple(admitted), tuple(chunks), self.tables.take_copies(), released)
 
@@ -199,6 +197,8 @@ class Scheduler:
             BackendError: the result does not answer the plan.
         """
         events = []
+        if self._controller is not None:
+            self._controller.spent(result.drafting, max((outcome.draft.passes for outcome in result.outcomes), default=0))
         if len(plan.chunks) != len(result.outcomes):
             raise BackendError(f"{len(plan.chunks)} chunks were planned, {len(result.outcomes)} outcomes came back")
         for chunk, outcome in zip(plan.chunks, result.outcomes, strict=True):
@@ -207,6 +207,8 @@ class Scheduler:
                 continue
             if outcome.request != chunk.request or bool(outcome.tokens) != chunk.sample:
                 raise BackendError(f"the outcome of request {outcome.request} does not answer the chunk of request {chunk.request}")
+            if self._controller is not None:
+                self._controller.learn(chunk, outcome)
             event = self._advance(request, chunk, outcome)
             if event.tokens or event.scores or event.finish_reason:
                 events.append(event)
@@ -252,6 +254,8 @@ class Scheduler:
 
     def _end(self, request: Request) -> None:
         del self._requests[request.number]
+        if self._controller is not None:
+            self._controller.forget(request.number)
         self._streams -= request.streamed
         if request.state is State.RUNNING:
             self._running.remove(request)

@@ -198,6 +198,9 @@ class Beat(Message):
         made: tokens made; `hits`: tokens found in the prefix cache; `preemptions`, `failures` of steps.
         recent: seconds of each step since the last beat.
         speed: tokens per second lately; `roof` what the same steps would bring at the machine's limit.
+        chances: steps of texts that said something; `drafts`: those of them in which guesses were checked.
+        drafted, accepted: guesses that were checked, and that were right; `accepted_at` depth 1, 2, ...
+        drafting: seconds spent on making guesses.
     """
 
     steps: int
@@ -215,6 +218,12 @@ class Beat(Message):
     recent: list[float]
     speed: float
     roof: float
+    chances: int = 0
+    drafts: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    accepted_at: list[int] = []
+    drafting: float = 0.0
 
 
 News = Hello | Failed | Accepted | Refused | Pieces | Tokens | Text | Beat

@@ -29,6 +29,11 @@ ENGINE_COUNTERS = {
     "engine_step_failures": ("failures", "Steps that failed."),
     "num_preemptions": ("preemptions", "Texts that lost their seat for want of pages."),
     "prefix_cache_hits": ("hits", "Prompt tokens that needed no computing."),
+    "spec_decode_num_steps": ("chances", "Steps of texts that said something, with guesses or without."),
+    "spec_decode_num_drafts": ("drafts", "Those of them in which guesses were checked."),
+    "spec_decode_num_draft_tokens": ("drafted", "Guesses that were checked."),
+    "spec_decode_num_accepted_tokens": ("accepted", "Guesses that were right."),
+    "spec_decode_draft_seconds": ("drafting", "Seconds spent on making guesses."),
 }
 
 
@@ -56,6 +61,7 @@ class Metrics:
         self._ended = self._family("request_success", "Texts that ended, by reason.", "finished_reason")
         self._refused = self._family("admission_rejections", "Requests refused before they were accepted.", "reason")
         self._left = self._family("requests_aborted", "Requests ended before their time.", "reason")
+        self._right = self._family("spec_decode_num_accepted_tokens_per_pos", "Guesses that were right, by depth, 0 first.", "position")
         self._last: Beat | None = None
 
     def ended(self, reason: str) -> None:
@@ -72,6 +78,10 @@ class Metrics:
         before = self._last
         for field, counter in self._totals.items():
             counter.inc(max(getattr(beat, field) - (getattr(before, field) if before is not None else 0), 0))
+        earlier = before.accepted_at if before is not None else []
+        for position, count in enumerate(beat.accepted_at):
+            right = self._right.labels(**self._labels, position=str(position))
+            right.inc(max(count - (earlier[position] if position < len(earlier) else 0), 0))
         for seconds in beat.recent:
             self.step.observe(seconds)
         gauges = {

@@ -64,6 +64,12 @@ class Pulse(Meter):
             recent=[step.seconds for step in fresh],
             speed=tokens / seconds if seconds else 0.0,
             roof=tokens / ideal if ideal else 0.0,
+            chances=self.tally.steps,
+            drafts=self.tally.drafts,
+            drafted=self.tally.drafted,
+            accepted=self.tally.accepted,
+            accepted_at=list(self.tally.accepted_at),
+            drafting=self.tally.drafting,
         )
 
 

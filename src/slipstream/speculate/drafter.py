@@ -22,12 +22,14 @@ class DraftContext:
         budget: nodes the draft may have, at least one.
         voice: how the request samples. A drafter that samples with it uses the noise with which its guess is checked, and
             is right more often.
+        passes: calls of a model, one after the other, that pay; 0 if none does. A drafter that needs none need not look.
     """
 
     request: int
     tokens: Sequence[int]
     budget: int
     voice: Voice
+    passes: int = 64
 
 
 class Drafter(Protocol):

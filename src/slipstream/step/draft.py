@@ -14,19 +14,21 @@ class DraftTree:
         tokens: token id per node. [nodes]
         parents: index of the parent node, ROOT for a child of the last known token; always below the own index. [nodes]
         kind: in what way it was guessed, such as "ngram 3"; guesses of one kind are trusted alike (scheduler/controller.py).
+        passes: calls of a model, one after the other, that it took; 0 if it cost next to nothing.
     """
 
     tokens: tuple[int, ...] = ()
     parents: tuple[int, ...] = ()
     kind: str = ""
+    passes: int = 0
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     @staticmethod
-    def chain(tokens: Sequence[int], kind: str = "") -> "DraftTree":
+    def chain(tokens: Sequence[int], kind: str = "", passes: int = 0) -> "DraftTree":
         """One guess after the other."""
-        return DraftTree(tuple(tokens), tuple(range(ROOT, len(tokens) - 1)), kind)
+        return DraftTree(tuple(tokens), tuple(range(ROOT, len(tokens) - 1)), kind, passes)
 
     @staticmethod
     def merge(paths: Sequence[Sequence[int]]) -> "DraftTree":
@@ -79,7 +81,7 @@ class DraftTree:
                 new_index[node] = len(tokens)
                 tokens.append(token)
                 parents.append(new_index[parent])
-        return DraftTree(tuple(tokens), tuple(parents), self.kind)
+        return DraftTree(tuple(tokens), tuple(parents), self.kind, self.passes)
 
     def check(self) -> None:
         """Raises AssertionError unless the tree is topological and its siblings are unique."""

@@ -51,6 +51,7 @@ class Chunk:
         sample: whether the last trunk row yields a token; False while more of the prompt is to come.
         score: first trunk row whose logits score the token after it (prompt logprobs); u means none.
         draft_budget: how many nodes the next draft may have.
+        passes: how many calls of a model, one after the other, it may take; 0 where only guesses that cost next to nothing pay.
     """
 
     request: int
@@ -61,6 +62,7 @@ class Chunk:
     draft: DraftTree = EMPTY
     score: int | None = None
     draft_budget: int = 0
+    passes: int = 0
 
     @property
     def rows(self) -> int:
@@ -119,9 +121,15 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Outcomes in the order of the plan's chunks."""
+    """What came of a plan.
+
+    Attributes:
+        outcomes: in the order of the plan's chunks.
+        drafting: seconds of the step in which the next drafts were made.
+    """
 
     outcomes: tuple[Outcome, ...] = field(default=())
+    drafting: float = 0.0
 
 
 class Executor(Protocol):

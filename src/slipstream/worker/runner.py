@@ -5,6 +5,7 @@ decode and speculation take the same path through this file. Owns the order of t
 the pool, per-request state to the slots, the model to the decoder.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -66,7 +67,9 @@ class Runner:
         scores = self._scores(hidden, plan.chunks, first)
         drawn = self._draw(hidden, plan.chunks, first)
         outcomes = [self._keep(chunk, drawn, scores.get(chunk.request)) for chunk in plan.chunks]
-        return Result(tuple(self._draft(plan.chunks, outcomes)))
+        began = time.perf_counter()
+        drafted = tuple(self._draft(plan.chunks, outcomes))
+        return Result(drafted, time.perf_counter() - began)
 
     def reset(self) -> None:
         """Forgets all requests."""
@@ -129,14 +132,17 @@ class Runner:
 
     def _draft(self, chunks: Sequence[Chunk], outcomes: Sequence[Outcome]) -> Iterator[Outcome]:
         """Asks the drafter for the next trees of the requests that sampled and may have one."""
-        open_ = [outcome.request for chunk, outcome in zip(chunks, outcomes, strict=True) if outcome.tokens and chunk.draft_budget > 0]
-        budgets = {chunk.request: chunk.draft_budget for chunk in chunks}
-        slots = [self.slots[request] for request in open_]
-        contexts = [DraftContext(slot_of, slot.tokens, budgets[slot_of], slot.voice) for slot_of, slot in zip(open_, slots, strict=True)]
-        trees = dict(zip(open_, self.drafter.propose(contexts), strict=True)) if contexts else {}
+        drafting = (chunk for chunk, outcome in zip(chunks, outcomes, strict=True) if outcome.tokens and chunk.draft_budget > 0)
+        contexts = [self._context(chunk) for chunk in drafting]
+        trees = dict(zip((c.request for c in contexts), self.drafter.propose(contexts), strict=True)) if contexts else {}
         for outcome in outcomes:
             tree = trees.get(outcome.request, EMPTY)
             yield Outcome(outcome.request, outcome.tokens, outcome.logprobs, outcome.scores, tree)
+
+
+    def _context(self, chunk: Chunk) -> DraftContext:
+        slot = self.slots[chunk.request]
+        return DraftContext(chunk.request, slot.tokens, chunk.draft_budget, slot.voice, chunk.passes)
 
 
 def _blocks(count: int, size: int) -> Iterator[slice]:

@@ -75,13 +75,14 @@ class DraftModel:
         guesses: dict[int, list[int]] = {context.request: [] for context in contexts}
         ready = self._catch_up(contexts, guesses)
         for depth in range(1, self.max_draft):
-            ready = [context for context in ready if depth < context.budget]
+            ready = [context for context in ready if depth < min(context.budget, context.passes)]
             if not ready:
                 break
             self._draw([self._feed(context, guesses[context.request]) for context in ready], guesses)
-        for context in contexts:
-            self._read[context.request].guess = guesses[context.request][:-1]  # the last guess was not read
-        return [DraftTree.chain(guess, "draft_model") if guess else EMPTY for guess in guesses.values()]
+        for request, guess in guesses.items():
+            if guess:
+                self._read[request].guess = guess[:-1]  # the last guess was not read
+        return [DraftTree.chain(guess, "draft_model", len(guess)) if guess else EMPTY for guess in guesses.values()]
 
     def drop(self, request: int) -> None:
         self._read.pop(request, None)
@@ -91,6 +92,8 @@ class DraftModel:
         """Reads what is new, as much as one call can take, and draws the first guesses of the requests of which it has read all."""
         rows, ready, feeds = self._forward.max_rows, [], []
         for context in contexts:
+            if context.passes < 1:
+                continue
             reading, tokens = self._read.setdefault(context.request, Reading()), context.tokens
             start = reading.known(tokens)
             if rows < 1 or not self._forward.reserve(context.request, len(tokens) + min(context.budget, self.max_draft) - 1):

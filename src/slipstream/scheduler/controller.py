@@ -1,0 +1,229 @@
+"""Controller: how many guesses pay. Owns what is known of their quality and of the cost of making them; how long a step takes it asks
+the pace. It never changes a text, only how far a step reaches.
+
+    goodput(plan) = (requests + sum of the reach of the nodes that are checked) / (seconds of the step + seconds of guessing)
+
+`share` picks the nodes of all drafts at hand that make this greatest, none included. `passes` says how long a model may draft for the
+next step; drafts that cost next to nothing are always made, and cut afterwards.
+
+Reach is the probability that a node and all above it are right. It is counted, not claimed: by the kind of the draft and the depth of
+the node, and beside that by request. First belief is hopeful, and a few failures end the trial. Every now and then a step goes
+further than what seems to pay (one node where nothing does): what was given up, and what was never tried, is seen again that way.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from statistics import median
+
+from slipstream.cost import Pace, Work
+from slipstream.cost.pace import EDGES
+from slipstream.scheduler.request import Request
+from slipstream.step import Chunk, DraftTree, Outcome
+from slipstream.step.draft import ROOT
+
+HOPE = 0.6  # that a guess of which nothing is known is right
+FIRM = 2.0  # observations that a first belief is worth
+OWN = 8.0  # observations of all requests that outweigh one of its own
+FADE = 0.98  # weight of an observation against the next one
+FORGET = 0.99  # and against one a step later
+LEAST = 0.05  # reach below which a node is not looked at
+MARGIN = 1.02  # by which drafts must be better than none
+KEEP = 16  # steps for which a prediction, or the decision that no model drafts, is kept
+SHORT = 4  # steps for which the length of drafts is kept
+PROBE, SELDOM = 32, 128  # steps from one that goes further to the next; the most, where that never brings anything
+
+
+@dataclass(slots=True)
+class Belief:
+    """How often guesses of one sort were right. Weights fade with each observation and with time."""
+
+    right: float = 0.0
+    seen: float = 0.0
+    step: int = 0
+
+    def add(self, right: bool, step: int) -> None:
+        kept = FADE * FORGET ** (step - self.step)
+        self.right, self.seen, self.step = self.right * kept + right, self.seen * kept + 1, step
+
+    def mean(self, first: float, step: int) -> float:
+        kept = FORGET ** (step - self.step)
+        return (self.right * kept + FIRM * first) / (self.seen * kept + FIRM)
+
+
+NOTHING = Belief()
+CHAIN = tuple(range(ROOT, 127))  # parents of a chain
+
+
+@dataclass(slots=True)
+class Sort:
+    """Drafts of one kind: belief by depth, 1 first."""
+
+    depths: list[Belief] = field(default_factory=list)
+
+    def at(self, depth: int) -> Belief:
+        while len(self.depths) < depth:
+            self.depths.append(Belief())
+        return self.depths[depth - 1]
+
+
+class Controller:
+    """
+    Args:
+        pace: predicts the time of a step.
+        max_draft: nodes of a draft at most.
+    """
+
+    def __init__(self, pace: Pace, max_draft: int):
+        self._pace, self._max = pace, max_draft
+        self._step, self._probe, self._pause = 0, PROBE, PROBE  # the step under way, when to go further again, and how long after that
+        self._all = Belief()
+        self._sorts: dict[str, Sort] = {}
+        self._own: dict[int, dict[str, Belief]] = {}
+        self._means: dict[str, list[float]] = {}  # of this step
+        self._times: dict[tuple[int, int, int, int], tuple[int, float]] = {}  # arguments of _seconds -> (step, what it said)
+        self._costs: deque[float] = deque(maxlen=7)  # seconds of a pass
+        self._model: str | None = None  # kind of the drafts that take passes
+        self._length, self._decided = max_draft, (-KEEP, 0)  # passes; (step, requests) when that was decided
+
+    # A step is planned
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to decide as long as there is no draft at hand: no model drafts."""
+        return self._model is None
+
+    def share(self, drafting: Sequence[Request], requests: int, rows: int, context: int, most: int) -> dict[int, int]:
+        """How many nodes of each draft are checked.
+
+        Args:
+            drafting: requests that have a draft at hand and may use it.
+            requests: that will say something in this step.
+            rows: trunk rows of the step.
+            context: tokens of a request, on average.
+            most: nodes that the step has room for.
+
+        Returns:
+            request's number -> nodes; those without any are not named.
+        """
+        self._step += 1
+        self._means.clear()
+        nodes = sorted(
+            ((reach, request.number) for request in drafting for reach in self._reaches(request.number, request.draft)), reverse=True
+        )[:most]
+        best = self._best([reach for reach, _ in nodes], requests, rows, context)[0] if nodes else 0
+        if nodes and self._step >= self._probe:
+            self._pause = PROBE if best else min(2 * self._pause, SELDOM)
+            best, self._probe = max(1, 2 * best), self._step + self._pause
+        out: dict[int, int] = {}
+        for _, number in nodes[:best]:
+            out[number] = out.get(number, 0) + 1
+        return out
+
+    def passes(self, numbers: Sequence[int], context: int) -> int:
+        """How many tokens a model may draft for each of these requests, which will say something in the next step."""
+        if self._model is None:
+            return self._max
+        if self._step + 1 >= self._probe:  # the drafts of a step that goes further are made in the one before
+            return min(self._max, max(1, 2 * self._length))
+        step, requests = self._decided
+        if requests == len(numbers) and self._step - step < (SHORT if self._length else KEEP):
+            return self._length
+        cost, count = median(self._costs) if self._costs else 0.0, len(numbers)
+        chains = [self._chain(number, self._model, self._max) for number in numbers]
+        self._length, top = 0, 0.0
+        for length in range(self._max + 1):
+            reaches = sorted((reach for chain in chains for reach in chain[:length]), reverse=True)
+            goodput = self._best(reaches, count, count, context, length * cost)[1]
+            if goodput > top * (MARGIN if not self._length else 1):
+                self._length, top = length, goodput
+        self._decided = self._step, len(numbers)
+        return self._length
+
+    def _best(self, reaches: list[float], requests: int, rows: int, context: int, spent: float = 0.0) -> tuple[int, float]:
+        """(nodes, goodput) of the best that can be made of nodes with this reach, the likeliest first, `spent` seconds aside."""
+        octave = context.bit_length()
+        best, top = 0, requests / (self._seconds(requests, rows, 0, octave) + spent)
+        least, gains = top * MARGIN, list(accumulate(reaches, initial=float(requests)))
+        edges = EDGES[bisect_right(EDGES, rows) : bisect_left(EDGES, rows + len(reaches))]  # between them time hardly changes
+        for count in (*(edge - rows for edge in edges), len(reaches)):
+            goodput = gains[count] / (self._seconds(requests, rows, count, octave) + spent)
+            if goodput > max(top, least):
+                best, top = count, goodput
+        return best, top
+
+    def _seconds(self, requests: int, trunk: int, nodes: int, octave: int) -> float:
+        """Of a step with so many rows; the prediction is made anew every few steps."""
+        key = requests, trunk, nodes, octave
+        step, seconds = self._times.get(key, (-KEEP, 0.0))
+        if self._step - step >= KEEP:
+            if len(self._times) > 4096:
+                self._times.clear()
+            context = max(1, 3 << octave >> 2)  # the middle of the octave
+            rows, read = trunk + nodes, requests * context + trunk + nodes
+            seconds = self._pace.predict(Work(rows, requests + nodes, read, max(read, rows * context)))
+            if nodes:  # more rows never take less; that one cell was measured in a worse moment than the next says nothing
+                seconds = max(seconds, self._seconds(requests, trunk, 0, octave))
+            self._times[key] = self._step, seconds
+        return seconds
+
+    def _reaches(self, number: int, draft: DraftTree) -> list[float]:
+        """Reach of a draft's nodes by depth; where several lie side by side they share it."""
+        if draft.parents == CHAIN[: len(draft)]:  # as most are
+            return self._chain(number, draft.kind, min(len(draft), self._max))
+        depths = draft.depths()
+        chain = self._chain(number, draft.kind, max(depths))
+        return [chain[depth - 1] / depths.count(depth) for depth in depths if depth <= len(chain)][: self._max]
+
+    def _chain(self, number: int, kind: str, length: int) -> list[float]:
+        means = self._means.get(kind)
+        if means is None or len(means) < length:
+            means = self._means[kind] = self._general(kind, max(length, self._max))
+        own = self._own.get(number, {}).get(kind, NOTHING)
+        kept = FORGET ** (self._step - own.step)
+        right, seen = own.right * kept, own.seen * kept + OWN
+        out, reach = [], 1.0
+        for mean in means[:length]:
+            reach *= (right + OWN * mean) / seen
+            if reach < LEAST:
+                break
+            out.append(reach)
+        return out or [LEAST]
+
+    def _general(self, kind: str, length: int) -> list[float]:
+        """Probability that a node is right if all above it are, by depth, over all requests."""
+        sort, mean = self._sorts.get(kind) or Sort(), self._all.mean(HOPE, self._step)
+        out = []
+        for depth in range(1, length + 1):
+            mean = sort.at(depth).mean(mean, self._step)
+            out.append(mean)
+        return out
+
+    # What came of it
+
+    def learn(self, chunk: Chunk, outcome: Outcome) -> None:
+        """Takes note of which nodes of a draft were right."""
+        if outcome.draft.passes:
+            self._model = outcome.draft.kind
+        if not chunk.draft.tokens:
+            return
+        kind, kept = chunk.draft.kind, len(outcome.tokens) - 1
+        sort = self._sorts.setdefault(kind, Sort())
+        own = self._own.setdefault(chunk.request, {}).setdefault(kind, Belief())
+        for depth in range(1, min(kept + 1, max(chunk.draft.depths())) + 1):
+            right = depth <= kept
+            sort.at(depth).add(right, self._step)
+            own.add(right, self._step)
+        self._all.add(kept > 0, self._step)
+        if kept and self._pause > PROBE:  # there is something after all: look again at once
+            self._pause, self._probe = PROBE, self._step + 2
+
+    def spent(self, seconds: float, passes: int) -> None:
+        """Takes note of what the drafts of a step cost, `passes` calls of a model one after the other."""
+        if passes:
+            self._costs.append(seconds / passes)
+
+    def forget(self, number: int) -> None:
+        self._own.pop(number, None)

@@ -1,0 +1,147 @@
+"""The controller on machines and drafters whose truth is known: never a loss, near the best fixed setting, back when times change."""
+
+import random
+from dataclasses import dataclass, field
+
+import pytest
+
+from slipstream.cost import Pace, Work
+from slipstream.scheduler import Controller, Request
+from slipstream.step import Chunk, DraftTree, Outcome, SamplingParams
+
+MAX = 6
+CONTEXT = 300
+
+
+def flat(rows: int) -> float:
+    """A machine that waits for memory: rows are nearly free."""
+    return 0.010 + 0.0001 * rows
+
+
+def steep(rows: int) -> float:
+    """One that computes: eight rows take nearly three times as long as one."""
+    return 0.002 + 0.0005 * rows
+
+
+def stairs(rows: int) -> float:
+    """Tiles of four rows."""
+    return 0.004 + 0.003 * (-(-rows // 4))
+
+
+@dataclass
+class World:
+    """Requests that decode. `right(request)` is the chance that a guess is right if all before it are."""
+
+    requests: int
+    truth: callable
+    right: callable
+    kind: str = "model"
+    pass_cost: float = 0.0  # seconds; 0: the drafts take no passes
+    fixed: int | None = None  # nodes of every draft, without a controller
+    noise: float = 0.0
+    seed: int = 0
+    seconds: float = 0.0
+    tokens: int = 0
+    steps: int = 0
+    nodes: list[int] = field(default_factory=list)
+
+    def __post_init__(self):
+        self.pace = Pace(lambda work: 0.004 + 0.0002 * work.rows)  # the guess is wrong, as guesses are
+        self.controller = Controller(self.pace, MAX)
+        self.rng = random.Random(self.seed)
+        self.all = [Request(number, [0] * CONTEXT, SamplingParams()) for number in range(self.requests)]
+        self.passes = MAX
+
+    def step(self) -> None:
+        drafting = [request for request in self.all if request.draft.tokens]
+        numbers = [request.number for request in self.all]
+        if self.fixed is None:
+            shares = self.controller.share(drafting, self.requests, self.requests, CONTEXT, 10**6)
+            next_passes = self.controller.passes(numbers, CONTEXT)
+        else:
+            shares, next_passes = {number: self.fixed for number in numbers}, self.fixed
+        took = [self.one(request, shares.get(request.number, 0), next_passes) for request in self.all]
+        rows, made = self.requests + sum(nodes for nodes, _ in took), max(passes for _, passes in took)
+        seconds = self.truth(rows) * (1 + self.rng.uniform(-self.noise, self.noise))
+        self.pace.observe(Work(rows, rows, self.requests * CONTEXT + rows, rows * (CONTEXT + 1)), seconds)
+        self.controller.spent(made * self.pass_cost, made)
+        self.seconds += seconds + made * self.pass_cost
+        self.steps += 1
+        self.nodes.append(rows - self.requests)
+
+    def one(self, request: Request, nodes: int, passes: int) -> tuple[int, int]:
+        draft = request.draft.prune(nodes, MAX, 10)
+        kept = 0
+        while kept < len(draft) and self.rng.random() < self.right(request.number):
+            kept += 1
+        length = passes if self.pass_cost else MAX
+        request.draft = DraftTree.chain([1] * length, self.kind, length if self.pass_cost else 0)
+        chunk = Chunk(request.number, CONTEXT, (0,), (), True, draft)
+        self.controller.learn(chunk, Outcome(request.number, (1,) * (kept + 1), draft=request.draft))
+        self.tokens += kept + 1
+        return len(draft), request.draft.passes
+
+    def run(self, steps: int) -> "World":
+        for _ in range(steps):
+            self.step()
+        return self
+
+    @property
+    def speed(self) -> float:
+        return self.tokens / self.seconds
+
+
+@pytest.mark.parametrize("pass_cost", [0.0, 0.0005], ids=["free", "model"])
+@pytest.mark.parametrize("truth", [flat, steep, stairs])
+@pytest.mark.parametrize("requests", [1, 8, 32])
+def test_drafts_that_are_always_wrong_cost_next_to_nothing(requests, truth, pass_cost):
+    world = World(requests, truth, lambda number: 0.0, pass_cost=pass_cost, noise=0.2).run(400)
+    assert world.speed * truth(requests) / requests > 0.97
+    assert any(world.nodes[200:]), "tried again now and then"
+
+
+@pytest.mark.parametrize("right", [0.6, 0.9])
+@pytest.mark.parametrize("pass_cost", [0.0, 0.0005], ids=["free", "model"])
+@pytest.mark.parametrize("truth", [flat, steep, stairs])
+@pytest.mark.parametrize("requests", [1, 4, 16])
+def test_near_the_best_fixed_setting(requests, truth, pass_cost, right):
+    """After the first 150 steps, in which a machine is learnt that is up to three times faster or slower in its rows than guessed."""
+
+    def speed(fixed):
+        world = World(requests, truth, lambda number: right, pass_cost=pass_cost, fixed=fixed, noise=0.1)
+        world.run(150 if fixed is None else 0)
+        world.seconds = world.tokens = 0
+        return world.run(250).speed
+
+    assert speed(None) > 0.92 * max(speed(fixed) for fixed in (0, 1, 2, 3, 4, 6))
+
+
+def test_requests_are_told_apart():
+    """Half of the requests are guessed well: they draft, the others do not, which no setting for all of them reaches."""
+    world = World(8, steep, lambda number: 0.9 if number < 4 else 0.02).run(500)
+    best = max(World(8, steep, world.right, fixed=fixed).run(500).speed for fixed in range(5))
+    assert world.speed > 1.03 * best
+
+
+def test_what_was_given_up_is_taken_up_again():
+    world = World(1, steep, lambda number: 0.0).run(400)
+    world.right = lambda number: 0.9
+    world.run(1200)
+    assert sum(world.nodes[-200:]) > 200, "at least a node a step"
+
+
+def test_a_request_that_ended_is_forgotten():
+    world = World(3, flat, lambda number: 0.5).run(5)
+    for number in range(3):
+        world.controller.forget(number)
+        world.controller.forget(number)
+    assert not world.controller._own
+
+
+def test_nodes_side_by_side_share_their_reach():
+    controller = Controller(Pace(lambda work: 0.01 + 0.0001 * work.rows), MAX)
+    request = Request(1, [0] * CONTEXT, SamplingParams())
+    request.draft = DraftTree((1, 2, 3, 4), (-1, -1, 0, 0), "tree")
+    reaches = controller._reaches(1, request.draft)
+    assert len(reaches) == 4 and reaches[0] == reaches[1] < 0.5 and reaches[2] == reaches[3] < reaches[0]
+    assert controller.share([request], 1, 1, CONTEXT, 2) in ({1: 1}, {1: 2})
