@@ -143,7 +143,7 @@ def read(weights: Weights, factor: int, way: Way, kernels: Kernels, ids: Sequenc
     decoder = Decoder(held.spec, held, computing, context, LOGIT_ROWS, format=format, max_len=context)
     pages = tuple(range(-(-context // PAGE)))
     pool = KVPool(decoder.pool_shape(len(pages), PAGE), torch.float32, kernels)
-    runner = Runner(decoder, pool, Sampler(kernels, LOGIT_ROWS), none.make(), Sizes(context, 1, context))
+    runner = Runner(decoder, pool, Sampler(kernels, LOGIT_ROWS), none.NoDrafter(), Sizes(context, 1, context))
     nats = 0.0
     for text in ids:
         for window, known in overlapping(text, context):
