@@ -20,7 +20,7 @@ from slipstream.cost import weights_bytes
 from slipstream.engine.build import BUILTIN, set_threads, tokenizer_of
 from slipstream.engine.resolve import LOGIT_ROWS
 from slipstream.hardware import read as read_machine
-from slipstream.model.build import open_weights
+from slipstream.model.build import DUMMY, open_weights
 from slipstream.model.decoder import Decoder
 from slipstream.ops.dispatch import Kernels
 from slipstream.sampling.sampler import Sampler
@@ -114,10 +114,11 @@ def run(
     Raises:
         InputError: the model has no tokenizer or cannot be rounded, there is no text, or `gguf` is not installed.
     """
-    source = BUILTIN / "demo" if model is None else model
-    tokenizer = tokenizer_of(source := locate(source) if "dummy:" not in str(source) else source)
+    source = str(BUILTIN / "demo" if model is None else model)
+    source = source if source.startswith(DUMMY) else locate(source)
+    tokenizer = tokenizer_of(source)
     if tokenizer is None:
-        raise InputError(f"model={str(source)!r}: has no tokenizer, so it cannot read; take a model with one")
+        raise InputError(f"model={model!r}: has no tokenizer, so it cannot read; take a model with one")
     ids = [tokenizer.encode(text) for _, text in texts]
     tokens, size = sum(len(one) - 1 for one in ids), sum(len(text.encode()) for _, text in texts)
     if tokens < 1:
@@ -171,10 +172,10 @@ def held_out(folder: Path | None) -> list[tuple[str, str]]:
             continue
         paths = [path for ending in (".txt.gz", ".txt") if (path := folder / (wanted["title"] + ending)).is_file()]
         if not paths:
-            raise InputError(f"books={str(folder)!r}: has no {wanted['title']}.txt or .txt.gz; get it from Project Gutenberg, or give --text")
+            raise InputError(f"books={str(folder)!r}: no {wanted['title']}.txt or .txt.gz there; it is Project Gutenberg's. Or give --text")
         book = read_book(paths[0])
         if book.sha256 != wanted["sha256"]:
-            raise InputError(f"{paths[0]}: sha256 is {book.sha256}, not {wanted['sha256']}: another edition than the model was trained on")
+            raise InputError(f"{paths[0]}: sha256 is {book.sha256}, not {wanted['sha256']}: not the recipe's edition; get that one")
         chapters.append((book.title, book.held_out))
     return chapters
 

@@ -10,7 +10,7 @@ from slipstream.bench import arguments
 from slipstream.bench.command import command_line
 
 if TYPE_CHECKING:
-    from slipstream.bench.quality import Quality, Way
+    from slipstream.bench.quality import Quality
 
 
 def quality(
@@ -41,26 +41,19 @@ def show(found: "Quality") -> None:
     from rich.table import Table
 
     console, last = Console(highlight=False), None
-    table = Table("outliers", "weights", "activations", "bits/byte", "perplexity", "change", "MB of weights", box=None)
+    table = Table("outliers", "weights", "activations", "bits/byte", "perplexity", "change", "MB", box=None)
     for column in table.columns[3:]:
         column.justify = "right"
     for score in found.scores:
+        scale = score.way.scale
         table.add_row(
             "" if score.factor == last else f"x{score.factor}" if score.factor > 1 else "none",
-            *(score.way.weights, activations(score.way)),
+            *(score.way.weights, "fp32" if scale is None else f"int8 per {scale or 'row'}"),
             *(f"{found.bits_per_byte(score):.4f}", f"{found.perplexity(score):.3f}", f"{found.change(score):+.2%}"),
             f"{score.bytes / 1e6:,.2f}",
         )
         last = score.factor
     console.print(table)
     read = f"{found.spec.name}: {len(found.texts)} texts, {found.text_bytes:,} bytes, {found.tokens:,} tokens predicted"
-    console.print(f"{read}; {found.kernels}, KV in fp32; change is of the perplexity", style="dim", soft_wrap=True)
-
-
-def activations(way: "Way") -> str:
-    """In words."""
-    from slipstream.bench.quality import NATIVE
-
-    if way.scale is None:
-        return "fp32"
-    return f"int8 per {way.scale or 'row'}{'' if way.scale == NATIVE else ', simulated'}"
+    console.print(f"{read}; {found.kernels}, KV in fp32; change is of the perplexity; MB of weights", style="dim", soft_wrap=True)
+    console.print("int8 per 128 and per row are simulated in fp32: there are no such kernels", style="dim", soft_wrap=True)
