@@ -85,7 +85,7 @@ def test_fewer_bits_read_worse(loss):
     exact, int8, int4 = loss(1, "fp32"), loss(1, "int8", NATIVE), loss(1, "int4", NATIVE)
     assert loss(1, "bf16") == pytest.approx(exact, rel=1e-6), "the built-in model is bf16"
     assert abs(int8 - exact) < 0.01 < int4 - exact
-    assert int4 < loss(1, Q4_0, NATIVE), "Q4_0 has one way to place its scale, int4 takes the better of two"
+    assert loss(1, Q4_0, NATIVE) == pytest.approx(int4, abs=0.005), "two roundings to the same numbers; neither is always better"
 
 
 @pytest.mark.parametrize(("factor", "least"), [(30, 0.015), (100, 0.15)])

@@ -49,7 +49,7 @@ def show(found: "Quality") -> None:
         table.add_row(
             "" if score.factor == last else f"x{score.factor}" if score.factor > 1 else "none",
             *(score.way.weights, "fp32" if scale is None else f"int8 per {scale or 'row'}"),
-            *(f"{found.bits_per_byte(score):.4f}", f"{found.perplexity(score):.3f}", f"{found.change(score):+.2%}"),
+            *(f"{found.bits_per_byte(score):.4f}", f"{found.perplexity(score):.3f}", f"{found.change(score):+z.2%}"),
             f"{score.bytes / 1e6:,.2f}",
         )
         last = score.factor

@@ -1,6 +1,6 @@
 """Other ways to hold or compute the same model, for comparing what rounding does to it.
 
-    Twin          the model with outlier channels: the same function, harder to round (docs/numerics.md)
+    Twin          the model with outlier channels: the same function, harder to round (docs/benchmarks.md)
     AsQ4_0        the model with its matrices rounded by the `gguf` package, not by us
     Coarser       kernels whose int8 activations share a scale over more than 32 values; simulated, there are no such kernels
 
