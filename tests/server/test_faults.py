@@ -176,7 +176,7 @@ def test_a_front_that_is_killed_takes_the_engine_along(own):
 
 
 def test_sigterm_drains(own):
-    with own("--drain", "20") as server:
+    with own("--drain", "60") as server:
         connection = send(server, COMPLETIONS, {"prompt": "the quick", **LONG, "max_tokens": 4000, "stream": False})
         server.until(lambda: server.status()["running"] == 1)
         server.process.send_signal(signal.SIGTERM)
