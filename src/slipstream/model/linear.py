@@ -63,7 +63,6 @@ class Linear:
             columns = out if len(self._parts) == 1 else out[:, part.first : part.last]
             part.kernel.run(x, part.prepared, part.bias, columns)
 
-
     @property
     def gathers(self) -> bool:
         """Whether rows of the weight can be had: it is one part, and its kernel can."""

@@ -157,11 +157,9 @@ class Loaded:
                 _log.warning("%s: stored as %s; linear layers are converted to fp32 (exact, more memory)", self.spec.name, names)
             return
         counts = ", ".join(f"{kind} ({count})" for kind, count in sorted(kinds.items()))
-        if all(kind in _FLOATS or self._checkpoint.native(name) for name, kind in self._matrices().items()):
-            table = ""
-            if self._checkpoint.native(self._places["embed.weight"].name):
-                table = f"; the embedding table is unpacked to {self.format}"
-            _log.info("%s: matrices are stored as %s and run as they are%s%s", self.spec.name, counts, table, more)
+        native = (kind in _FLOATS or self._checkpoint.native(name) for name, kind in self._matrices().items())
+        if self._device == "cpu" and all(native):  # other devices have no kernels for them
+            _log.info("%s: matrices are stored as %s, which can run as they are%s", self.spec.name, counts, more)
             return
         why = "which holds every value exactly" if self.format == "bf16" else "since bf16 would round them; quant='int8' takes a quarter"
         _log.warning("%s: matrices are stored as %s; they are unpacked to %s, %s%s", self.spec.name, counts, self.format, why, more)

@@ -139,7 +139,6 @@ class Runner:
             tree = trees.get(outcome.request, EMPTY)
             yield Outcome(outcome.request, outcome.tokens, outcome.logprobs, outcome.scores, tree)
 
-
     def _context(self, chunk: Chunk) -> DraftContext:
         slot = self.slots[chunk.request]
         return DraftContext(chunk.request, slot.tokens, chunk.draft_budget, slot.voice, chunk.passes)
