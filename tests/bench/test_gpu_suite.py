@@ -7,7 +7,6 @@ import contextlib
 import gzip
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,16 +18,15 @@ from slipstream.bench.gpu import report
 from slipstream.bench.gpu.ask import CASES
 from slipstream.bench.gpu.journal import DONE, FAILED, LEFT_OUT, PARTIAL, Journal
 from slipstream.bench.gpu.published import Published
+from tests.tools.package import environment
 
-SOURCE = Path(__file__).resolve().parents[2] / "src"
 NEEDS_TRITON = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 
 
 def python(*arguments: str, path: Path | None = None, timeout: float = 200) -> subprocess.CompletedProcess:
-    paths = [str(SOURCE), *([str(path)] if path else []), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
-    environment.pop("SLIPSTREAM_SHARED", None)
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment, timeout=timeout)
+    lean = environment(*([path] if path else []), OMP_NUM_THREADS="1")
+    lean.pop("SLIPSTREAM_SHARED", None)
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=lean, timeout=timeout)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import re
 import signal
 import socket
@@ -16,7 +15,8 @@ from pathlib import Path
 import httpx
 import psutil
 
-SOURCE = Path(__file__).parents[2] / "src"
+from tests.tools.package import environment
+
 STARTED = 60.0  # seconds for a start on a busy machine
 LONG = {"max_tokens": 30000, "ignore_eos": True, "temperature": 0, "stream": True}  # a text that does not end while a test looks
 
@@ -95,7 +95,7 @@ def serving(log: Path, model: str, *options: str, out: str | None = None) -> Ite
     command = [sys.executable, "-m", "slipstream.cli.main", "serve", model, "--port", str(port), "--threads", "1", *options]
     key = options[options.index("--api-key") + 1] if "--api-key" in options else None
     with open(out or log, "ab") as lines:
-        process = subprocess.Popen(command, stdout=lines, stderr=lines, env={**os.environ, "PYTHONPATH": str(SOURCE)})
+        process = subprocess.Popen(command, stdout=lines, stderr=lines, env=environment())
     running = Running(process, f"http://127.0.0.1:{port}", log, key)
     family = []
     try:
@@ -142,4 +142,4 @@ def events(response: httpx.Response) -> list[dict]:
 def attempt(*arguments: str) -> subprocess.CompletedProcess:
     """A server that is expected to give up by itself."""
     command = [sys.executable, "-m", "slipstream.cli.main", "serve", *arguments, "--threads", "1"]
-    return subprocess.run(command, capture_output=True, text=True, timeout=STARTED, env={**os.environ, "PYTHONPATH": str(SOURCE)})
+    return subprocess.run(command, capture_output=True, text=True, timeout=STARTED, env=environment())

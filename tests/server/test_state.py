@@ -6,6 +6,7 @@ import time
 import openai
 import pytest
 
+from slipstream.base import native
 from tests.server.harness import LONG, send, serving
 
 
@@ -20,6 +21,7 @@ def test_health_and_version(server):
     assert server.get("/health/ready").json() == {"status": "ready"}
     found = server.get("/version").json()
     assert found["version"] and "kv-" in found["numerics"]
+    assert ("reference" in found["numerics"]) == (native.module is None), "the server runs other kernels than these tests"
 
 
 def test_metrics_count_what_happened(server):

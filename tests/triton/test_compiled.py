@@ -2,14 +2,14 @@
 
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).resolve().parents[2] / "src"
+from tests.tools.package import environment
+
 SHARED_LIMIT = 227 * 1024
 EACH_SHAPE = {"norm", "embed", "rope_write", "attention", "attention_merge", "gated", "move", "logprobs"}
 SAMPLING = {f"sample_{step}" for step in ("peaks", "masses", "cut", "draw", "pick")}
@@ -19,11 +19,10 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reas
 
 def compile_forms(folder: Path, *shapes: str) -> list[dict]:
     """What slipstream.ops.triton.compile says of the forms of these shapes; compiled afresh, in a process that does not interpret."""
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    paths = os.pathsep.join(filter(None, (str(SOURCE), environment.get("PYTHONPATH"))))
-    environment |= {"PYTHONPATH": paths, "TRITON_CACHE_DIR": str(folder)}
+    compiled = environment(TRITON_CACHE_DIR=str(folder))
+    compiled.pop("TRITON_INTERPRET", None)
     command = [sys.executable, "-m", "slipstream.ops.triton.compile", "--json", "--shapes", *shapes]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=280)
+    done = subprocess.run(command, capture_output=True, text=True, env=compiled, timeout=280)
     assert done.returncode == 0, done.stderr[-4000:]
     return [json.loads(line) for line in done.stdout.splitlines()]
 

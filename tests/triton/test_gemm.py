@@ -2,14 +2,13 @@
 
 import importlib.util
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).resolve().parents[2] / "src"
+from tests.tools.package import environment
+
 SHARED_LIMIT = 227 * 1024
 PROGRAM = """
 import json, sys
@@ -28,11 +27,10 @@ LAYERS = [(6144, 4096), (4096, 14336), (28672, 4096), (128256, 4096), (10240, 81
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 def test_it_uses_the_tensor_cores_of_hopper_and_fits(tmp_path):
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    paths = os.pathsep.join(filter(None, (str(SOURCE), environment.get("PYTHONPATH"))))
-    environment |= {"PYTHONPATH": paths, "TRITON_CACHE_DIR": str(tmp_path)}
+    compiled = environment(TRITON_CACHE_DIR=str(tmp_path))
+    compiled.pop("TRITON_INTERPRET", None)
     command = [sys.executable, "-c", PROGRAM, json.dumps(LAYERS)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200)
+    done = subprocess.run(command, capture_output=True, text=True, env=compiled, timeout=200)
     assert done.returncode == 0, done.stderr[-3000:]
     forms = [json.loads(line) for line in done.stdout.splitlines()]
     assert {form["form"] for form in forms if form["kernel"] == "product"} == {"whole", "parts"}
