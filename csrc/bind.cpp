@@ -45,6 +45,7 @@ NB_MODULE(_native, m) {
     m.def("isas", &usable_isas, "Instruction sets usable here, best first.");
     m.def("force_isa", &force_isa, nb::arg("name"), "For tests: all sets give the same bits.");
     m.def("threads", &threads);
+    m.def("seconds", [] { return seconds_in_ops(); }, "Time that the calling thread has spent in ops.");
     m.def("set_threads", &set_thread_count, nb::arg("count"), free);
     m.def(
         "embed",
@@ -86,6 +87,7 @@ NB_MODULE(_native, m) {
     m.def("softcap", [](Address x, float cap, i64 rows, i64 width) { submit({rows}, [=](const Step& s) { softcap(at<float>(x), cap, s.rows, width); }); }, free);
     bind_linear(m);
     bind_cached(m);
+    bind_load(m);
     m.def("sample", &run_sample, free);
     m.def(
         "logprobs",

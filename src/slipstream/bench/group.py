@@ -11,6 +11,7 @@ from slipstream.bench.command import measure
 from slipstream.bench.layers_command import layers
 from slipstream.bench.peers_command import peers
 from slipstream.bench.quality_command import quality
+from slipstream.bench.serve_command import serve
 from slipstream.bench.speculation_command import speculation
 
 
@@ -36,4 +37,5 @@ for case in registry.names(cases.__name__):
 bench.command("layers")(layers)
 bench.command("peers")(peers)
 bench.command("quality")(quality)
+bench.command("serve")(serve)
 bench.command("speculation")(speculation)

@@ -99,6 +99,8 @@ class Stream:
 
 def merged(pieces: list[Piece]) -> list[Piece]:
     """One piece for each text: a reader who has fallen behind catches up with fewer, larger ones."""
+    if len(pieces) == 1:
+        return pieces
     texts: dict[int, list[Piece]] = {}
     for piece in pieces:
         texts.setdefault(piece.index, []).append(piece)
