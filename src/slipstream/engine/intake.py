@@ -25,10 +25,11 @@ class Intake:
         vocab: number of logits.
         max_len: longest request, prompt and output.
         room: tokens that fit into the KV pool.
+        verify: rule by which drafts are checked, named in every output.
     """
 
-    def __init__(self, tokenizer: Tokenizer | None, vocab: int, max_len: int, room: int):
-        self.tokenizer, self.vocab, self.max_len, self.room = tokenizer, vocab, max_len, room
+    def __init__(self, tokenizer: Tokenizer | None, vocab: int, max_len: int, room: int, verify: str = "match"):
+        self.tokenizer, self.vocab, self.max_len, self.room, self.verify = tokenizer, vocab, max_len, room, verify
         self._numbers = itertools.count()
 
     def request(self, prompt: Prompt, params: SamplingParams, sink: Sink | None = None) -> tuple[RequestOutput, list[Ticket]]:
@@ -43,7 +44,7 @@ class Intake:
         seed = params.seed if params.seed is not None else int.from_bytes(os.urandom(8), "little")
         ends = self.tokenizer.ends if self.tokenizer is not None else ()
         text = prompt if isinstance(prompt, str) else None
-        output = RequestOutput(text, tokens, [Completion(sample) for sample in range(params.n)])
+        output = RequestOutput(text, tokens, [Completion(sample) for sample in range(params.n)], verify=self.verify)
         leader, tickets = None, []
         for sample in range(params.n):
             request = Request(

@@ -53,12 +53,14 @@ class RequestOutput:
         prompt_token_ids: the prompt as the model read it.
         outputs: the n samples in order.
         prompt_logprobs: entry i belongs to prompt token i + 1 (the first token has nothing before it); None if not asked for.
+        verify: rule by which drafts were checked: "match" says exactly what is said without drafts; "typical" is lossy.
     """
 
     prompt: str | None
     prompt_token_ids: list[int]
     outputs: list[Completion]
     prompt_logprobs: list[TokenLogprobs] | None = None
+    verify: str = "match"
 
     def add(self, delta: Delta) -> None:
         self.outputs[delta.index].add(delta)
