@@ -27,7 +27,8 @@ def make_chunks(
     for request, rows in trunks:
         most = left if shares is None else min(left, shares.get(request.number, 0))
         asks = controller is None or controller.looks(request.number) or (passes > 0 and not controller.idle)
-        chunk = make_chunk(request, rows, most, options.max_draft if asks else 0, passes, tables, options)
+        longest = request.longest_draft(options.max_draft) if asks else 0
+        chunk = make_chunk(request, rows, most, longest, passes, tables, options)
         left -= len(chunk.draft.tokens)
         request.planned = chunk
         chunks.append(chunk)
@@ -59,7 +60,7 @@ def make_chunk(
     room = request.limit - end - 1 if sample else 0  # tokens that may follow the next one
     draft = EMPTY
     if request.draft.tokens and room > 0 and left > 0:
-        draft = _cut(request, end, min(left, options.max_draft), room, tables, options.vocab)
+        draft = _cut(request, end, min(left, request.longest_draft(options.max_draft)), room, tables, options.vocab)
     return Chunk(
         request.number,
         start,

@@ -161,6 +161,7 @@ class Piece(Message):
         queued: seconds it waited for its seat, when it got it.
         cached: prompt tokens that needed no computing, likewise.
         vector: the prompt as little-endian fp32, in the last piece, where one was asked for.
+        predicted: tokens of the request's prediction that were checked, and how many of them were right.
     """
 
     id: int
@@ -173,6 +174,7 @@ class Piece(Message):
     queued: float | None = None
     cached: int = 0
     vector: bytes = b""
+    predicted: tuple[int, int] = (0, 0)
 
 
 class Pieces(Message):

@@ -196,6 +196,7 @@ class Reception:
                 queued,
                 seat.cached,
                 self._pooling.take(seat.number) if delta.finish_reason is not None else b"",
+                delta.predicted,
             )
             if delta.finish_reason is not None:
                 self._ended(order.id, seat.number)

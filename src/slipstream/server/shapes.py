@@ -29,10 +29,13 @@ class Usage:
     prompt: int
     lossy: str | None = None
     made: int = 0
+    checked: int = 0  # of predictions
+    right: int = 0
     cached: int = 0
 
     def add(self, piece: Piece, samples: int) -> None:
         self.made += piece.tokens
+        self.checked, self.right = self.checked + piece.predicted[0], self.right + piece.predicted[1]
         if piece.queued is not None and piece.index % samples == 0:  # once for each prompt
             self.cached += piece.cached
 
@@ -42,6 +45,10 @@ class Usage:
             "completion_tokens": self.made,
             "total_tokens": self.prompt + self.made,
             "prompt_tokens_details": {"cached_tokens": self.cached},
+            "completion_tokens_details": {
+                "accepted_prediction_tokens": self.right,
+                "rejected_prediction_tokens": self.checked - self.right,
+            },
             **({"lossy_verification": self.lossy} if self.lossy else {}),
         }
 

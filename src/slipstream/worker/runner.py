@@ -162,7 +162,7 @@ class Runner:
     def _context(self, chunk: Chunk) -> DraftContext:
         slot = self.slots[chunk.request]
         voice = slot.voice if self._judge is None else self._judge.voice(chunk.request, slot.voice, len(slot.tokens))
-        return DraftContext(chunk.request, slot.tokens, chunk.draft_budget, voice, chunk.passes)
+        return DraftContext(chunk.request, slot.tokens, chunk.draft_budget, voice, chunk.passes, slot.prediction, slot.prompt)
 
 
 def _blocks(count: int, size: int) -> Iterator[slice]:
