@@ -12,8 +12,9 @@ from slipstream.cost import kv_bytes, scratch_bytes, weights_bytes
 from slipstream.model.build import DUMMY, open_weights
 from slipstream.model.decoder import Decoder
 from slipstream.ops.dispatch import Kernels
+from slipstream.sampling.noting import NotingSampler
 from slipstream.sampling.sampler import Sampler
-from slipstream.speculate.choose import choose
+from slipstream.speculate.choose import Rule, choose
 from slipstream.speculate.drafter import Around, Drafter
 from slipstream.weights.hub import locate
 from slipstream.worker.beside import Beside
@@ -30,6 +31,7 @@ class Drafting:
         options: the user's; `speculate` names a drafter, or is one.
         source: the model that is drafted for.
         max_len: the longest request, as far as it is known yet.
+        rule: by which drafts are verified.
 
     Attributes:
         max_draft: nodes of the largest draft.
@@ -39,8 +41,9 @@ class Drafting:
         InputError, CheckpointError: a drafter or model cannot be used.
     """
 
-    def __init__(self, options: Options, source: Path | str, kernels: Kernels, max_len: int):
+    def __init__(self, options: Options, source: Path | str, kernels: Kernels, max_len: int, rule: Rule):
         self._options, self._kernels = options, kernels
+        self._sampler = NotingSampler if rule.weighs else Sampler
         self._choice = choose(options.speculate) if isinstance(options.speculate, str) else None
         self.max_draft = self._choice.max_draft if self._choice is not None else options.speculate.max_draft
         beside = self._choice.beside(source) if self._choice is not None else None
@@ -72,4 +75,4 @@ class Drafting:
         requests, weights = self._options.max_batch, self._weights
         decoder = Decoder(weights.spec, weights, self._kernels, self._rows, requests, format=self._format, max_len=self._max_len)
         pool = KVPool(decoder.pool_shape(pages, self._options.page_size), KV[self._kv], self._kernels)
-        return Beside(decoder, pool, Sampler(self._kernels, requests), requests, self._rows)
+        return Beside(decoder, pool, self._sampler(self._kernels, requests), requests, self._rows)

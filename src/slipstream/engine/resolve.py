@@ -25,7 +25,8 @@ class Config:
         weight_format: of the linear layers as they are computed.
         max_logit_rows: rows of logits made at a time.
         memory: where the bytes go, pages included.
-        profile: id of the numerics profile: kernels, weight format, KV type.
+        verify, exact: rule by which drafts are checked; whether it keeps the distribution of the text.
+        profile: id of the numerics profile: kernels, weight format, KV type; the rule, if the text depends on drafts.
     """
 
     spec: ModelSpec
@@ -38,6 +39,8 @@ class Config:
     max_batch: int
     max_logit_rows: int
     memory: MemoryPlan
+    verify: str
+    exact: bool
     profile: str
     scheduler: SchedulerOptions
 
@@ -51,6 +54,7 @@ def resolve(
     max_draft: int,
     as_stored: WeightFormat | None = None,
     drafter: tuple[int, int] = (0, 0),
+    rule: tuple[str, bool] = ("match", True),
 ) -> Config:
     """Decides.
 
@@ -61,6 +65,7 @@ def resolve(
         machine, kernels: cores and memory; id of the kernel set.
         max_draft: nodes a draft may have; 0 without speculation.
         drafter: bytes of a model that drafts, and what it has beside each page.
+        rule: by which drafts are checked; whether it keeps the distribution of the text.
 
     Raises:
         InputError: an option does not fit the model.
@@ -95,7 +100,9 @@ def resolve(
         max_batch=options.max_batch,
         max_logit_rows=LOGIT_ROWS,
         memory=memory,
-        profile=f"{kernels}/w-{weight_format}/kv-{kv}",
+        verify=rule[0],
+        exact=rule[1],
+        profile=f"{kernels}/w-{weight_format}/kv-{kv}" + ("" if rule[0] == "match" else f"/verify-{rule[0]}"),
         scheduler=_shared_out(options, spec, memory.pages, max_len, max_draft),
     )
 

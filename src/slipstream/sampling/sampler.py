@@ -16,6 +16,7 @@ from torch import Tensor
 from slipstream.base import registry
 from slipstream.ops.dispatch import Kernels
 from slipstream.ops.types import SampleRows
+from slipstream.sampling.distribution import Notes
 from slipstream.sampling.processors import Processor
 from slipstream.step import Admission, SamplingParams, TokenLogprobs
 
@@ -30,12 +31,14 @@ def _processors() -> list[ModuleType]:
 
 @dataclass(slots=True)
 class Voice:
-    """How one request samples: its parameters, the key of its noise and its processors' state."""
+    """How one request samples: its parameters, the key of its noise and its processors' state; `notes` where somebody must know what
+    it was drawn from (noting.py)."""
 
     params: SamplingParams
     seed: int
     sample: int
     processors: list[Processor] = field(default_factory=list)
+    notes: Notes | None = None
 
     @staticmethod
     def of(admission: Admission, vocab: int, device: str = "cpu") -> "Voice":
@@ -75,9 +78,7 @@ class Sampler:
         if any(row.voice.processors for row in rows):
             if any(top is not None for top in wanted):
                 raw = logits.clone()
-            for logit, row in zip(logits, rows, strict=True):
-                for processor in row.voice.processors:
-                    processor.apply(logit, row.path)
+            self.process(logits, rows)
         count = len(rows)
         out = self.tokens[:count]
         self.kernels.sample(logits, self._arguments(rows), out)
@@ -89,6 +90,12 @@ class Sampler:
             for index, entry in zip(asking, self.score(raw[asking], [tokens[i] for i in asking], tops), strict=True):
                 chosen[index] = entry
         return tokens, chosen
+
+    def process(self, logits: Tensor, rows: Sequence[SampleRow]) -> None:
+        """Edits `logits` [rows, vocab] in place, as each row's processors want."""
+        for logit, row in zip(logits, rows, strict=True):
+            for processor in row.voice.processors:
+                processor.apply(logit, row.path)
 
     def score(self, logits: Tensor, tokens: Sequence[int], tops: Sequence[int]) -> list[TokenLogprobs]:
         """Log-probabilities of given `tokens` under raw `logits` [rows, vocab], with the `tops` likeliest of each row."""

@@ -120,6 +120,7 @@ def _joined(pieces: list[Piece]) -> Piece:
         seated.queued,
         seated.cached,
         pieces[-1].vector,
+        (sum(piece.predicted[0] for piece in pieces), sum(piece.predicted[1] for piece in pieces)),
     )
 
 

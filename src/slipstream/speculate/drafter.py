@@ -23,6 +23,7 @@ class DraftContext:
         voice: how the request samples. A drafter that samples with it uses the noise with which its guess is checked, and
             is right more often.
         passes: calls of a model, one after the other, that pay; 0 if none does. A drafter that needs none need not look.
+        prediction, prompt: tokens that the request says may follow its prompt; length of the prompt.
     """
 
     request: int
@@ -30,6 +31,8 @@ class DraftContext:
     budget: int
     voice: Voice
     passes: int = 64
+    prediction: Sequence[int] = ()
+    prompt: int = 0
 
 
 class Drafter(Protocol):

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 ROOT = -1
+PREDICTION = "prediction"  # kind, and first word of the kinds, of drafts that a request brought itself
 
 
 @dataclass(frozen=True, slots=True)
