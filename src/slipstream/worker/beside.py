@@ -1,4 +1,5 @@
-"""Beside: a small model next to the one that is served, for drafters that run one. It is the `Forward` of speculate/drafter.py.
+"""Beside: a small model or a head next to the one that is served, for drafters that run one. It is the `Forward` of
+speculate/drafter.py.
 
 Owns that model's decoder, its KV pages and who holds them. Knows requests by number only; what is read and kept is the drafter's
 affair.
@@ -7,11 +8,13 @@ affair.
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from slipstream.cache import PagePool
 from slipstream.model.batch import Batch
 from slipstream.model.decoder import Decoder
+from slipstream.model.heads.eagle import Head
 from slipstream.ops.types import AttentionRows
 from slipstream.sampling.sampler import Sampler
 from slipstream.speculate.drafter import Feed
@@ -23,14 +26,14 @@ class Beside:
     """A model with pages for the same requests as the one beside it.
 
     Args:
-        decoder: the model; its scratch bounds the rows of a call.
+        decoder: the model, or a head (model/heads); its scratch bounds the rows of a call.
         pool: its pages.
         sampler: draws from its logits.
         requests: that may have room at a time.
         max_rows: tokens of one call.
     """
 
-    def __init__(self, decoder: Decoder, pool: KVPool, sampler: Sampler, requests: int, max_rows: int):
+    def __init__(self, decoder: Decoder | Head, pool: KVPool, sampler: Sampler, requests: int, max_rows: int):
         self._decoder, self._pool, self._sampler = decoder, pool, sampler
         self.vocab = decoder.spec.vocab
         self.max_rows, self.max_asks, self.max_len = max_rows, sampler.max_rows, decoder.max_len
@@ -43,6 +46,9 @@ class Beside:
         self._rows = Staging((5, max_rows), np.int32, device)  # ids, positions, slots, request, linear
         self._none = Staging((max_rows + 1,), np.int32, device)  # no row has tail slots
         self._picked = Staging((self.max_asks,), np.int32, device)
+        self._goes_on = hasattr(decoder, "STATES")
+        self._hidden: Tensor | None = None  # what came out of the last call, [rows, hidden]
+        self._last: dict[int, int] = {}  # request -> its last row there
 
     def reserve(self, request: int, length: int) -> bool:
         seat, pages = self._held.get(request) or (self._seats[-1] if self._seats else None, [])
@@ -63,10 +69,15 @@ class Beside:
         return True
 
     def run(self, feeds: Sequence[Feed]) -> list[int]:
-        hidden = self._decoder.forward(self._batch(feeds), self._pool.tensor)  # [rows, hidden]
+        batch = self._batch(feeds)
+        if self._goes_on:
+            batch.states = self._states(feeds)
+        hidden = self._hidden = self._decoder.forward(batch, self._pool.tensor)  # [rows, hidden]
         asks, last = [], -1
+        self._last.clear()
         for feed in feeds:
             last += len(feed.tokens)
+            self._last[feed.request] = last
             if feed.ask is not None:
                 self._picked.host[len(asks)] = last
                 asks.append(feed.ask)
@@ -81,6 +92,12 @@ class Beside:
             self._pages.release(page)
         if seat is not None:
             self._seats.append(seat)
+
+    def _states(self, feeds: Sequence[Feed]) -> Tensor:
+        """What a head reads beside the tokens. [rows, levels * hidden or hidden]"""
+        if feeds[0].states is not None:
+            return feeds[0].states if len(feeds) == 1 else torch.cat([feed.states for feed in feeds])
+        return self._hidden[[self._last[feed.request] for feed in feeds]]
 
     def _batch(self, feeds: Sequence[Feed]) -> Batch:
         host, table, at = self._rows.host, self._table.host, 0

@@ -10,11 +10,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from slipstream.model.decoder import Decoder
 from slipstream.sampling.sampler import Sampler, SampleRow
-from slipstream.speculate.drafter import DraftContext, Drafter
+from slipstream.speculate.drafter import DraftContext, Drafter, States
 from slipstream.speculate.verify import match
 from slipstream.step import Chunk, Outcome, Plan, Result, TokenLogprobs
 from slipstream.step.draft import EMPTY
@@ -40,7 +41,7 @@ class Runner:
         decoder: the model with its scratch.
         pool: KV pages.
         sampler: draws tokens, as many rows at a time as the decoder makes logits for.
-        drafter: guesses ahead; the null drafter does not.
+        drafter: guesses ahead; the null drafter does not. If it is a Watcher, the decoder watches its levels.
         sizes: largest step, batch and request.
     """
 
@@ -68,6 +69,8 @@ class Runner:
         drawn = self._draw(hidden, plan.chunks, first)
         outcomes = [self._keep(chunk, drawn, scores.get(chunk.request)) for chunk in plan.chunks]
         began = time.perf_counter()
+        if self.decoder.levels:
+            self.drafter.watch(self._states(hidden, plan.chunks, first, outcomes))
         drafted = tuple(self._draft(plan.chunks, outcomes))
         return Result(drafted, time.perf_counter() - began)
 
@@ -129,6 +132,16 @@ class Runner:
                 entries.extend(self.sampler.score(logits, tokens, [slot.voice.params.prompt_logprobs] * len(tokens)))
             out[chunk.request] = tuple(entries)
         return out
+
+    def _states(self, hidden: Tensor, chunks: Sequence[Chunk], first: Sequence[int], outcomes: Sequence[Outcome]) -> list[States]:
+        """Hidden states of all trunk rows and kept nodes; those of nodes that were wrong are nobody's."""
+        rows, counts = [], []
+        for chunk, begin, outcome in zip(chunks, first, outcomes, strict=False):
+            branch, nodes = begin + len(chunk.trunk), chunk.draft.follow(outcome.tokens[:-1])
+            rows += [*range(begin, branch), *(branch + node for node in nodes)]
+            counts.append(len(chunk.trunk) + len(nodes))
+        taken = self.decoder.states(hidden, torch.tensor(rows, dtype=torch.int32, device=hidden.device)).split(counts)
+        return [States(chunk.request, chunk.start, part) for chunk, part in zip(chunks, taken, strict=True)]
 
     def _draft(self, chunks: Sequence[Chunk], outcomes: Sequence[Outcome]) -> Iterator[Outcome]:
         """Asks the drafter for the next trees of the requests that sampled and may have one."""

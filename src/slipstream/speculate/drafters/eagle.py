@@ -1,0 +1,158 @@
+"""EAGLE (Li et al. 2024): a trained layer on the model's hidden states guesses ahead, with the noise with which its guesses are checked.
+
+Owns what the head has read of each request. It reads a token together with the state of the position before it, so everything up to the
+last token can be read at once; then it goes on from its own output, one token of all requests a call:
+
+    text     a  b  c  d             states of  a b c  (d is said, but was not computed yet)
+    reads       b  c  d  x  y       with       a b c, then what came out for d, for x
+
+States of what was found in the prefix cache never come, and of what waited too long they are dropped: the head's text begins behind
+them. It counts its places from there, which is the same to it, since rotary positions only tell distances. What it guessed and was not
+kept is read over with true tokens and states; so is what was kept, because true states are better than its own.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from slipstream.sampling.sampler import SampleRow
+from slipstream.speculate.choose import at_least
+from slipstream.speculate.drafter import WINDOW, Around, DraftContext, Feed, Forward, States
+from slipstream.speculate.learned import found
+from slipstream.step.draft import EMPTY, DraftTree
+
+
+@dataclass(frozen=True)
+class Options:
+    """
+    Attributes:
+        path: folder of a trained head (`slipstream train drafter`); the built-in model has one of its own.
+        nodes: tokens of a guess at most.
+    """
+
+    path: str = ""
+    nodes: int = 6
+
+    def __post_init__(self):
+        at_least(1, nodes=self.nodes)
+
+
+@dataclass(slots=True)
+class Reading:
+    """What the head has read of one request, and may read.
+
+    Attributes:
+        first: position of the first token that it reads.
+        read: tokens read with true states.
+        waiting: states for those after them, in order; each has rows [tokens, width].
+        count: rows that wait.
+    """
+
+    first: int
+    read: int = 0
+    waiting: list[Tensor] = field(default_factory=list)
+    count: int = 0
+
+    @property
+    def next(self) -> int:
+        """Position of the state that is to come next."""
+        return self.first - 1 + self.read + self.count
+
+    def add(self, rows: Tensor) -> None:
+        """Takes in more states. If too many wait, the first are dropped, and the text begins anew behind them."""
+        self.waiting.append(rows)
+        self.count += len(rows)
+        if self.count > WINDOW:
+            self.first, self.read = self.first + self.read + self.count - WINDOW, 0
+            self.waiting, self.count = [torch.cat(self.waiting)[-WINDOW:].clone()], WINDOW
+
+    def take(self, most: int) -> Tensor:
+        """The first `most` states that wait, or all; they count as read."""
+        rows = self.waiting[0] if len(self.waiting) == 1 else torch.cat(self.waiting)
+        taken, left = rows[:most], rows[most:]
+        self.read, self.count = self.read + len(taken), len(left)
+        self.waiting = [left] if len(left) else []
+        return taken
+
+
+class Eagle:
+    """
+    Args:
+        forward: the head.
+        levels: hidden states that it reads.
+        nodes: tokens of a guess at most.
+    """
+
+    def __init__(self, forward: Forward, levels: tuple[int, ...], nodes: int):
+        self.max_draft, self.levels, self._forward = nodes, levels, forward
+        self._read: dict[int, Reading] = {}
+
+    def watch(self, states: Sequence[States]) -> None:
+        for one in states:
+            reading = self._read.get(one.request)
+            if reading is None or reading.next != one.start:
+                reading = self._read[one.request] = Reading(one.start + 1)
+            reading.add(one.rows)
+
+    def propose(self, contexts: Sequence[DraftContext]) -> list[DraftTree]:
+        guesses: dict[int, list[int]] = {context.request: [] for context in contexts}
+        ready = self._catch_up(contexts, guesses)
+        for depth in range(1, self.max_draft):
+            ready = [context for context in ready if depth < min(context.budget, context.passes)]
+            if not ready:
+                break
+            self._draw([self._feed(context, guesses[context.request]) for context in ready], guesses)
+        return [DraftTree.chain(guess, "eagle", len(guess)) if guess else EMPTY for guess in guesses.values()]
+
+    def drop(self, request: int) -> None:
+        self._read.pop(request, None)
+        self._forward.drop(request)
+
+    def _catch_up(self, contexts: Sequence[DraftContext], guesses: dict[int, list[int]]) -> list[DraftContext]:
+        """Reads what is new, as much as one call can take, and draws the first guesses of the requests of which it has read all."""
+        rows, ready, feeds = self._forward.max_rows, [], []
+        for context in contexts:
+            reading, ahead = self._read.get(context.request), min(context.budget, self.max_draft) - 1
+            if context.passes < 1 or rows < 1 or reading is None or not reading.count:
+                continue
+            if not self._forward.reserve(context.request, reading.read + reading.count + ahead):
+                continue
+            place, states = reading.read, reading.take(rows)
+            begin = reading.first + place
+            rows -= len(states)
+            ask = None
+            if not reading.count and len(ready) < self._forward.max_asks:
+                ask = self._ask(context, ())
+                ready.append(context)
+            feeds.append(Feed(context.request, place, context.tokens[begin : begin + len(states)], ask, states))
+        if feeds:
+            self._draw(feeds, guesses)
+        return ready
+
+    def _feed(self, context: DraftContext, guess: list[int]) -> Feed:
+        """The last guess is read, and the next one drawn."""
+        return Feed(context.request, self._read[context.request].read + len(guess) - 1, guess[-1:], self._ask(context, guess))
+
+    def _ask(self, context: DraftContext, guess: Sequence[int]) -> SampleRow:
+        return SampleRow(context.voice, len(context.tokens) + len(guess), guess)
+
+    def _draw(self, feeds: list[Feed], guesses: dict[int, list[int]]) -> None:
+        asking = [feed.request for feed in feeds if feed.ask is not None]
+        for request, token in zip(asking, self._forward.run(feeds), strict=True):
+            guesses[request].append(token)
+
+
+def make(options: Options, around: Around) -> Eagle:
+    return Eagle(around.forward, around.head.levels, options.nodes)
+
+
+def heads(options: Options, source: Path | str) -> tuple[str, Path | str]:
+    """The head.
+
+    Raises:
+        InputError: none was named, and none comes with the checkpoint.
+    """
+    return "eagle", found("eagle", options.path, source)
