@@ -17,7 +17,8 @@ AXES = {
     "samples": (1, 3),
     "drafter": (
         *("none", "Perfect", "AlwaysWrong", "RandomTree", "DuplicateHeavy", "OutOfVocabulary", "TooMuch"),
-        *("ngram:shortest=1", "suffix:others=true", "draft_model:path=dummy:tiny:bf16,nodes=4", "eagle:path=dummy,nodes=4"),
+        *("ngram:shortest=1", "suffix:others=true", "draft_model:path=dummy:tiny:bf16,nodes=4"),
+        *("eagle:path=dummy,nodes=4", "medusa:path=dummy"),
     ),
     "control": (False, True),  # whether guesses are cut to those that pay
     "threads": (2, 1),

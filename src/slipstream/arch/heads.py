@@ -42,6 +42,16 @@ class HeadSpec:
     depth: int
     body: ModelSpec
 
+    @property
+    def ahead(self) -> int:
+        """Tokens that it guesses from one place."""
+        return self.depth if self.kind == "medusa" else 1
+
+    @property
+    def cached(self) -> bool:
+        """Whether it has keys and values."""
+        return self.kind == "eagle"
+
     def tensors(self) -> list[TensorSpec]:
         """Every parameter in the order of use, under its canonical name."""
         hidden, layer = self.body.hidden, self.body.layers[0]

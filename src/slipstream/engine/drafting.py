@@ -73,12 +73,13 @@ class Drafting:
         self._max_len = min(own.max_len, max_len)
         self._kv = "bf16" if self._weights.format == "bf16" else "fp32"
         self._rows = min(ROWS, options.max_step_tokens)
-        fixed = scratch_bytes(own, self._rows, options.max_batch, self._max_len, options.max_batch, options.page_size)
+        self._asks = options.max_batch * (self._head.ahead if self._head is not None else 1)
+        fixed = scratch_bytes(own, self._rows, self._asks, self._max_len, options.max_batch, options.page_size)
         if self._head is None:
             fixed += weights_bytes(own, self._format, self._weights.format)
         else:
             fixed += head_bytes(self._head, self._weights.format, self._rows, options.max_step_tokens, options.max_batch)
-        self.memory = fixed, kv_bytes(own, self._kv, options.page_size)
+        self.memory = fixed, kv_bytes(own, self._kv, options.page_size) if self._head is None or self._head.cached else 0
 
     def make(self, target: Decoder, pages: int) -> Drafter:
         """The drafter, its model loaded.
@@ -99,9 +100,9 @@ class Drafting:
             decoder = Decoder(weights.spec, weights, kernels, self._rows, requests, format=self._format, max_len=self._max_len)
         else:
             made = registry.load(HEADS, self._head.kind).Head
-            decoder = made(self._head, weights, target, kernels, self._rows, requests, self._max_len)
+            decoder = made(self._head, weights, target, kernels, self._rows, self._asks, self._max_len)
         pool = KVPool(decoder.pool_shape(pages, self._options.page_size), KV[self._kv], kernels)
-        return Beside(decoder, pool, Sampler(kernels, requests), requests, self._rows)
+        return Beside(decoder, pool, Sampler(kernels, self._asks), requests, self._rows)
 
 
 def head_bytes(head: HeadSpec, format: str, rows: int, step_rows: int, requests: int) -> int:
@@ -116,4 +117,5 @@ def head_bytes(head: HeadSpec, format: str, rows: int, step_rows: int, requests:
     sizes = {"linear": 2 if format == "bf16" else 4}
     weights = sum(parameter.size * sizes.get(parameter.role, 4) for parameter in head.tensors())
     width = len(head.levels) * head.body.hidden
-    return weights + 4 * (rows * (width + head.body.hidden) + (step_rows + requests * WINDOW) * width)
+    inside = rows * (width + (1 + head.ahead) * head.body.hidden)
+    return weights + 4 * (inside + (step_rows + requests * WINDOW) * width)

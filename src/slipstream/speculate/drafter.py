@@ -96,6 +96,8 @@ class Feed:
         ask: the token to draw after the last of them, or None.
         states: for a head (model/heads): the target's hidden states of the position before each token; None: what came out for the
             request's last token in the call before. All feeds of a call have some, or none has. [tokens, levels * hidden]
+        further: for a head that guesses several tokens from one place (`Forward.ahead`): what to draw after `ask`, one token further
+            on each.
     """
 
     request: int
@@ -103,6 +105,7 @@ class Feed:
     tokens: Sequence[int]
     ask: SampleRow | None = None
     states: Tensor | None = None
+    further: Sequence[SampleRow] = ()
 
 
 class Forward(Protocol):
@@ -113,9 +116,11 @@ class Forward(Protocol):
         max_rows: tokens that one call of `run` may read.
         max_asks: tokens that one call may draw.
         max_len: positions below this may be read.
+        ahead: tokens that it guesses from one place.
     """
 
     vocab: int
+    ahead: int
     max_rows: int
     max_asks: int
     max_len: int
@@ -127,7 +132,7 @@ class Forward(Protocol):
         """Reads. Room for it was reserved.
 
         Returns:
-            The drawn token of each feed that asks, in order.
+            The drawn tokens of the feeds that ask, in order.
         """
 
     def drop(self, request: int) -> None:

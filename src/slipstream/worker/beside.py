@@ -14,7 +14,7 @@ from torch import Tensor
 from slipstream.cache import PagePool
 from slipstream.model.batch import Batch
 from slipstream.model.decoder import Decoder
-from slipstream.model.heads.eagle import Head
+from slipstream.model.head import Head
 from slipstream.ops.types import AttentionRows
 from slipstream.sampling.sampler import Sampler
 from slipstream.speculate.drafter import Feed
@@ -46,7 +46,8 @@ class Beside:
         self._rows = Staging((5, max_rows), np.int32, device)  # ids, positions, slots, request, linear
         self._none = Staging((max_rows + 1,), np.int32, device)  # no row has tail slots
         self._picked = Staging((self.max_asks,), np.int32, device)
-        self._goes_on = hasattr(decoder, "STATES")
+        self._goes_on = isinstance(decoder, Head)
+        self.ahead, self._apart = (decoder.ahead, decoder.apart) if self._goes_on else (1, 0)
         self._hidden: Tensor | None = None  # what came out of the last call, [rows, hidden]
         self._last: dict[int, int] = {}  # request -> its last row there
 
@@ -78,9 +79,9 @@ class Beside:
         for feed in feeds:
             last += len(feed.tokens)
             self._last[feed.request] = last
-            if feed.ask is not None:
-                self._picked.host[len(asks)] = last
-                asks.append(feed.ask)
+            for depth, ask in enumerate((feed.ask, *feed.further) if feed.ask is not None else ()):
+                self._picked.host[len(asks)] = last + depth * self._apart
+                asks.append(ask)
         if not asks:
             return []
         logits: Tensor = self._decoder.logits(hidden, self._picked.upload()[: len(asks)])  # [asks, vocab]
