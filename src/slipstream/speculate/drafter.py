@@ -135,6 +135,9 @@ class Forward(Protocol):
             The drawn tokens of the feeds that ask, in order.
         """
 
+    def again(self) -> list[int]:
+        """For each token that the last call drew: the one that would have been drawn if it could not be. Once more: the third choice."""
+
     def drop(self, request: int) -> None:
         """Takes its room back."""
 

@@ -88,8 +88,9 @@ def run(model: Path | str, data: Sequence[Path], out: Path, recipe: Recipe, *, s
     torch.manual_seed(recipe.seed)
     body = BODIES[recipe.kind](config)
     say(f"{recipe.kind}: {sum(p.numel() for p in body.parameters()) / 1e6:.2f} M parameters for {target.spec.name}")
-    began = time.process_time()
+    began, threads = time.process_time(), torch.get_num_threads()
     own = written(model, stream, recipe)
+    torch.set_num_threads(threads)  # an engine leaves torch one
     if len(own):
         say(f"{len(own)} texts of the target's own, {time.process_time() - began:.0f} s")
     agreement = train(body, target, stream, own, recipe, say)

@@ -6,6 +6,7 @@ affair.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from slipstream.model.batch import Batch
 from slipstream.model.decoder import Decoder
 from slipstream.model.head import Head
 from slipstream.ops.types import AttentionRows
-from slipstream.sampling.sampler import Sampler
+from slipstream.sampling.sampler import Sampler, SampleRow
 from slipstream.speculate.drafter import Feed
 from slipstream.worker.pool import KVPool
 from slipstream.worker.staging import Staging
@@ -50,6 +51,9 @@ class Beside:
         self.ahead, self._apart = (decoder.ahead, decoder.apart) if self._goes_on else (1, 0)
         self._hidden: Tensor | None = None  # what came out of the last call, [rows, hidden]
         self._last: dict[int, int] = {}  # request -> its last row there
+        self._asked: list[SampleRow] = []
+        self._drawn: list[int] = []
+        self._logits: Tensor | None = None  # of what was asked for, [asked, vocab]
 
     def reserve(self, request: int, length: int) -> bool:
         seat, pages = self._held.get(request) or (self._seats[-1] if self._seats else None, [])
@@ -82,10 +86,20 @@ class Beside:
             for depth, ask in enumerate((feed.ask, *feed.further) if feed.ask is not None else ()):
                 self._picked.host[len(asks)] = last + depth * self._apart
                 asks.append(ask)
+        self._asked = asks
         if not asks:
             return []
-        logits: Tensor = self._decoder.logits(hidden, self._picked.upload()[: len(asks)])  # [asks, vocab]
-        return self._sampler.draw(logits, asks)[0]
+        self._logits = self._decoder.logits(hidden, self._picked.upload()[: len(asks)])  # [asks, vocab]
+        self._drawn = self._sampler.draw(self._logits, asks)[0]
+        return self._drawn
+
+    def again(self) -> list[int]:
+        if not self._asked:
+            return []
+        self._logits[torch.arange(len(self._drawn)), self._drawn] = float("-inf")
+        bare = [SampleRow(replace(ask.voice, processors=[]), ask.position) for ask in self._asked]  # they have had their turn
+        self._drawn = self._sampler.draw(self._logits, bare)[0]
+        return self._drawn
 
     def drop(self, request: int) -> None:
         seat, pages = self._held.pop(request, (None, []))

@@ -21,8 +21,8 @@ from torch import Tensor
 from slipstream.sampling.sampler import SampleRow
 from slipstream.speculate.choose import at_least
 from slipstream.speculate.drafter import WINDOW, Around, DraftContext, Feed, Forward, States
-from slipstream.speculate.learned import found
-from slipstream.step.draft import EMPTY, DraftTree
+from slipstream.speculate.learned import branched, found
+from slipstream.step.draft import DraftTree
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,18 @@ class Options:
     """
     Attributes:
         path: folder of a trained head (`slipstream train drafter`); the built-in model has one of its own.
-        nodes: tokens of a guess at most.
+        nodes: tokens of a guess at most, second choices included.
+        depth: tokens that it guesses ahead at most, one after the other.
+        width: choices at a place at most; others than the first are made as far as there are nodes left.
     """
 
     path: str = ""
     nodes: int = 6
+    depth: int = 6
+    width: int = 2
 
     def __post_init__(self):
-        at_least(1, nodes=self.nodes)
+        at_least(1, nodes=self.nodes, depth=self.depth, width=self.width)
 
 
 @dataclass(slots=True)
@@ -83,11 +87,12 @@ class Eagle:
     Args:
         forward: the head.
         levels: hidden states that it reads.
-        nodes: tokens of a guess at most.
+        options: the user's.
     """
 
-    def __init__(self, forward: Forward, levels: tuple[int, ...], nodes: int):
-        self.max_draft, self.levels, self._forward = nodes, levels, forward
+    def __init__(self, forward: Forward, levels: tuple[int, ...], options: Options):
+        self.max_draft, self.levels, self._forward = options.nodes, levels, forward
+        self._depth, self._width = min(options.depth, options.nodes), options.width
         self._read: dict[int, Reading] = {}
 
     def watch(self, states: Sequence[States]) -> None:
@@ -98,24 +103,29 @@ class Eagle:
             reading.add(one.rows)
 
     def propose(self, contexts: Sequence[DraftContext]) -> list[DraftTree]:
-        guesses: dict[int, list[int]] = {context.request: [] for context in contexts}
-        ready = self._catch_up(contexts, guesses)
-        for depth in range(1, self.max_draft):
-            ready = [context for context in ready if depth < min(context.budget, context.passes)]
+        chosen: dict[int, list[list[int]]] = {context.request: [] for context in contexts}  # per depth: first choice, others
+        wide = self._width if any(context.budget > self._length(context) for context in contexts) else 1
+        ready = self._catch_up(contexts, chosen, wide)
+        for depth in range(1, self._depth):
+            ready = [context for context in ready if depth < self._length(context)]
             if not ready:
                 break
-            self._draw([self._feed(context, guesses[context.request]) for context in ready], guesses)
-        return [DraftTree.chain(guess, "eagle", len(guess)) if guess else EMPTY for guess in guesses.values()]
+            self._draw([self._feed(context, chosen[context.request]) for context in ready], chosen, wide)
+        return [branched(chosen[c.request], min(c.budget, self.max_draft), "eagle", len(chosen[c.request])) for c in contexts]
 
     def drop(self, request: int) -> None:
         self._read.pop(request, None)
         self._forward.drop(request)
 
-    def _catch_up(self, contexts: Sequence[DraftContext], guesses: dict[int, list[int]]) -> list[DraftContext]:
+    def _length(self, context: DraftContext) -> int:
+        """Tokens ahead."""
+        return min(context.budget, context.passes, self._depth)
+
+    def _catch_up(self, contexts: Sequence[DraftContext], chosen: dict[int, list[list[int]]], wide: int) -> list[DraftContext]:
         """Reads what is new, as much as one call can take, and draws the first guesses of the requests of which it has read all."""
         rows, ready, feeds = self._forward.max_rows, [], []
         for context in contexts:
-            reading, ahead = self._read.get(context.request), min(context.budget, self.max_draft) - 1
+            reading, ahead = self._read.get(context.request), self._length(context) - 1
             if context.passes < 1 or rows < 1 or reading is None or not reading.count:
                 continue
             if not self._forward.reserve(context.request, reading.read + reading.count + ahead):
@@ -129,24 +139,26 @@ class Eagle:
                 ready.append(context)
             feeds.append(Feed(context.request, place, context.tokens[begin : begin + len(states)], ask, states))
         if feeds:
-            self._draw(feeds, guesses)
+            self._draw(feeds, chosen, wide)
         return ready
 
-    def _feed(self, context: DraftContext, guess: list[int]) -> Feed:
+    def _feed(self, context: DraftContext, chosen: list[list[int]]) -> Feed:
         """The last guess is read, and the next one drawn."""
+        guess = [choices[0] for choices in chosen]
         return Feed(context.request, self._read[context.request].read + len(guess) - 1, guess[-1:], self._ask(context, guess))
 
     def _ask(self, context: DraftContext, guess: Sequence[int]) -> SampleRow:
         return SampleRow(context.voice, len(context.tokens) + len(guess), guess)
 
-    def _draw(self, feeds: list[Feed], guesses: dict[int, list[int]]) -> None:
+    def _draw(self, feeds: list[Feed], chosen: dict[int, list[list[int]]], wide: int) -> None:
         asking = [feed.request for feed in feeds if feed.ask is not None]
-        for request, token in zip(asking, self._forward.run(feeds), strict=True):
-            guesses[request].append(token)
+        choices = [self._forward.run(feeds), *(self._forward.again() for _ in range(1, wide))]
+        for request, *drawn in zip(asking, *choices, strict=True):
+            chosen[request].append(drawn)
 
 
 def make(options: Options, around: Around) -> Eagle:
-    return Eagle(around.forward, around.head.levels, options.nodes)
+    return Eagle(around.forward, around.head.levels, options)
 
 
 def heads(options: Options, source: Path | str) -> tuple[str, Path | str]:
