@@ -181,10 +181,11 @@ def export(body: nn.Module, config: dict, out: Path) -> None:
 
 
 def measure(model: Path | str, out: Path, recipe: Recipe, held: Sequence[Sequence[int]], say: Callable[[str], None]) -> dict:
-    """Tokens per step and acceptance by depth on held-out text, as the engine counts them, nothing cut by the controller."""
+    """Tokens per step and acceptance by depth on held-out text, as the engine counts them, with the drafter's own options and nothing cut
+    by the controller."""
     prompts = [ids[len(ids) // 3 :][:PROMPT] for ids in held if len(ids) > 3 * PROMPT // 2][:PROMPTS] or [list(held[0])[:PROMPT]]
     found = {}
-    llm = LLM(model, speculate=f"{recipe.kind}:path={out},nodes={recipe.depth}", control=False, threads=torch.get_num_threads())
+    llm = LLM(model, speculate=f"{recipe.kind}:path={out}", control=False, threads=torch.get_num_threads())
     for heat in TEMPERATURES:
         before = llm.engine.core.meter.tally.copy()
         llm.generate(prompts, SamplingParams(max_tokens=NEW, temperature=heat, seed=recipe.seed, ignore_eos=True))

@@ -7,6 +7,7 @@ knows the ones before it, so they are worth less the further they are.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from torch import Tensor
@@ -14,8 +15,8 @@ from torch import Tensor
 from slipstream.sampling.sampler import SampleRow
 from slipstream.speculate.choose import at_least
 from slipstream.speculate.drafter import Around, DraftContext, Feed, Forward, States
-from slipstream.speculate.learned import found
-from slipstream.step.draft import EMPTY, DraftTree
+from slipstream.speculate.learned import branched, found
+from slipstream.step.draft import DraftTree
 
 
 @dataclass(frozen=True)
@@ -23,14 +24,16 @@ class Options:
     """
     Attributes:
         path: folder of trained heads (`slipstream train drafter --kind medusa`).
-        nodes: tokens of a guess at most; no more than there are heads.
+        nodes: tokens of a guess at most, second choices included.
+        width: choices at a place at most; others than the first are made as far as there are nodes left.
     """
 
     path: str = ""
-    nodes: int = 4
+    nodes: int = 6
+    width: int = 2
 
     def __post_init__(self):
-        at_least(1, nodes=self.nodes)
+        at_least(1, nodes=self.nodes, width=self.width)
 
 
 class Medusa:
@@ -38,11 +41,11 @@ class Medusa:
     Args:
         forward: the head.
         levels: hidden states that it reads.
-        nodes: tokens of a guess at most.
+        options: the user's.
     """
 
-    def __init__(self, forward: Forward, levels: tuple[int, ...], nodes: int):
-        self.max_draft, self.levels, self._forward = nodes, levels, forward
+    def __init__(self, forward: Forward, levels: tuple[int, ...], options: Options):
+        self.max_draft, self.levels, self._forward, self._width = options.nodes, levels, forward, options.width
         self._state: dict[int, Tensor] = {}  # request -> of the token before its last. [1, levels * hidden]
 
     def watch(self, states: Sequence[States]) -> None:
@@ -58,9 +61,12 @@ class Medusa:
             count = counts[context.request] = min(context.budget, self.max_draft, self._forward.ahead)
             first, *further = (SampleRow(context.voice, len(context.tokens) + depth) for depth in range(count))
             feeds.append(Feed(context.request, 0, context.tokens[-1:], first, state, further))
-        drawn = iter(self._forward.run(feeds) if feeds else ())
-        guesses = [[next(drawn) for _ in range(count)] for count in counts.values()]
-        return [DraftTree.chain(guess, "medusa", 1) if guess else EMPTY for guess in guesses]
+        wide = self._width if any(context.budget > counts[context.request] for context in contexts) else 1
+        ranks = [self._forward.run(feeds), *(self._forward.again() for _ in range(1, wide))] if feeds else [[]]
+        drawn = zip(*ranks, strict=True)  # choices at one place after the other
+        chosen = [list(islice(drawn, counts[context.request])) for context in contexts]
+        budgets = [min(context.budget, self.max_draft) for context in contexts]
+        return [branched(choices, budget, "medusa", 1) for choices, budget in zip(chosen, budgets, strict=True)]
 
     def drop(self, request: int) -> None:
         self._state.pop(request, None)
@@ -68,7 +74,7 @@ class Medusa:
 
 
 def make(options: Options, around: Around) -> Medusa:
-    return Medusa(around.forward, around.head.levels, options.nodes)
+    return Medusa(around.forward, around.head.levels, options)
 
 
 def heads(options: Options, source: Path | str) -> tuple[str, Path | str]:
