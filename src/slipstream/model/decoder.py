@@ -42,6 +42,7 @@ class Decoder:
         format: the linear weight format in use.
         max_len: positions below this may occur.
         final_norm: the norm before the head, called with x and out, both [rows, hidden].
+        records: whether its ops only call kernels, so that a tape can repeat them.
         levels: of the hidden states that `states` returns; none unless `watch` asked for some.
     """
 
@@ -76,7 +77,8 @@ class Decoder:
         self._scratch = step_scratch(spec, max_rows, kernels.device)
         head = {"picked": spec.hidden, "normed": spec.hidden, "logits": spec.vocab}
         self._head_scratch = Scratch(max_logit_rows, head, device=kernels.device)
-        self._forward = Replay(kernels, all(layer.records for layer in self._layers))
+        self.records = all(layer.records for layer in self._layers)
+        self._forward = Replay(kernels, self.records)
         self._logits = Replay(kernels, True)
         self._pool: Tensor | None = None
         self._kv: list[KV] = []
@@ -145,13 +147,32 @@ class Decoder:
         rows = batch.ids.shape[0]
         if rows > self._scratch.max_rows:
             raise CapacityError(f"step of {rows} rows: the decoder was made for max_rows={self._scratch.max_rows}; raise it")
-        if pool is not self._pool:
-            self._pool, self._kv = pool, [KV(layer[0], layer[1]) for layer in pool]
+        self._bind(pool)
         keys = batch.attention
         rows_in = (batch.ids, batch.positions, batch.slots, keys.request, keys.linear, keys.tail_start)
         inputs = (*rows_in, keys.tail_slots, keys.page_table, pool)
         self._forward.run(partial(self._run, batch), rows, inputs, keys.tail_slots.shape[0])
         return self._scratch.rows(rows)["stream"]
+
+    def ops(self, batch: Batch, pool: Tensor, every: Tensor, goes_on: bool) -> Tensor:
+        """All ops of `forward` and then of `logits` on the same rows, for whoever records several passes as one.
+
+        Args:
+            batch, pool: see `forward`.
+            every: 0, 1, 2, ... [rows] int32
+            goes_on: whether it follows another pass; a whole model does not mind.
+
+        Returns:
+            Where the logits will be. [rows, vocab]
+        """
+        self._bind(pool)
+        self._run(batch)
+        self._run_head(self._scratch.rows(self._scratch.max_rows)["stream"], every)
+        return self._head_scratch.rows(every.shape[0])["logits"]
+
+    def _bind(self, pool: Tensor) -> None:
+        if pool is not self._pool:
+            self._pool, self._kv = pool, [KV(layer[0], layer[1]) for layer in pool]
 
     def _run(self, batch: Batch) -> None:
         """All ops of `forward`, in order."""

@@ -35,6 +35,7 @@ class Head(ABC):
     Attributes:
         spec: its layers, as a model.
         ahead: rows that come out for each row that goes in; the guesses of one row at depths 0, 1, ...
+        records: see Decoder.
         apart: what comes out for a row at depth d is row number row + d * apart.
     """
 
@@ -49,6 +50,7 @@ class Head(ABC):
         self._scratch = step_scratch(head.body, max_rows, kernels.device, state=hidden, states=len(head.levels) * hidden)
         self._ends = Scratch(max_logit_rows, {"picked": hidden, "normed": hidden, "logits": head.body.vocab}, device=kernels.device)
         self._logits = Replay(kernels, True)
+        self.records = True
         self._forward: Replay
 
     @abstractmethod
@@ -80,10 +82,27 @@ class Head(ABC):
         if rows > self._scratch.max_rows:
             raise CapacityError(f"step of {rows} rows: the head was made for max_rows={self._scratch.max_rows}; raise it")
         buffers, keys = self._scratch.rows(rows), batch.attention
-        self._fuse.bring(batch.states, buffers)
+        self.bring(batch.states)
         rows_in = (batch.ids, batch.positions, batch.slots, keys.request, keys.linear, keys.tail_start)
         self._forward.run(partial(self.run, batch, pool, buffers), rows, (*rows_in, keys.tail_slots, keys.page_table, pool))
         return self.out()
+
+    def bring(self, states: Tensor) -> None:
+        """Puts the states of the next pass where it reads them; see `forward`."""
+        self._fuse.bring(states, self._scratch.rows(states.shape[0]))
+
+    def ops(self, batch: Batch, pool: Tensor, every: Tensor, goes_on: bool) -> Tensor:
+        """See Decoder.ops.
+
+        Args:
+            goes_on: the states are what came out of the pass before, row by row; otherwise they have been brought.
+        """
+        buffers = self._scratch.rows(every.shape[0])
+        if goes_on:
+            self._kernels.embed(every, self.out(), buffers["state"])  # a copy that can be recorded
+        self.run(batch, pool, buffers)
+        self._run_logits(self.out(), every)
+        return self._ends.rows(every.shape[0])["logits"]
 
     def logits(self, hidden: Tensor, rows: Tensor) -> Tensor:
         """Norm and the target's output layer on some rows only.

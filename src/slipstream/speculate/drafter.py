@@ -135,6 +135,17 @@ class Forward(Protocol):
             The drawn tokens of the feeds that ask, in order.
         """
 
+    def chain(self, feeds: Sequence[Feed], count: int) -> list[list[int]]:
+        """Goes on by itself: reads what each feed says, draws a token, reads that, and so on. Room for all that is read was reserved.
+
+        Args:
+            feeds: one token each, with the first token to ask for; a head goes on from what came out in the call before.
+            count: tokens to draw for each.
+
+        Returns:
+            Per feed the tokens drawn. [feeds][count]
+        """
+
     def again(self) -> list[int]:
         """For each token that the last call drew: the one that would have been drawn if it could not be. Once more: the third choice."""
 

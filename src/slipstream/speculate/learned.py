@@ -37,7 +37,7 @@ def branched(chosen: Sequence[Sequence[int]], nodes: int, kind: str, passes: int
     the head nothing. The chain comes first, so that cutting the tree cuts them.
 
     Args:
-        chosen: per depth the first choice, then others; as many at every depth. [depths][choices]
+        chosen: per depth the first choice, then others; at no depth more than at the first. [depths][choices]
         nodes: in all at most; what the chain leaves goes to second choices from the first depth on, then to third ones.
         kind, passes: see DraftTree.
     """
@@ -47,7 +47,8 @@ def branched(chosen: Sequence[Sequence[int]], nodes: int, kind: str, passes: int
     tokens, parents = chain, list(range(ROOT, len(chain) - 1))
     for rank in range(1, len(chosen[0])):
         for depth, choices in enumerate(chosen):
-            if len(tokens) < nodes and choices[rank] not in choices[:rank]:  # where hardly any token is allowed, it comes again
+            new = choices[rank : rank + 1]
+            if len(tokens) < nodes and new and new[0] not in choices[:rank]:  # where hardly any token is allowed, one comes again
                 tokens.append(choices[rank])
                 parents.append(depth - 1 if depth else ROOT)
     return DraftTree(tuple(tokens), tuple(parents), kind, passes)

@@ -19,6 +19,7 @@ from slipstream.model.head import Head
 from slipstream.ops.types import AttentionRows
 from slipstream.sampling.sampler import Sampler, SampleRow
 from slipstream.speculate.drafter import Feed
+from slipstream.worker.ahead import Ahead
 from slipstream.worker.pool import KVPool
 from slipstream.worker.staging import Staging
 
@@ -45,6 +46,7 @@ class Beside:
         self._seats = list(range(requests))[::-1]
         self._held: dict[int, tuple[int, list[int]]] = {}  # request -> its row of the table, its pages
         self._rows = Staging((5, max_rows), np.int32, device)  # ids, positions, slots, request, linear
+        self._ahead = Ahead(decoder, pool.tensor, self._table, self._page, pool.kernels, requests)
         self._none = Staging((max_rows + 1,), np.int32, device)  # no row has tail slots
         self._picked = Staging((self.max_asks,), np.int32, device)
         self._goes_on = isinstance(decoder, Head)
@@ -92,6 +94,28 @@ class Beside:
         self._logits = self._decoder.logits(hidden, self._picked.upload()[: len(asks)])  # [asks, vocab]
         self._drawn = self._sampler.draw(self._logits, asks)[0]
         return self._drawn
+
+    def chain(self, feeds: Sequence[Feed], count: int) -> list[list[int]]:
+        if not count:
+            return [[] for _ in feeds]
+        if any(feed.ask.voice.processors for feed in feeds):
+            return self._one_by_one(feeds, count)
+        if self._goes_on:
+            self._decoder.bring(self._states(feeds))
+        tokens, places = [feed.tokens[-1] for feed in feeds], [feed.start for feed in feeds]
+        seats, voices = [self._held[feed.request][0] for feed in feeds], [feed.ask.voice for feed in feeds]
+        return self._ahead.run(tokens, seats, places, voices, [feed.ask.position for feed in feeds], count)
+
+    def _one_by_one(self, feeds: Sequence[Feed], count: int) -> list[list[int]]:
+        """The same, a call for each token: processors act between them."""
+        out: list[list[int]] = [[] for _ in feeds]
+        for _ in range(count):
+            drawn, asks = self.run(feeds), [feed.ask for feed in feeds]
+            for own, token in zip(out, drawn, strict=True):
+                own.append(token)
+            further = [SampleRow(ask.voice, ask.position + 1, [*ask.path, token]) for ask, token in zip(asks, drawn, strict=True)]
+            feeds = [Feed(f.request, f.start + 1, [token], ask) for f, token, ask in zip(feeds, drawn, further, strict=True)]
+        return out
 
     def again(self) -> list[int]:
         if not self._asked:

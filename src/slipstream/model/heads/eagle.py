@@ -24,7 +24,8 @@ class Head(base.Head):
         super().__init__(head, weights, target, kernels, *sizes)
         rope = rope_table(self.spec.ropes[0], self.spec.head_dim, self.max_len).to(kernels.device)
         self._layer = Layer(self.spec, 0, weights, self._format, kernels, rope)
-        self._forward = Replay(kernels, self._layer.records)
+        self.records = self._layer.records
+        self._forward = Replay(kernels, self.records)
 
     def pool_shape(self, pages: int, page_size: int) -> tuple[int, ...]:
         return (1, 2, pages, self.spec.kv_heads, page_size, self.spec.head_dim)

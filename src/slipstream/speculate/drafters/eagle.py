@@ -32,7 +32,7 @@ class Options:
         path: folder of a trained head (`slipstream train drafter`); the built-in model has one of its own.
         nodes: tokens of a guess at most, second choices included.
         depth: tokens that it guesses ahead at most, one after the other.
-        width: choices at a place at most; others than the first are made as far as there are nodes left.
+        width: choices of the first token at most; others than the best are made as far as there are nodes left.
     """
 
     path: str = ""
@@ -104,13 +104,12 @@ class Eagle:
 
     def propose(self, contexts: Sequence[DraftContext]) -> list[DraftTree]:
         chosen: dict[int, list[list[int]]] = {context.request: [] for context in contexts}  # per depth: first choice, others
-        wide = self._width if any(context.budget > self._length(context) for context in contexts) else 1
-        ready = self._catch_up(contexts, chosen, wide)
-        for depth in range(1, self._depth):
-            ready = [context for context in ready if depth < self._length(context)]
-            if not ready:
-                break
-            self._draw([self._feed(context, chosen[context.request]) for context in ready], chosen, wide)
+        longest = max((self._length(context) for context in contexts), default=0)
+        ready = self._catch_up(contexts, chosen, longest)
+        if ready and longest > 1:
+            feeds = [self._feed(context, chosen[context.request][0][0]) for context in ready]
+            for context, further in zip(ready, self._forward.chain(feeds, longest - 1), strict=True):
+                chosen[context.request] += [[token] for token in further[: self._length(context) - 1]]
         return [branched(chosen[c.request], min(c.budget, self.max_draft), "eagle", len(chosen[c.request])) for c in contexts]
 
     def drop(self, request: int) -> None:
@@ -121,14 +120,14 @@ class Eagle:
         """Tokens ahead."""
         return min(context.budget, context.passes, self._depth)
 
-    def _catch_up(self, contexts: Sequence[DraftContext], chosen: dict[int, list[list[int]]], wide: int) -> list[DraftContext]:
+    def _catch_up(self, contexts: Sequence[DraftContext], chosen: dict[int, list[list[int]]], longest: int) -> list[DraftContext]:
         """Reads what is new, as much as one call can take, and draws the first guesses of the requests of which it has read all."""
         rows, ready, feeds = self._forward.max_rows, [], []
         for context in contexts:
-            reading, ahead = self._read.get(context.request), self._length(context) - 1
+            reading = self._read.get(context.request)
             if context.passes < 1 or rows < 1 or reading is None or not reading.count:
                 continue
-            if not self._forward.reserve(context.request, reading.read + reading.count + ahead):
+            if not self._forward.reserve(context.request, reading.read + reading.count + longest - 1):
                 continue
             place, states = reading.read, reading.take(rows)
             begin = reading.first + place
@@ -139,22 +138,18 @@ class Eagle:
                 ready.append(context)
             feeds.append(Feed(context.request, place, context.tokens[begin : begin + len(states)], ask, states))
         if feeds:
-            self._draw(feeds, chosen, wide)
+            wide = self._width if any(context.budget > self._length(context) for context in ready) else 1
+            choices = [self._forward.run(feeds), *(self._forward.again() for _ in range(1, wide))]
+            for context, *drawn in zip(ready, *choices, strict=True):
+                chosen[context.request].append(drawn)
         return ready
 
-    def _feed(self, context: DraftContext, chosen: list[list[int]]) -> Feed:
-        """The last guess is read, and the next one drawn."""
-        guess = [choices[0] for choices in chosen]
-        return Feed(context.request, self._read[context.request].read + len(guess) - 1, guess[-1:], self._ask(context, guess))
+    def _feed(self, context: DraftContext, guess: int) -> Feed:
+        """The first guess is read, and the next one asked for."""
+        return Feed(context.request, self._read[context.request].read, [guess], self._ask(context, (guess,)))
 
     def _ask(self, context: DraftContext, guess: Sequence[int]) -> SampleRow:
         return SampleRow(context.voice, len(context.tokens) + len(guess), guess)
-
-    def _draw(self, feeds: list[Feed], chosen: dict[int, list[list[int]]], wide: int) -> None:
-        asking = [feed.request for feed in feeds if feed.ask is not None]
-        choices = [self._forward.run(feeds), *(self._forward.again() for _ in range(1, wide))]
-        for request, *drawn in zip(asking, *choices, strict=True):
-            chosen[request].append(drawn)
 
 
 def make(options: Options, around: Around) -> Eagle:
