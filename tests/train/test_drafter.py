@@ -1,6 +1,7 @@
 """Training a drafter: what was learned is what the engine runs, for every kind of head, and the same again from the same seed."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from slipstream import LLM, CheckpointError, InputError, SamplingParams
 from slipstream.arch.heads import head_config
+from slipstream.engine.build import BUILTIN
 from slipstream.speculate.drafter import Feed
 from slipstream.train import drafter
 from slipstream.train.heads import BODIES
@@ -80,13 +82,28 @@ def test_the_engine_computes_what_was_trained(own, tmp_path, levels):
 
 
 def test_the_same_seed_gives_the_same_head(own, tmp_path):
-    short = drafter.Recipe(**{**vars(RECIPE), "tokens": 4 * 40 * 3})
+    short = replace(RECIPE, tokens=4 * 40 * 3)
     heads = []
     for seed in (1, 1, 2):
         target, _, body = made("eagle", None, seed)
         drafter.train(body, target, own[0], own, short, say=lambda line: None)
         heads.append(torch.cat([parameter.detach().flatten() for parameter in body.parameters()]))
     assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
+
+
+def test_a_run_from_books_to_a_report(tmp_path):
+    """On the built-in model, whose tokenizer can read; a later run may begin with what an earlier one learned."""
+    book = tmp_path / "book.txt"
+    book.write_text("It was the best of times, it was the worst of times. " * 40, encoding="utf-8")
+    recipe = drafter.Recipe(tokens=2 * 24 * 6, rows=2, length=24, depth=2, width=32, own=0.5, texts=2, begin=8)
+    lines, model = [], BUILTIN / "demo"
+    first = drafter.run(model, [book], tmp_path / "first", recipe, say=lines.append)
+    assert set(first["measured"]) == {"T=0.0", "T=0.8"} and "trained on" in lines[-3]
+    again = drafter.run(model, [book], tmp_path / "again", recipe, start=tmp_path / "first", say=lines.append)
+    assert again["start"] == first and again["last_agreement"][0] > first["last_agreement"][0]
+    assert first["measured"]["T=0.0"]["tokens_per_step"] >= 1
+    with pytest.raises(CheckpointError, match=r"expected shape \[48, 256\], found \[32, 256\]"):
+        drafter.run(model, [book], tmp_path / "other", replace(recipe, width=48), start=tmp_path / "first", say=lines.append)
 
 
 def test_a_head_for_another_model_is_refused_by_what_differs(tmp_path):

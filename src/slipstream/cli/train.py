@@ -72,6 +72,9 @@ def drafter(
     depth: Annotated[int | None, typer.Option(min=1, help="Tokens that it learns to guess ahead.")] = None,
     width: Annotated[int | None, typer.Option(min=1, help="Inner size of its feed-forward layers.")] = None,
     own: Annotated[float, typer.Option(min=0, max=1, help="Share of the texts that the model goes on with by itself.")] = 0.5,
+    start: Annotated[
+        Path | None, typer.Option(exists=True, file_okay=False, help="Head of the same shape to begin with, to fit it to these texts.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="The same seed on one thread gives the same head.")] = 1,
     more: Annotated[
         list[Path] | None, typer.Argument(exists=True, dir_okay=False, metavar="[FILES]...", help="More texts, as in --data a.txt b.txt.")
@@ -83,5 +86,6 @@ def drafter(
 
     given = {"tokens": tokens, "depth": depth, "width": width}
     recipe = Recipe(kind=kind.value, own=own, seed=seed, **{name: value for name, value in given.items() if value is not None})
-    report = run(model or BUILTIN / "demo", [*data, *(more or [])], out, recipe, say=lambda line: typer.echo(line, err=True))
+    texts = [*data, *(more or [])]
+    report = run(model or BUILTIN / "demo", texts, out, recipe, start=start, say=lambda line: typer.echo(line, err=True))
     typer.echo(json.dumps(report, indent=2))

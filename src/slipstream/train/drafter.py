@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from slipstream.arch.heads import head_config
+from slipstream.arch.heads import head_config, head_of, stored_name
 from slipstream.base.errors import InputError
 from slipstream.engine.build import tokenizer_of
 from slipstream.engine.llm import LLM
@@ -26,6 +26,7 @@ from slipstream.train.books import read_book
 from slipstream.train.heads import BODIES
 from slipstream.train.muon import Muon
 from slipstream.train.target import Target, continued
+from slipstream.weights.heads import HeadWeights
 
 TEMPERATURES = (0.0, 0.8)
 PROMPT, NEW, PROMPTS = 128, 96, 12  # of the measurement: tokens of a prompt, tokens that follow, prompts
@@ -68,11 +69,17 @@ class Recipe:
     seed: int = 1
 
 
-def run(model: Path | str, data: Sequence[Path], out: Path, recipe: Recipe, *, say: Callable[[str], None] = print) -> dict:
+def run(
+    model: Path | str, data: Sequence[Path], out: Path, recipe: Recipe, *, start: Path | None = None, say: Callable[[str], None] = print
+) -> dict:
     """Trains a drafter for `model` on the texts in `data` and writes the folder `out`; returns its report.
+
+    Args:
+        start: a head of the same kind and shape to begin with, for instance to fit a general one to texts of one sort.
 
     Raises:
         InputError: the model has no tokenizer, or the texts are too short.
+        CheckpointError: `start` holds another kind of head, or one of another shape.
     """
     out.mkdir(parents=True, exist_ok=True)
     tokenizer = tokenizer_of(model)
@@ -87,6 +94,9 @@ def run(model: Path | str, data: Sequence[Path], out: Path, recipe: Recipe, *, s
     config = head_config(recipe.kind, target.spec, target.levels, recipe.depth, recipe.width)
     torch.manual_seed(recipe.seed)
     body = BODIES[recipe.kind](config)
+    if start is not None:
+        known = HeadWeights(head_of(config, start.name), start)
+        body.load_state_dict({stored_name(name): known.get(name).float() for name in known.names})
     say(f"{recipe.kind}: {sum(p.numel() for p in body.parameters()) / 1e6:.2f} M parameters for {target.spec.name}")
     began, threads = time.process_time(), torch.get_num_threads()
     own = written(model, stream, recipe)
@@ -96,6 +106,9 @@ def run(model: Path | str, data: Sequence[Path], out: Path, recipe: Recipe, *, s
     agreement = train(body, target, stream, own, recipe, say)
     export(body, config, out)
     report = {"recipe": asdict(recipe), "seconds": round(time.process_time() - began), "last_agreement": agreement}
+    if start is not None:
+        before = start / "training.json"
+        report["start"] = json.loads(before.read_text(encoding="utf-8")) if before.is_file() else str(start)
     if not any(book.held_out for book in books):
         say("none of these texts has a held-out chapter in the recipe: what follows is measured on text that was trained on")
     report["measured"] = measure(model, out, recipe, held, say)

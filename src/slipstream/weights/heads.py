@@ -46,12 +46,16 @@ class HeadWeights:
         head: what it is made of.
         folder: holds model.safetensors.
         device: where parameters are wanted.
+
+    Attributes:
+        names: canonical names of all of them.
     """
 
     def __init__(self, head: HeadSpec, folder: Path, device: str = "cpu"):
         self.spec, self._device, self._checkpoint = head.body, device, Checkpoint(folder)
         self.files, self.shelf = self._checkpoint.files, None
         self._wanted = {parameter.name: parameter for parameter in head.tensors()}
+        self.names = tuple(self._wanted)
         stored = {stored_name(name): parameter.shape for name, parameter in self._wanted.items()}
         for name in (*stored, *self._checkpoint.shapes):
             own, found = stored.get(name), self._checkpoint.shapes.get(name)
