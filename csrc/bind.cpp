@@ -19,10 +19,9 @@ void run_activate(Address x, i64 rows, i64 width) {
 
 void run_sample(Address logits, i64 rows, i64 vocab, Address temperature, Address top_k, Address top_p, Address min_p, Address seed,
                 Address position, Address index, Address out) {
-    sample(at<float>(logits), rows, vocab,
-           {at<float>(temperature), at<int32_t>(top_k), at<float>(top_p), at<float>(min_p), at<int64_t>(seed), at<int32_t>(position),
-            at<int32_t>(index)},
-           at<int32_t>(out));
+    const SampleRows choices{at<float>(temperature), at<int32_t>(top_k), at<float>(top_p), at<float>(min_p), at<int64_t>(seed),
+                             at<int32_t>(position), at<int32_t>(index)};
+    submit({rows}, [=](const Step& s) { sample(at<float>(logits), s.rows, vocab, choices, at<int32_t>(out)); });
 }
 
 void make_noise(Address out, i64 padded, uint64_t seed, i64 position, i64 index, bool words) {

@@ -57,7 +57,7 @@ def build(options: Options) -> Engine:
     rule = choose_rule(options.verify)
     kernels = Kernels(options.device, only=options.kernels, deterministic=options.deterministic)
     weights = open_weights(source, kernels.device)
-    drafting = Drafting(options, source, kernels, longest(options, weights.spec), rule)
+    drafting = Drafting(options, source, weights.spec, kernels, longest(options, weights.spec), rule)
     config = resolve(
         *(options, weights.spec, weights.format, facts(options.device), kernels.profile),
         *(min(drafting.max_draft, MAX_DRAFT), weights.as_stored, drafting.memory, (rule.name, rule.exact)),
@@ -73,7 +73,7 @@ def build(options: Options) -> Engine:
         weights.shelf.close()
     shape = decoder.pool_shape(config.scheduler.pages, config.scheduler.page_size)
     pool = KVPool(shape, KV_TYPES[config.kv], kernels)
-    drafter = Predicted(drafting.make(weights.spec, config.scheduler.pages))
+    drafter = Predicted(drafting.make(decoder, config.scheduler.pages))
     sizes = Sizes(rows=rows, batch=config.max_batch, tokens=config.max_len)
     executor = LocalExecutor(Runner(decoder, pool, Sampler(kernels, config.max_logit_rows), drafter, sizes, rule))
     guess = assumed(config.spec, config.weight_format, config.kv, config.threads, options.device.partition(":")[0])

@@ -32,6 +32,10 @@ class Choice:
         """The model that it wants to run beside the one of `source`, if any."""
         return self.module.beside(self.options, source) if hasattr(self.module, "beside") else None
 
+    def heads(self, source: Path | str) -> tuple[str, Path | str] | None:
+        """(kind, folder) of the head on the hidden states of `source` that it guesses with, if any."""
+        return self.module.heads(self.options, source) if hasattr(self.module, "heads") else None
+
     def make(self, around: Around) -> Drafter:
         return self.module.make(self.options, around)
 

@@ -9,7 +9,7 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Sequence
 
-from slipstream.speculate.drafter import DraftContext, Drafter
+from slipstream.speculate.drafter import DraftContext, Drafter, States
 from slipstream.step.draft import EMPTY, PREDICTION, DraftTree
 
 LONGEST = 32  # agreement beyond this makes no guess better
@@ -73,6 +73,10 @@ class Predicted:
     def __init__(self, other: Drafter):
         self.max_draft, self._other = other.max_draft, other
         self._aligned: dict[int, Aligned] = {}
+
+    def watch(self, states: Sequence[States]) -> None:
+        """For a drafter that looks into the model; called only if it does."""
+        self._other.watch(states)
 
     def propose(self, contexts: Sequence[DraftContext]) -> list[DraftTree]:
         if not any(context.prediction for context in contexts):

@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from slipstream.model.decoder import Decoder
 from slipstream.sampling.sampler import Sampler, SampleRow
 from slipstream.speculate.choose import Rule
-from slipstream.speculate.drafter import DraftContext, Drafter
+from slipstream.speculate.drafter import DraftContext, Drafter, States
 from slipstream.speculate.verify.match import match
 from slipstream.step import Chunk, Outcome, Plan, Result, TokenLogprobs
 from slipstream.step.draft import EMPTY
@@ -43,7 +44,7 @@ class Runner:
         decoder: the model with its scratch.
         pool: KV pages.
         sampler: draws tokens, as many rows at a time as the decoder makes logits for.
-        drafter: guesses ahead; the null drafter does not.
+        drafter: guesses ahead; the null drafter does not. If it is a Watcher, the decoder watches its levels.
         sizes: largest step, batch and request.
         rule: by which drafts are verified; None: match.
     """
@@ -76,6 +77,8 @@ class Runner:
             self._keep(chunk, hidden, begin, drawn, scores.get(chunk.request)) for chunk, begin in zip(plan.chunks, first, strict=False)
         ]
         began = time.perf_counter()
+        if self.decoder.levels:
+            self.drafter.watch(self._states(hidden, plan.chunks, first, outcomes))
         drafted = self._draft(plan.chunks, outcomes)
         return Result(tuple(drafted), time.perf_counter() - began)
 
@@ -148,6 +151,16 @@ class Runner:
                 entries.extend(self.sampler.score(logits, tokens, [slot.voice.params.prompt_logprobs] * len(tokens)))
             out[chunk.request] = tuple(entries)
         return out
+
+    def _states(self, hidden: Tensor, chunks: Sequence[Chunk], first: Sequence[int], outcomes: Sequence[Outcome]) -> list[States]:
+        """Hidden states of all trunk rows and kept nodes; those of nodes that were wrong are nobody's."""
+        rows, counts = [], []
+        for chunk, begin, outcome in zip(chunks, first, outcomes, strict=False):
+            branch, nodes = begin + len(chunk.trunk), chunk.draft.follow(outcome.tokens[:-1])
+            rows += [*range(begin, branch), *(branch + node for node in nodes)]
+            counts.append(len(chunk.trunk) + len(nodes))
+        taken = self.decoder.states(hidden, torch.tensor(rows, dtype=torch.int32, device=hidden.device)).split(counts)
+        return [States(chunk.request, chunk.start, part) for chunk, part in zip(chunks, taken, strict=True)]
 
     def _draft(self, chunks: Sequence[Chunk], outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
         """Asks the drafter for the next trees of the requests that may have one; only those that said something may."""
