@@ -12,7 +12,7 @@ from slipstream.speculate.drafter import WINDOW
 def test_the_memory_of_a_head_is_planned(kind):
     sizes = dict(max_batch=4, max_step_tokens=64, max_len=128)
     plain, drafted = (LLM("dummy:tiny:bf16", **sizes, speculate=name) for name in ("none", f"{kind}:path=dummy"))
-    forward = drafted.engine.executor.runner.drafter._forward
+    forward = drafted.engine.executor.runner.drafter.other._forward
     head, width = forward._decoder, 64
     spec = head_of(head_config(kind, shape("tiny"), (2,), 4, 128), "dummy")
     weights = sum(tensor.size * (2 if tensor.role == "linear" else 4) for tensor in spec.tensors())

@@ -1,7 +1,9 @@
 """Rules that weigh drafts, in the whole engine: what they weigh by is what is drawn from, and the texts are distributed as without."""
 
+import dataclasses
 import itertools
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -47,6 +49,22 @@ def test_a_drafter_that_is_the_model_is_always_right(rule, sampling):
     tally = llm.engine.core.meter.tally
     assert tally.drafted > 20 and tally.accepted == tally.drafted, "p is q, with all that is done to either"
     assert texts == said(llm, **SAMPLING[sampling]), "the same drafts, the same text"
+
+
+def test_a_head_notes_all_its_choices():
+    """Second and third ones too: a token that is drawn from nobody knows what is taken for certain, which is exact, but seldom kept."""
+    llm = LLM(MODEL, speculate="eagle:path=dummy,nodes=5,depth=2,width=3", verify="reject", control=False, page_size=4)
+    judge, candidates = llm.engine.executor.runner._judge, []
+    walk = judge._rule.module.walk
+
+    def watched(options, weighed, dice):
+        for node in (-1, *range(len(weighed.tree))):
+            candidates.extend((token, q) for token, q in weighed.candidates(node))
+        return walk(options, weighed, dice)
+
+    judge._rule = dataclasses.replace(judge._rule, module=SimpleNamespace(walk=watched, EXACT=True))
+    said(llm, **SAMPLING["cut"])
+    assert len(candidates) > 20 and all(q is not None for _, q in candidates)
 
 
 def test_log_probabilities_are_those_of_what_was_said():

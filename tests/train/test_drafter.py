@@ -68,7 +68,7 @@ def test_the_engine_computes_what_was_trained(own, tmp_path, levels):
     states, _ = target.read(text)
     with torch.no_grad():
         depths = list(body.unroll(target.embedded(text), states))
-    forward = LLM(MODEL, speculate=f"eagle:path={tmp_path}").engine.executor.runner.drafter._forward
+    forward = LLM(MODEL, speculate=f"eagle:path={tmp_path}").engine.executor.runner.drafter.other._forward
     head, tokens = forward._decoder, text[0].tolist()
     for number, known in enumerate((2, 9, 30)):  # tokens read with true states, the first of the text aside
         assert forward.reserve(number, known + RECIPE.depth)

@@ -63,7 +63,7 @@ def test_pieces_read_as_the_whole(made):
 @pytest.mark.parametrize("kernels", [None, "reference"], ids=["recorded", "op by op"])
 def test_going_on_in_one_call_draws_what_single_calls_draw(drafter, kernels):
     llm = LLM("dummy:tiny:bf16", speculate=drafter, kernels=kernels, page_size=4)
-    model = llm.engine.executor.runner.drafter._forward
+    model = llm.engine.executor.runner.drafter.other._forward
     kinds = SamplingParams(temperature=0.9), SamplingParams(temperature=0), SamplingParams(top_k=3, top_p=0.8)
     voices = [Voice.of(Admission(number, (1,), 1, params, seed=number), model.vocab) for number, params in enumerate(kinds)]
     texts, states = (TEXT, TEXT[:3], TEXT[4:]), torch.randn(len(TEXT), 64, generator=torch.Generator().manual_seed(1))

@@ -66,30 +66,30 @@ class Aligned:
 class Predicted:
     """Guesses by predictions, and asks another drafter where there are none or the text is not in them.
 
-    Args:
+    Args, Attributes:
         other: the drafter that was chosen.
     """
 
     def __init__(self, other: Drafter):
-        self.max_draft, self._other = other.max_draft, other
+        self.max_draft, self.other = other.max_draft, other
         self._aligned: dict[int, Aligned] = {}
 
     def watch(self, states: Sequence[States]) -> None:
         """For a drafter that looks into the model; called only if it does."""
-        self._other.watch(states)
+        self.other.watch(states)
 
     def propose(self, contexts: Sequence[DraftContext]) -> list[DraftTree]:
         if not any(context.prediction for context in contexts):
-            return self._other.propose(contexts)
+            return self.other.propose(contexts)
         trees = [self._guess(context) if context.prediction else EMPTY for context in contexts]
         open_ = [at for at, tree in enumerate(trees) if not tree.tokens] if self.max_draft else []
-        for at, tree in zip(open_, self._other.propose([contexts[at] for at in open_]) if open_ else (), strict=True):
+        for at, tree in zip(open_, self.other.propose([contexts[at] for at in open_]) if open_ else (), strict=True):
             trees[at] = tree
         return trees
 
     def drop(self, request: int) -> None:
         self._aligned.pop(request, None)
-        self._other.drop(request)
+        self.other.drop(request)
 
     def _guess(self, context: DraftContext) -> DraftTree:
         aligned = self._aligned.get(context.request)
