@@ -21,7 +21,7 @@ const Kernels* SLIP_JOIN(SLIP_ISA, _kernels)() {
         isa::gated, isa::activate, isa::add, isa::scale, isa::softcap, isa::quantise, isa::round_rows,
         {isa::linear_fp32, isa::linear_bf16, isa::linear_int<isa::Int8>, isa::linear_int<isa::Q8_0>, isa::linear_int<isa::Int4>,
          isa::linear_int<isa::Int4Zero>, isa::linear_int<isa::Q4K>, isa::linear_int<isa::Q6K>},
-        isa::attention, isa::argmax, isa::tempered, isa::weights, isa::drop_below, isa::noisy_argmax, isa::noise, isa::noise_words,
+        isa::attention_memory, isa::attention, isa::attention_merge, isa::argmax, isa::tempered, isa::weights, isa::drop_below, isa::noisy_argmax, isa::noise, isa::noise_words,
         isa::log_total, isa::count_better, isa::elementary, isa::read, isa::peak,
     };
     return &table;

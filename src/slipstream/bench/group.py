@@ -7,6 +7,7 @@ from typer.core import TyperGroup
 
 from slipstream.base import registry
 from slipstream.bench import cases
+from slipstream.bench.attention_command import attention
 from slipstream.bench.command import measure
 from slipstream.bench.layers_command import layers
 from slipstream.bench.peers_command import peers
@@ -34,6 +35,7 @@ def group() -> None:
 
 for case in registry.names(cases.__name__):
     bench.command(case)(measure)
+bench.command("attention")(attention)
 bench.command("layers")(layers)
 bench.command("peers")(peers)
 bench.command("quality")(quality)

@@ -16,6 +16,8 @@ from statistics import median
 from typing import Any
 
 import slipstream
+from slipstream.bench.attention import Ask as AttentionAsk
+from slipstream.bench.attention import Place as AttentionPlace
 from slipstream.bench.comparison import Comparison, Place
 from slipstream.bench.driver import Ask, Run
 from slipstream.bench.layers import Ask as LayersAsk
@@ -72,6 +74,13 @@ def layers_record(ask: LayersAsk, found: Sequence[Layer], profile: str, command:
     points = [{**asdict(layer), "gop_s": layer.rate, "of_peak": layer.of_peak, "of_bandwidth": layer.of_bandwidth} for layer in found]
     model = {"name": f"{ask.n}x{ask.k}", "parameters": ask.n * ask.k, "demo": False}
     return {**origin("layers", command), "model": model, "profile": profile, "threads": ask.threads, "points": points}
+
+
+def attention_record(ask: AttentionAsk, found: Sequence[AttentionPlace], profile: str, command: str) -> dict[str, Any]:
+    """The result file's content for attention by itself; shares are medians over the repetitions."""
+    name = f"{ask.heads}q{ask.kv_heads}kv{ask.head_dim}"
+    points = [{**asdict(place), "gop_s": place.rate, "of_peak": place.of_peak, "of_bandwidth": place.of_bandwidth} for place in found]
+    return {**origin("attention", command), "model": {"name": name}, "profile": profile, "threads": ask.threads, "points": points}
 
 
 def quality_record(found: Quality, command: str) -> dict[str, Any]:
