@@ -88,6 +88,8 @@ class Runner:
             end = chunk.start + len(chunk.trunk)  # position of the token that follows the trunk
             rows.append(last)
             asks.append(SampleRow(voice, end))
+            if not chunk.draft.tokens:
+                continue
             for node, depth in enumerate(chunk.draft.depths()):
                 rows.append(last + 1 + node)
                 asks.append(SampleRow(voice, end + depth, [chunk.draft.tokens[n] for n in chunk.draft.path(node)]))
@@ -103,10 +105,14 @@ class Runner:
         """Verifies one chunk's draft and makes the kept path part of the request."""
         if not chunk.sample:
             return Outcome(chunk.request, scores=scores)
-        sampled, logprobs = zip(*(next(drawn) for _ in range(1 + len(chunk.draft))), strict=True)
-        kept, tokens = match(chunk.draft, sampled)
         slot = self.slots[chunk.request]
-        self.pool.move(self.batcher.moves(chunk, slot, kept))
+        if chunk.draft.tokens:
+            sampled, logprobs = zip(*(next(drawn) for _ in range(1 + len(chunk.draft))), strict=True)
+            kept, tokens = match(chunk.draft, sampled)
+            self.pool.move(self.batcher.moves(chunk, slot, kept))
+        else:
+            token, logprob = next(drawn)
+            kept, tokens, logprobs = (), (token,), (logprob,)
         slot.tokens.extend(tokens)
         slot.voice.append(tokens)
         chosen = None
@@ -134,7 +140,10 @@ class Runner:
         """Asks the drafter for the next trees of the requests that sampled and may have one."""
         drafting = (chunk for chunk, outcome in zip(chunks, outcomes, strict=True) if outcome.tokens and chunk.draft_budget > 0)
         contexts = [self._context(chunk) for chunk in drafting]
-        trees = dict(zip((c.request for c in contexts), self.drafter.propose(contexts), strict=True)) if contexts else {}
+        if not contexts:
+            yield from outcomes
+            return
+        trees = dict(zip((c.request for c in contexts), self.drafter.propose(contexts), strict=True))
         for outcome in outcomes:
             tree = trees.get(outcome.request, EMPTY)
             yield Outcome(outcome.request, outcome.tokens, outcome.logprobs, outcome.scores, tree)
