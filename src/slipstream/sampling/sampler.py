@@ -69,6 +69,7 @@ class Sampler:
         self.floats = np.zeros((3, max_rows), np.float32)  # temperature, top_p, min_p
         self.ints = np.zeros((3, max_rows), np.int32)  # top_k, position, sample
         self.seeds = np.zeros(max_rows, np.int64)
+        self._shared: dict[int, SampleRows] = {}  # views of these by number of rows, where the device has the same memory
         self.tokens = torch.zeros(max_rows, dtype=torch.int32, device=kernels.device)
 
     def draw(self, logits: Tensor, rows: Sequence[SampleRow]) -> tuple[list[int], list[TokenLogprobs | None]]:
@@ -109,12 +110,18 @@ class Sampler:
         ]
 
     def _arguments(self, rows: Sequence[SampleRow]) -> SampleRows:
-        count = len(rows)
-        for index, row in enumerate(rows):
-            params = row.voice.params
-            self.floats[:, index] = params.temperature, params.top_p, params.min_p
-            self.ints[:, index] = params.top_k, row.position, row.voice.sample
-            self.seeds[index] = row.voice.seed
+        count, params = len(rows), [row.voice.params for row in rows]
+        self.floats[:, :count] = [[one.temperature for one in params], [one.top_p for one in params], [one.min_p for one in params]]
+        self.ints[:, :count] = [[one.top_k for one in params], [row.position for row in rows], [row.voice.sample for row in rows]]
+        self.seeds[:count] = [row.voice.seed for row in rows]
+        if self.kernels.device != "cpu":
+            return self._columns(count)
+        if count not in self._shared:
+            self._shared[count] = self._columns(count)
+        return self._shared[count]
+
+    def _columns(self, count: int) -> SampleRows:
+        """The first `count` of what was filled in, on the device: the same memory on the CPU, a copy elsewhere."""
         device = self.kernels.device
         temperature, top_p, min_p = torch.from_numpy(self.floats[:, :count]).to(device).unbind()
         top_k, position, sample = torch.from_numpy(self.ints[:, :count]).to(device).unbind()

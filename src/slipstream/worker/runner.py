@@ -110,7 +110,7 @@ class Runner:
         """What is to be drawn at the last trunk row and at every node."""
         voice, end = self.slots[chunk.request].voice, chunk.start + len(chunk.trunk)  # position of the token that follows the trunk
         yield SampleRow(voice, end)
-        for node, depth in enumerate(chunk.draft.depths()):
+        for node, depth in enumerate(chunk.draft.depths() if chunk.draft.tokens else ()):
             yield SampleRow(voice, end + depth, [chunk.draft.tokens[n] for n in chunk.draft.path(node)])
 
     def _logits(self, hidden: Tensor, rows: Sequence[int]) -> Tensor:  # -> [rows, vocab]
@@ -122,19 +122,21 @@ class Runner:
         if not chunk.sample:
             return Outcome(chunk.request, scores=scores)
         slot = self.slots[chunk.request]
-        if self._judge is not None and chunk.draft.tokens:
+        if not chunk.draft.tokens:
+            token, logprob = next(drawn)
+            kept, tokens, chosen = (), (token,), (logprob,)
+        elif self._judge is not None:
             rows = range(begin + len(chunk.trunk) - 1, begin + chunk.rows)
             kept, tokens, chosen = self._judge.judge(chunk, rows, list(self._asks(chunk)), partial(self._logits, hidden))
         else:
             sampled, logprobs = zip(*(next(drawn) for _ in range(1 + len(chunk.draft))), strict=True)
             kept, tokens = match(chunk.draft, sampled)
-            chosen = None
-            if slot.voice.params.logprobs is not None:  # the entry of a token lies at the row it was drawn at: its parent's
-                chosen = tuple(logprobs[row] for row in (0, *(node + 1 for node in kept)))
-        self.pool.move(self.batcher.moves(chunk, slot, kept))
+            chosen = tuple(logprobs[row] for row in (0, *(node + 1 for node in kept)))  # that of a token lies where it was drawn
+        if chunk.draft.tokens:
+            self.pool.move(self.batcher.moves(chunk, slot, kept))
         slot.tokens.extend(tokens)
         slot.voice.append(tokens)
-        return Outcome(chunk.request, tuple(tokens), chosen, scores)
+        return Outcome(chunk.request, tuple(tokens), chosen if slot.voice.params.logprobs is not None else None, scores)
 
     def _scores(self, hidden: Tensor, chunks: Sequence[Chunk], first: Sequence[int]) -> dict[int, tuple[TokenLogprobs, ...]]:
         """Prompt log-probabilities: trunk row i scores the prompt's token at start + i + 1."""

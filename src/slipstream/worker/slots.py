@@ -69,9 +69,13 @@ class Slots:
             slot.pages = len(chunk.pages)
             self._changed = True
 
-    def page_table(self) -> Tensor:
-        """The page tables on the device. [slots, max_pages]"""
+    def upload(self) -> None:
+        """Brings the page tables to the device, if they have changed."""
         if self._changed:
             self._staged.upload()
             self._changed = False
+
+    @property
+    def page_table(self) -> Tensor:
+        """The page tables on the device, as of the last upload. [slots, max_pages]"""
         return self._staged.device
