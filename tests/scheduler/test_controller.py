@@ -147,7 +147,7 @@ def test_a_model_that_disappoints_sleeps():
     world, slept = World(2, steep, lambda number: 0.55, pass_cost=0.0008, reading=40), 0
     for _ in range(60):
         world.run(40)
-        slept += world.controller.idle
+        slept += world.controller._purse.wakes > world.controller._step
         world.read.clear()  # other texts
         for number in range(2):
             world.controller.forget(number)

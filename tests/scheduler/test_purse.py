@@ -12,7 +12,7 @@ def live(steps, step_of):
     """(steps' worth lost, steps awake) of a purse whose owner does whatever it may."""
     purse, lost, awake = Purse(), 0.0, 0
     for step in range(steps):
-        if purse.asleep(step):
+        if step < purse.wakes:
             continue
         saved, spent, usual = step_of(awake)
         purse.settle(step, saved, spent, usual)

@@ -15,11 +15,13 @@ USUAL = 2.0  # times what passes take by themselves: beyond, a text was read
 
 
 class Purse:
-    def __init__(self):
-        self._left, self._owed, self._wakes = START, 0.0, 0
+    """
+    Attributes:
+        wakes: step before which the model sleeps.
+    """
 
-    def asleep(self, step: int) -> bool:
-        return step < self._wakes
+    def __init__(self):
+        self._left, self._owed, self.wakes = START, 0.0, 0
 
     def settle(self, step: int, saved: float, spent: float, usual: float) -> None:
         """A step in which the model was awake.
@@ -36,5 +38,5 @@ class Purse:
         self._owed -= back
         self._left = min(self._left + ALLOWED + saved - (spent - read) - back, MOST)
         if self._left < -CREDIT:
-            self._wakes = step + 1 + round((START + self._owed - self._left) / ALLOWED)
+            self.wakes = step + 1 + round((START + self._owed - self._left) / ALLOWED)
             self._left, self._owed = START, 0.0
