@@ -103,12 +103,12 @@ def test_what_was_read_is_the_text_with_its_states(seed, max_rows):
 
 def test_states_that_waited_too_long_are_forgotten_and_the_text_begins_behind_them():
     head = Remembering(max_rows=2 * WINDOW)
-    drafter, text = Eagle(head, (2,), Options()), list(range(100)) * 5
+    drafter, text = Eagle(head, (2,), Options()), list(range(100)) * 6
     drafter.watch([states(1, 0, 30)])
     assert drafter.propose([DraftContext(1, text[:31], 2, None)])[0].tokens == (31, 32)
     drafter.watch([states(1, 30, 40)])
-    drafter.watch([states(1, 40, 40 + WINDOW)])
-    known = 40 + WINDOW
+    known = 40 + 2 * WINDOW
+    drafter.watch([states(1, 40, known)])
     drafter.propose([DraftContext(1, text[: known + 1], 1, None)])
     assert head.read[1] == [(text[place], place - 1) for place in range(known - WINDOW + 1, known + 1)]
     drafter.watch([states(1, known, known + 1)])

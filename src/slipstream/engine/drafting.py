@@ -121,4 +121,5 @@ def head_bytes(head: HeadSpec, format: str, rows: int, step_rows: int, requests:
     weights = sum(parameter.size * sizes.get(parameter.role, 4) for parameter in head.tensors())
     width = len(head.levels) * head.body.hidden
     inside = rows * (width + (1 + head.ahead) * head.body.hidden)
-    return weights + 4 * (inside + (step_rows + requests * WINDOW) * width)
+    waiting = 2 * WINDOW if head.cached else 1  # a head without keys and values has nothing to catch up with
+    return weights + 4 * (inside + (step_rows + requests * waiting) * width)

@@ -54,7 +54,7 @@ class Drafter(Protocol):
         """The request ended or was preempted: forget it. It may come back, as if it were new."""
 
 
-WINDOW = 256  # hidden states of a request that wait for a drafter at most; it begins anew behind what was dropped
+WINDOW = 256  # hidden states of a request that are kept where a drafter lets more than twice as many wait; it begins anew behind the others
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,10 +66,10 @@ class Reading:
         return self.first - 1 + self.read + self.count
 
     def add(self, rows: Tensor) -> None:
-        """Takes in more states. If too many wait, the first are dropped, and the text begins anew behind them."""
+        """Takes in more states. If too many wait, all but the last WINDOW are dropped, and the text begins anew behind them."""
         self.waiting.append(rows)
         self.count += len(rows)
-        if self.count > WINDOW:
+        if self.count > 2 * WINDOW:  # seldom, since it copies them
             self.first, self.read = self.first + self.read + self.count - WINDOW, 0
             self.waiting, self.count = [torch.cat(self.waiting)[-WINDOW:].clone()], WINDOW
 
