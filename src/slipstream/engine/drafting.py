@@ -72,7 +72,7 @@ class Drafting:
         else:
             return
         own = self._weights.spec
-        self._format = self._weights.as_stored if kernels.device == "cpu" else self._weights.format
+        self._format = self._weights.as_stored
         self._max_len = min(own.max_len, max_len)
         self._kv = "bf16" if self._weights.format == "bf16" else "fp32"
         self._rows = min(ROWS, options.max_step_tokens)

@@ -72,7 +72,7 @@ def resolve(
         CapacityError: it does not fit into memory; names the sum and the way out.
     """
     max_len = longest(options, spec)
-    weight_format = options.quant or (as_stored if options.device == "cpu" and as_stored else stored)
+    weight_format = options.quant or as_stored or stored
     kv = options.kv or ("bf16" if stored == "bf16" or isinstance(weight_format, Mix) else "fp32")
     memory = plan(
         spec,

@@ -33,7 +33,8 @@ def quantise(weight: Tensor) -> dict[str, Tensor]:
 
 def _quantise(weight: Tensor) -> dict[str, Tensor]:
     n, k = weight.shape
-    packed, scale = torch.empty(n, k // 2, dtype=torch.uint8), torch.empty(n, k // GROUP, dtype=torch.float16)
+    packed = torch.empty(n, k // 2, dtype=torch.uint8, device=weight.device)
+    scale = torch.empty(n, k // GROUP, dtype=torch.float16, device=weight.device)
     rows = max(1, _CHUNK // k)
     for at in range(0, n, rows):
         groups = weight[at : at + rows].float().view(-1, GROUP)
