@@ -20,5 +20,6 @@ using Free = nanobind::call_guard<nanobind::gil_scoped_release>;
 
 void bind_linear(nanobind::module_&);
 void bind_cached(nanobind::module_&);
+void bind_experts(nanobind::module_&);
 
 }  // namespace slip

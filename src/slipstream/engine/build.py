@@ -51,7 +51,7 @@ def build(options: Options) -> Engine:
     source = BUILTIN / "demo" if options.model is None else options.model
     if not str(source).startswith(DUMMY):
         source = locate(source)
-    kernels = Kernels(options.device, only=options.kernels, deterministic=options.deterministic)
+    kernels = Kernels(options.device, only=options.kernels, deterministic=options.deterministic, activations=options.activations)
     weights = open_weights(source, kernels.device)
     drafting = Drafting(options, source, kernels, longest(options, weights.spec))
     config = resolve(
