@@ -101,6 +101,8 @@ NB_MODULE(_native, m) {
         .def("end", &Tape::end)
         .def("run", [](const Tape& tape, i64 rows, i64 tails) { tape.run({rows, tails}); }, nb::arg("rows"), nb::arg("tails") = 0, free)
         .def("__len__", &Tape::size);
+    bind_experts(m);  // which takes tapes
+    m.def("recording", [] { return recording() != nullptr; }, "Whether this thread's ops join a tape in place of running.");
     m.def("noise", &make_noise, nb::arg("out"), nb::arg("n"), nb::arg("seed"), nb::arg("position"), nb::arg("sample"),
           nb::arg("words") = false, "Gumbel noise (or its Philox words) of ids 0..n-1.");
     m.def(

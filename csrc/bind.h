@@ -35,5 +35,6 @@ using Free = nanobind::call_guard<Away>;
 void bind_linear(nanobind::module_&);
 void bind_cached(nanobind::module_&);
 void bind_load(nanobind::module_&);
+void bind_experts(nanobind::module_&);
 
 }  // namespace slip

@@ -4,7 +4,7 @@
 namespace slip {
 namespace {
 
-constexpr const char* NAMES[WEIGHTS] = {"fp32", "bf16", "int8", "q8_0", "int4", "int4_zero", "q4_k", "q6_k"};
+constexpr const char* NAMES[WEIGHTS] = {"fp32", "bf16", "int8", "q8_0", "int4", "int4_zero", "q4_k", "q6_k", "int4_64", "int4_128"};
 
 Weight weight_named(const std::string& format) {
     std::string known;
@@ -20,11 +20,14 @@ Weight known(int kind) {
     return static_cast<Weight>(kind);
 }
 
-void run_linear(int kind, Address x, Address weight, Address scale, Address bias, Address out, i64 rows, i64 n, i64 k, i64 stride) {
+// span: blocks of 32 activations that share a scale, 0 for all of a row.
+void run_linear(int kind, i64 span, Address x, Address weight, Address scale, Address bias, Address out, i64 rows, i64 n, i64 k, i64 stride) {
+    if (span != 0 && span != 1 && span != 4) refuse("linear: span=" + std::to_string(span) + " must be 0, 1 or 4");
     Linear a{at<float>(x), at<void>(weight), at<float>(scale), at<float>(bias), at<float>(out), rows, n, k, stride};
-    submit({rows}, [a, format = known(kind)](const Step& step) mutable {
+    const Scales scales = span == 0 ? Scales::row : span == 1 ? Scales::block : Scales::four;
+    submit({rows}, [a, scales, format = known(kind)](const Step& step) mutable {
         a.rows = step.rows;
-        linear(format, a);
+        linear(format, scales, a);
     });
 }
 

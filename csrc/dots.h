@@ -1,7 +1,8 @@
 // Owns: exact products of R int8 rows (each 32 inputs, one after the other) with 16 outputs of a packed block, in the three instruction
-// sets; and the small conversions that packed weights need. `sum` holds the sums of each row's two halves, for sets that multiply
-// unsigned weights.
+// sets, added to `out`; and the small conversions that packed weights need. Sets that multiply unsigned weights leave `OFFSET` times the
+// sum of the row to be taken off.
 #pragma once
+#include "half.h"
 #include "kernels.h"
 #include "vec.h"
 
@@ -24,14 +25,13 @@ static inline void prefetch_block(const uint8_t* at, i64 bytes) {
 }
 
 #if defined(SLIP_AVX512)
-constexpr int INT_ROWS = 8;
+constexpr int INT_ROWS = 8, BYTE_OFFSET = 128;
+constexpr bool EARLY = true;  // what is to be taken off is where sums begin
 static inline void settle() {}
 static inline Int dot4(Int acc, __m512i weight, const int8_t* x) { return {_mm512_dpbusd_epi32(acc.v, weight, _mm512_set1_epi32(word(x)))}; }
 // q: words of unsigned bytes w + 128.
 template <int R>
-static inline void dots_u8(const uint8_t* q, const int8_t* x, const int32_t* sum, Int* out) {
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) out[r] = seti(-128 * whole(sum, r));
+static inline void dots_u8(const uint8_t* q, const int8_t* x, Int* out) {
 #pragma GCC unroll 8
     for (int g = 0; g < MANY; ++g) {
         const __m512i w = _mm512_loadu_si512(q + g * WORDS);
@@ -39,7 +39,7 @@ static inline void dots_u8(const uint8_t* q, const int8_t* x, const int32_t* sum
         for (int r = 0; r < R; ++r) out[r] = dot4(out[r], w, x + r * BLOCK + 4 * g);
     }
 }
-// Of half `part` of the block.
+// Of half `part` of the block, set to `out`, nothing left to be taken off. `sum` holds the sums of each row's two halves.
 template <int R>
 static inline void half_dots(const uint8_t* q, const int8_t* x, const int32_t* sum, int part, Int* out) {
 #pragma GCC unroll 8
@@ -50,9 +50,9 @@ static inline void half_dots(const uint8_t* q, const int8_t* x, const int32_t* s
             out[r] = dot4(out[r], _mm512_loadu_si512(q + g * WORDS), x + r * BLOCK + 4 * g);
     }
 }
-// q: words of nibbles; `zero` is what stands for 0.
+// q: words of nibbles.
 template <int R>
-static inline void dots_u4(const uint8_t* q, const int8_t* x, const int32_t* sum, int zero, Int* out) {
+static inline void dots_u4(const uint8_t* q, const int8_t* x, Int* out) {
     const __m512i mask = _mm512_set1_epi8(15);
     __m512i w[MANY];
 #pragma GCC unroll 4
@@ -62,11 +62,9 @@ static inline void dots_u4(const uint8_t* q, const int8_t* x, const int32_t* sum
         w[j + MANY / 2] = _mm512_and_si512(_mm512_srli_epi16(both, 4), mask);
     }
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-        out[r] = seti(-zero * whole(sum, r));
+    for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
         for (int g = 0; g < MANY; ++g) out[r] = dot4(out[r], w[g], x + r * BLOCK + 4 * g);
-    }
 }
 static inline Vec load_half(const uint8_t* p) { return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))}; }
 static inline Int widen_bytes(const uint8_t* p) { return {_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))}; }
@@ -76,37 +74,43 @@ static inline Int product(Int a, Int b) { return {_mm512_mullo_epi32(a.v, b.v)};
 static inline int32_t sum_lanes(Int a) { return _mm512_reduce_add_epi32(a.v); }
 
 #elif defined(SLIP_AVX2)
-constexpr int INT_ROWS = 4;
+constexpr int INT_ROWS = 4, BYTE_OFFSET = 0;
+constexpr bool EARLY = false;
 static inline void settle() { asm volatile("" ::: "memory"); }  // sums stay in memory: the registers are needed for products
 static inline __m256i bytes32(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
 static inline Int pairs(__m256i a, __m256i b) {  // 16-bit pair sums to 32 bits
     const __m256i ones = _mm256_set1_epi16(1);
     return {_mm256_madd_epi16(a, ones), _mm256_madd_epi16(b, ones)};
 }
+// acc += w * four, |w| = size. Left to itself the compiler keeps sums in memory.
+static inline void add_signed(__m256i& acc, __m256i w, __m256i size, __m256i four, __m256i ones) {
+    __m256i t;
+    asm volatile("vpsignb %2, %4, %1\n\tvpmaddubsw %1, %3, %1\n\tvpmaddwd %5, %1, %1\n\tvpaddd %1, %0, %0"
+                 : "+x"(acc), "=&x"(t) : "x"(w), "x"(size), "x"(four), "x"(ones));
+}
 // |w| <= 128 and |x| <= 127: a sum of two products fits 16 bits, a sum of four may not.
 template <int R>
 static inline void signed_dots(const uint8_t* q, const int8_t* x, int from, int to, Int* out) {
-    const __m256i flip = _mm256_set1_epi8(static_cast<char>(0x80));
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) out[r] = seti(0);
+    const __m256i flip = _mm256_set1_epi8(static_cast<char>(0x80)), ones = _mm256_set1_epi16(1);
     for (int g = from; g < to; ++g) {
         const __m256i a = _mm256_xor_si256(bytes32(q + g * WORDS), flip), b = _mm256_xor_si256(bytes32(q + g * WORDS + 32), flip);
         const __m256i size_a = _mm256_abs_epi8(a), size_b = _mm256_abs_epi8(b);
 #pragma GCC unroll 8
         for (int r = 0; r < R; ++r) {
             const __m256i four = _mm256_set1_epi32(word(x + r * BLOCK + 4 * g));
-            const Int both = pairs(_mm256_maddubs_epi16(size_a, _mm256_sign_epi8(four, a)),
-                                   _mm256_maddubs_epi16(size_b, _mm256_sign_epi8(four, b)));
-            out[r] = add(out[r], both);
+            add_signed(out[r].a, a, size_a, four, ones);
+            add_signed(out[r].b, b, size_b, four, ones);
         }
     }
 }
 template <int R>
-static inline void dots_u8(const uint8_t* q, const int8_t* x, const int32_t*, Int* out) {
+static inline void dots_u8(const uint8_t* q, const int8_t* x, Int* out) {
     signed_dots<R>(q, x, 0, MANY, out);
 }
 template <int R>
 static inline void half_dots(const uint8_t* q, const int8_t* x, const int32_t*, int part, Int* out) {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) out[r] = seti(0);
     signed_dots<R>(q, x, part * MANY / 2, (part + 1) * MANY / 2, out);
 }
 // acc += w * four, 16 bits wide. The compiler must not gather all products before it adds them: they would not fit its registers.
@@ -116,7 +120,7 @@ static inline void add_pairs(__m256i& acc, __m256i w, __m256i four) {
 }
 // w <= 15: eight sums of two products fit 16 bits (8 * 2 * 15 * 127 < 2^15).
 template <int R>
-static inline void dots_u4(const uint8_t* q, const int8_t* x, const int32_t* sum, int zero, Int* out) {
+static inline void dots_u4(const uint8_t* q, const int8_t* x, Int* out) {
     const __m256i mask = _mm256_set1_epi8(15);
     __m256i acc[R][2];
 #pragma GCC unroll 4
@@ -141,7 +145,7 @@ static inline void dots_u4(const uint8_t* q, const int8_t* x, const int32_t* sum
         }
     }
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) out[r] = add(pairs(acc[r][0], acc[r][1]), seti(-zero * whole(sum, r)));
+    for (int r = 0; r < R; ++r) out[r] = add(out[r], pairs(acc[r][0], acc[r][1]));
 }
 static inline Vec load_half(const uint8_t* p) {
     const __m128i* h = reinterpret_cast<const __m128i*>(p);
@@ -165,7 +169,8 @@ static inline int32_t sum_lanes(Int a) {
 }
 
 #else
-constexpr int INT_ROWS = 4;
+constexpr int INT_ROWS = 4, BYTE_OFFSET = 0;
+constexpr bool EARLY = false;
 static inline void settle() {}
 template <int R>
 static inline void dots_words(const uint8_t* q, const int8_t* x, int words, int shift, int mask, int zero, Int* out) {
@@ -181,26 +186,20 @@ static inline void half_dots(const uint8_t* q, const int8_t* x, const int32_t*, 
     dots_words<R>(q + part * MANY / 2 * WORDS, x + part * BLOCK / 2, MANY / 2, 0, 255, 128, out);
 }
 template <int R>
-static inline void dots_u8(const uint8_t* q, const int8_t* x, const int32_t*, Int* out) {
-    for (int r = 0; r < R; ++r) out[r] = seti(0);
+static inline void dots_u8(const uint8_t* q, const int8_t* x, Int* out) {
     dots_words<R>(q, x, MANY, 0, 255, 128, out);
 }
 template <int R>
-static inline void dots_u4(const uint8_t* q, const int8_t* x, const int32_t*, int zero, Int* out) {
-    for (int r = 0; r < R; ++r) out[r] = seti(0);
-    dots_words<R>(q, x, MANY / 2, 0, 15, zero, out);
-    dots_words<R>(q, x + BLOCK / 2, MANY / 2, 4, 15, zero, out);
+static inline void dots_u4(const uint8_t* q, const int8_t* x, Int* out) {
+    dots_words<R>(q, x, MANY / 2, 0, 15, 0, out);
+    dots_words<R>(q, x + BLOCK / 2, MANY / 2, 4, 15, 0, out);
 }
 static inline Vec load_half(const uint8_t* p) {
     float lanes[LANES];
     for (int l = 0; l < LANES; ++l) {
         uint16_t h;
         std::memcpy(&h, p + 2 * l, 2);
-        const int exponent = h >> 10 & 31, mantissa = h & 1023;
-        const float size = exponent == 31 ? (mantissa ? NAN : INFINITY)
-                                          : exponent ? std::ldexp(static_cast<float>(1024 + mantissa), exponent - 25)
-                                                     : std::ldexp(static_cast<float>(mantissa), -24);
-        lanes[l] = h & 0x8000 ? -size : size;
+        lanes[l] = of_half(h);
     }
     return load(lanes);
 }

@@ -34,19 +34,20 @@ void scale(float* x, float factor, i64 rows, i64 width);
 void softcap(float* x, float cap, i64 rows, i64 width);
 void round_weights(const Rounding&, i64 n);
 struct Stored {  // what a format packs, as quant/formats stores it; k inputs, 32 of them a block, 256 of them a group of blocks
-    const void* weight;     // fp32, bf16, int8, q8_0, q6_k: [n, k]; int4 and q4_k: [n, k / 2], 16 bytes a block, inputs i and i + 16 in one
-    const void* scale;      // q8_0, int4*: fp16 [n, k / 32]; q4_k: u8 [n, k / 32]; q6_k: int8 [n, k / 16]
+    const void* weight;     // fp32, bf16, int8, q8_0, q6_k: [n, k]; int4* and q4_k: [n, k / 2], 16 bytes a block, inputs i and i + 16 in one
+    const void* scale;      // q8_0, int4, int4_zero: fp16 [n, k / 32], int4_N: [n, k / N]; q4_k: u8 [n, k / 32]; q6_k: int8 [n, k / 16]
     const uint8_t* least;   // int4_zero: zeros, q4_k: leasts. u8 [n, k / 32]
     const uint16_t *group, *group_least;  // q4_k, q6_k: d; q4_k: dmin. fp16 [n, k / 256]
 };
-constexpr i64 GROUP = 8;  // blocks that share what q4_k and q6_k keep per 256 inputs
-struct Sizes {            // bytes of a packed block of 32 outputs, and of what stands before each group of blocks
-    i64 block, head;
+struct Sizes {            // of packed integer weights of 32 outputs
+    i64 block, head;      // bytes of a block, and of what stands before each group of blocks
+    i64 group = 1;        // blocks of a group
+    i64 shared = 1;       // blocks that share what a product is worth, 0 for all
 };
-Sizes sizes_of(Weight);  // of integer weights
+Sizes sizes_of(Weight);
 i64 packed_bytes(Weight, i64 n, i64 k);
 void pack(Weight, const Stored&, void* to, i64 n, i64 k);
-void linear(Weight, Linear);
+void linear(Weight, Scales of_activations, Linear);
 void gather(Weight, const int32_t* ids, const void* panels, float* out, i64 rows, i64 n, i64 k);  // rows of a packed weight
 void sample(const float* logits, i64 rows, i64 vocab, const SampleRows&, int32_t* out);
 void logprobs(const float* logits, i64 rows, i64 vocab, const int32_t* tokens, i64 top, float* logprob, int32_t* rank, int32_t* ids,

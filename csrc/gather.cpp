@@ -1,8 +1,6 @@
 // Owns: rows of a packed weight, made plain: an embedding table that is kept in one piece with the head. The numbers are those that
 // quant/formats unpacks: one rounding where a weight is a product, two where something is taken off it.
-#include <cmath>
-#include <cstring>
-
+#include "half.h"
 #include "split.h"
 
 namespace slip {
@@ -11,11 +9,7 @@ namespace {
 float half(const uint8_t* p) {
     uint16_t h;
     std::memcpy(&h, p, 2);
-    const int exponent = h >> 10 & 31, mantissa = h & 1023;
-    const float size = exponent == 31 ? (mantissa ? NAN : INFINITY)
-                       : exponent     ? std::ldexp(static_cast<float>(1024 + mantissa), exponent - 25)
-                                      : std::ldexp(static_cast<float>(mantissa), -24);
-    return h & 0x8000 ? -size : size;
+    return of_half(h);
 }
 
 // Whole numbers of output c of a block: bytes less 128, or nibbles as they are.
@@ -39,8 +33,10 @@ void weights(Weight kind, const uint8_t* head, const uint8_t* at, i64 c, float* 
             for (i64 i = 0; i < BLOCK; ++i) out[i] = half(at + 2 * c) * static_cast<float>(q[i]);
             break;
         case Weight::int4:
-            whole_nibbles(at + 2 * PANEL, c, q);
-            for (i64 i = 0; i < BLOCK; ++i) out[i] = half(at + 2 * c) * static_cast<float>(q[i] - 8);
+        case Weight::int4_64:
+        case Weight::int4_128:
+            whole_nibbles(at, c, q);
+            for (i64 i = 0; i < BLOCK; ++i) out[i] = half(head + 2 * c) * static_cast<float>(q[i] - 8);
             break;
         case Weight::int4_zero:
             whole_nibbles(at + 3 * PANEL, c, q);
@@ -72,9 +68,9 @@ void gather(Weight kind, const int32_t* ids, const void* panels, float* out, i64
         for (i64 r = from; r < to; ++r) {
             const uint8_t* head = static_cast<const uint8_t*>(panels) + ids[r] / PANEL * bytes;
             for (i64 b = 0; b < k / BLOCK; ++b) {
-                const i64 place = sizes.head ? b % GROUP : b;
+                const i64 place = b % sizes.group;
                 weights(kind, head, head + sizes.head + place * sizes.block, ids[r] % PANEL, out + r * k + b * BLOCK);
-                if (sizes.head && place == GROUP - 1) head += sizes.head + GROUP * sizes.block;
+                if (place == sizes.group - 1) head += sizes.head + sizes.group * sizes.block;
             }
         }
     });

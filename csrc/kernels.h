@@ -7,13 +7,15 @@ namespace slip {
 
 using i64 = int64_t;
 constexpr i64 PANEL = 32;      // outputs per weight panel
-constexpr i64 BLOCK = 32;      // inputs that share an activation scale
+constexpr i64 BLOCK = 32;      // inputs of a block of whole-number weights
 constexpr i64 SEGMENT = 512;   // keys per attention segment
 constexpr i64 MAX_HEAD = 512;  // largest head_dim
 constexpr i64 PAIRS = 72;      // (row, head) pairs that share the reading of keys and values
 
-enum class Weight { fp32, bf16, int8, q8_0, int4, int4_zero, q4_k, q6_k };
-constexpr int WEIGHTS = 8;
+enum class Weight { fp32, bf16, int8, q8_0, int4, int4_zero, q4_k, q6_k, int4_64, int4_128 };
+constexpr int WEIGHTS = 10;
+enum class Scales { block, four, row };  // of activations: one per block, per four blocks, per row
+constexpr int SCALES = 3;
 
 struct Linear {
     const float* x;      // [rows, k]
@@ -23,18 +25,19 @@ struct Linear {
     float* out;          // [rows, n], rows `stride` apart
     i64 rows, n, k, stride;
     // integer weights only: the rows, quantised
-    i64 blocks = 0;              // of 32 inputs, the last one filled up with zeros
-    int8_t* quant = nullptr;     // [blocks, rows, 32]
-    float* block_scale = nullptr;  // [blocks, rows]
-    int32_t* block_sum = nullptr;  // [blocks, rows, 2]: sums of the quants of both halves
+    i64 blocks = 0;           // of 32 inputs, the last one filled up with zeros
+    i64 span = 1, unit = 1;   // blocks that share a scale; of these, blocks whose product with a weight is one integer
+    int8_t* quant = nullptr;  // [blocks, rows, 32]
+    float* step = nullptr;    // scales. [blocks / span rounded up, rows]
+    int32_t* sum = nullptr;   // of the quants, first and second halves of the blocks. [blocks / unit rounded up, rows, 2]
 };
 
 struct Rounding {  // of a weight to what quant/formats stores
-    Weight kind;   // int8, q8_0 or int4
+    Weight kind;   // int8, q8_0, int4, int4_64 or int4_128
     const void* weight;  // [n, k] fp32 or bf16
     bool bf16;
     uint8_t* quants;  // [n, k], int4: [n, k / 2]
-    void* scales;     // int8: fp32 [n]; else fp16 [n, k / 32]
+    void* scales;     // int8: fp32 [n]; else fp16 [n, k / inputs that share one]
     i64 k;
 };
 
@@ -92,7 +95,7 @@ struct Kernels {
     void (*softcap)(float* x, float cap, i64 width, i64 from, i64 to);
     void (*quantise)(const Linear&, i64 from, i64 to);
     void (*round_rows)(const Rounding&, i64 from, i64 to);
-    void (*linear[WEIGHTS])(const Linear&, i64 panel, i64 panels, i64 from, i64 to);  // by Weight
+    void (*linear[SCALES][WEIGHTS])(const Linear&, i64 panel, i64 panels, i64 from, i64 to);  // null where there is none
     i64 (*attention_memory)(i64 head_dim);  // floats that a piece needs
     void (*attention)(const Attention&, const Piece&, float* memory);
     void (*attention_merge)(const Attention&, i64 row);  // of what waits in `parts`

@@ -3,15 +3,22 @@
 
 namespace slip {
 
-void linear(Weight kind, Linear a) {
+constexpr i64 MOST = 4096;  // blocks whose product fits 32 bits: 128 * 127 * 131,072 < 2^31
+
+void linear(Weight kind, Scales scales, Linear a) {
     const Kernels& kernels = active();
-    const auto kernel = kernels.linear[static_cast<int>(kind)];
+    const auto kernel = kernels.linear[static_cast<int>(scales)][static_cast<int>(kind)];
+    if (!kernel) refuse("linear: this weight format has no kernel for such scales of activations");
     if (kind != Weight::fp32 && kind != Weight::bf16) {
         a.blocks = (a.k + BLOCK - 1) / BLOCK;
+        const i64 shared = sizes_of(kind).shared;
+        a.span = scales == Scales::block ? 1 : scales == Scales::four ? 4 : a.blocks;
+        a.unit = shared && shared < a.span ? shared : a.span;
+        if (a.unit > MOST) refuse("linear: k=" + std::to_string(a.k) + " must be at most " + std::to_string(MOST * BLOCK) + " with one scale per row");
         const i64 blocks = a.rows * a.blocks;
         char* memory = scratch.take(blocks * (BLOCK + 12));
-        a.block_scale = reinterpret_cast<float*>(memory);
-        a.block_sum = reinterpret_cast<int32_t*>(memory + blocks * 4);
+        a.step = reinterpret_cast<float*>(memory);
+        a.sum = reinterpret_cast<int32_t*>(memory + blocks * 4);
         a.quant = reinterpret_cast<int8_t*>(memory + blocks * 12);
         over_rows(a.rows, 4. * static_cast<double>(a.k), [&](i64 from, i64 to) { kernels.quantise(a, from, to); });
     }

@@ -1,6 +1,7 @@
 // Owns: out = x W^T + bias over packed panels of 32 outputs whose weights are small integers, on rows that are quantised to int8.
-// Rule: a block of 32 inputs is one exact integer product per output, then one FMA (two where a block has a least value); one output is
-// one chain of blocks in ascending order. Tiles only choose how many chains run side by side. Layouts: docs/numerics.md, "Packing".
+// Rule: a unit of one or more blocks of 32 inputs is one exact integer product per output, then one FMA (two where a block has a least
+// value); one output is one chain of units in ascending order. Tiles only choose how many chains run side by side. Layouts and what a
+// unit is: docs/numerics.md, "Packing" and "Whole-number weights".
 #pragma once
 #include "dots.h"
 #include "linear_float.h"
@@ -8,39 +9,54 @@
 namespace slip {
 namespace SLIP_ISA {
 
-constexpr i64 RANGE = 32;  // blocks whose weights stay in the nearest caches while rows pass
+constexpr i64 RANGE = 32;            // blocks whose weights stay in the nearest caches while rows pass
+constexpr i64 ALL = i64{1} << 40;    // blocks: more than a layer has
 
-// A format: where block b of a panel lies, the products of its outputs 16 h .. 16 h + 15 with R rows, and what a product is worth.
+// A format: how many blocks share what a product is worth, where block b of a panel lies, the products of its outputs
+// 16 h .. 16 h + 15 with R rows, what is to be taken off them for each of a row's numbers, and what a product is worth.
 struct Int8 {  // [k / 4][32][4] of q + 128; the scale is the output's, so it comes last
+    static constexpr i64 GROUP = ALL;
+    static constexpr int OFFSET = BYTE_OFFSET;
     static constexpr bool SCALED = false, LEAST = false;
     static const uint8_t* at(const uint8_t* panel, i64 b) { return panel + b * BLOCK * PANEL; }
     template <int R>
-    static inline void dots(const uint8_t* at, int h, const int8_t* x, const int32_t* sum, Int* out) {
-        dots_u8<R>(at + h * LANES * 4, x, sum, out);
+    static inline void dots(const uint8_t* at, int h, const int8_t* x, const int32_t*, Int* out) {
+        dots_u8<R>(at + h * LANES * 4, x, out);
     }
 };
 
 struct Q8_0 {  // fp16 scales of 32 outputs, then the block as in Int8
+    static constexpr i64 GROUP = 1;
+    static constexpr int OFFSET = BYTE_OFFSET;
     static constexpr bool SCALED = true, LEAST = false;
     static const uint8_t* at(const uint8_t* panel, i64 b) { return panel + b * (2 * PANEL + BLOCK * PANEL); }
     static inline Vec scale(const uint8_t*, i64, const uint8_t* at, int h) { return load_half(at + h * LANES * 2); }
     template <int R>
-    static inline void dots(const uint8_t* at, int h, const int8_t* x, const int32_t* sum, Int* out) {
-        dots_u8<R>(at + 2 * PANEL + h * LANES * 4, x, sum, out);
+    static inline void dots(const uint8_t* at, int h, const int8_t* x, const int32_t*, Int* out) {
+        dots_u8<R>(at + 2 * PANEL + h * LANES * 4, x, out);
     }
 };
 
-struct Int4 {  // fp16 scales of 32 outputs, then [4][32][4] bytes: byte i of word j is q[4 j + i] + 8, and above it q[16 + 4 j + i] + 8
+// N blocks share fp16 scales of 32 outputs, which stand before them; a block is [4][32][4] bytes: byte i of word j is q[4 j + i] + 8, and
+// above it q[16 + 4 j + i] + 8.
+template <i64 N>
+struct Int4By {
+    static constexpr i64 GROUP = N, HEAD = 2 * PANEL, BODY = BLOCK * PANEL / 2;
+    static constexpr int OFFSET = 8;
     static constexpr bool SCALED = true, LEAST = false;
-    static const uint8_t* at(const uint8_t* panel, i64 b) { return panel + b * (2 * PANEL + BLOCK * PANEL / 2); }
-    static inline Vec scale(const uint8_t*, i64, const uint8_t* at, int h) { return load_half(at + h * LANES * 2); }
+    static const uint8_t* head(const uint8_t* panel, i64 b) { return panel + b / N * (HEAD + N * BODY); }
+    static const uint8_t* at(const uint8_t* panel, i64 b) { return head(panel, b) + HEAD + b % N * BODY; }
+    static inline Vec scale(const uint8_t* panel, i64 b, const uint8_t*, int h) { return load_half(head(panel, b) + h * LANES * 2); }
     template <int R>
-    static inline void dots(const uint8_t* at, int h, const int8_t* x, const int32_t* sum, Int* out) {
-        dots_u4<R>(at + 2 * PANEL + h * LANES * 4, x, sum, 8, out);
+    static inline void dots(const uint8_t* at, int h, const int8_t* x, const int32_t*, Int* out) {
+        dots_u4<R>(at + h * LANES * 4, x, out);
     }
 };
+using Int4 = Int4By<1>;
 
 struct Int4Zero {  // fp16 scales and u8 zeros of 32 outputs, then nibbles as in Int4: w = (q - zero) * scale
+    static constexpr i64 GROUP = 1;
+    static constexpr int OFFSET = 0;
     static constexpr bool SCALED = true, LEAST = true;
     static const uint8_t* at(const uint8_t* panel, i64 b) { return panel + b * (3 * PANEL + BLOCK * PANEL / 2); }
     static inline Vec scale(const uint8_t*, i64, const uint8_t* at, int h) { return load_half(at + h * LANES * 2); }
@@ -48,15 +64,17 @@ struct Int4Zero {  // fp16 scales and u8 zeros of 32 outputs, then nibbles as in
         return mul(scale, to_float(widen_bytes(at + 2 * PANEL + h * LANES)));
     }
     template <int R>
-    static inline void dots(const uint8_t* at, int h, const int8_t* x, const int32_t* sum, Int* out) {
-        dots_u4<R>(at + 3 * PANEL + h * LANES * 4, x, sum, 0, out);
+    static inline void dots(const uint8_t* at, int h, const int8_t* x, const int32_t*, Int* out) {
+        dots_u4<R>(at + 3 * PANEL + h * LANES * 4, x, out);
     }
 };
 
 struct Q4K {  // 8 blocks share fp16 d and dmin of 32 outputs; a block: u8 scales and leasts, then nibbles: w = d * s * q - dmin * m
+    static constexpr i64 GROUP = 1;
+    static constexpr int OFFSET = 0;
     static constexpr bool SCALED = true, LEAST = true;
-    static constexpr i64 HEAD = 4 * PANEL, BODY = 2 * PANEL + BLOCK * PANEL / 2, GROUP = HEAD + 8 * BODY;
-    static const uint8_t* head(const uint8_t* panel, i64 b) { return panel + b / 8 * GROUP; }
+    static constexpr i64 HEAD = 4 * PANEL, BODY = 2 * PANEL + BLOCK * PANEL / 2;
+    static const uint8_t* head(const uint8_t* panel, i64 b) { return panel + b / 8 * (HEAD + 8 * BODY); }
     static const uint8_t* at(const uint8_t* panel, i64 b) { return head(panel, b) + HEAD + b % 8 * BODY; }
     static inline Vec scale(const uint8_t* panel, i64 b, const uint8_t* at, int h) {
         return mul(load_half(head(panel, b) + h * LANES * 2), to_float(widen_bytes(at + h * LANES)));
@@ -65,15 +83,17 @@ struct Q4K {  // 8 blocks share fp16 d and dmin of 32 outputs; a block: u8 scale
         return mul(load_half(head(panel, b) + 2 * PANEL + h * LANES * 2), to_float(widen_bytes(at + PANEL + h * LANES)));
     }
     template <int R>
-    static inline void dots(const uint8_t* at, int h, const int8_t* x, const int32_t* sum, Int* out) {
-        dots_u4<R>(at + 2 * PANEL + h * LANES * 4, x, sum, 0, out);
+    static inline void dots(const uint8_t* at, int h, const int8_t* x, const int32_t*, Int* out) {
+        dots_u4<R>(at + 2 * PANEL + h * LANES * 4, x, out);
     }
 };
 
 struct Q6K {  // 8 blocks share fp16 d of 32 outputs; a block: int8 scales of its two halves, then bytes as in Int8: w = d * s * q
+    static constexpr i64 GROUP = 1;
+    static constexpr int OFFSET = 0;
     static constexpr bool SCALED = true, LEAST = false;
-    static constexpr i64 HEAD = 2 * PANEL, BODY = 2 * PANEL + BLOCK * PANEL, GROUP = HEAD + 8 * BODY;
-    static const uint8_t* head(const uint8_t* panel, i64 b) { return panel + b / 8 * GROUP; }
+    static constexpr i64 HEAD = 2 * PANEL, BODY = 2 * PANEL + BLOCK * PANEL;
+    static const uint8_t* head(const uint8_t* panel, i64 b) { return panel + b / 8 * (HEAD + 8 * BODY); }
     static const uint8_t* at(const uint8_t* panel, i64 b) { return head(panel, b) + HEAD + b % 8 * BODY; }
     static inline Vec scale(const uint8_t* panel, i64 b, const uint8_t*, int h) { return load_half(head(panel, b) + h * LANES * 2); }
     template <int R>
@@ -83,53 +103,121 @@ struct Q6K {  // 8 blocks share fp16 d of 32 outputs; a block: int8 scales of it
         Int low[R], high[R];
         half_dots<R>(q, x, sum, 0, low);
         half_dots<R>(q, x, sum, 1, high);
-        for (int r = 0; r < R; ++r) out[r] = add(product(first, low[r]), product(second, high[r]));  // below 2^24: exact in fp32 too
+        for (int r = 0; r < R; ++r)  // below 2^24: exact in fp32 too
+            out[r] = add(out[r], add(product(first, low[r]), product(second, high[r])));
     }
 };
 
-// R rows times H halves of a panel over blocks block .. block + blocks - 1.
-template <class F, int R, int H>
-static void tile_int(const Linear& a, i64 row, const uint8_t* panel, int first, i64 block, i64 blocks, float* acc) {
-    for (i64 b = block; b < block + blocks; ++b) {
-        const uint8_t* at = F::at(panel, b);
-        const i64 place = b * a.rows + row;
-        const int8_t* x = a.quant + place * BLOCK;
-        const int32_t* sum = a.block_sum + 2 * place;
-        if (R <= 2) prefetch_block(F::at(panel, b + AHEAD), F::at(panel, 1) - F::at(panel, 0));
-#pragma GCC unroll 2
-        for (int h = first; h < first + H; ++h) {
-            Int dots[R];
-            F::template dots<R>(at, h, x, sum, dots);
-            Vec worth = zero(), least = zero();
-            if constexpr (F::SCALED) worth = F::scale(panel, b, at, h);
-            if constexpr (F::LEAST) least = F::least(panel, b, at, h, worth);
-#pragma GCC unroll 16
-            for (int r = 0; r < R; ++r) {
-                float* out = acc + r * PANEL + h * LANES;
-                const Vec step = set1(a.block_scale[place + r]);
-                Vec y = fma(to_float(dots[r]), F::SCALED ? mul(worth, step) : step, load(out));
-                if constexpr (F::LEAST) y = fma(set1(-static_cast<float>(whole(sum, r))), mul(least, step), y);
-                store(out, y);
-                settle();
-            }
-        }
+// What a format makes of scales of activations: SPAN blocks share one, and of these UNIT have one integer product with a weight.
+template <class F, Scales S>
+struct Way {
+    static constexpr i64 SPAN = S == Scales::block ? 1 : S == Scales::four ? 4 : ALL;
+    static constexpr i64 UNIT = SPAN < F::GROUP ? SPAN : F::GROUP;
+    static constexpr bool WHOLE = UNIT == ALL;   // one product for all inputs: sums are integers to the end
+    static constexpr bool LATE = SPAN > UNIT;    // units are summed before their activations' scale counts: at the end of the row
+    static_assert(!LATE || SPAN == ALL, "a scale per four blocks of weights with scales of their own brings nothing: docs/benchmarks.md");
+};
+
+template <class F, int R>
+static inline void begin(const int32_t* sum, Int* dots) {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) dots[r] = seti(EARLY ? -F::OFFSET * whole(sum, r) : 0);
+}
+template <class F>
+static inline Int ended(Int dots, const int32_t* sum, int r) {
+    return EARLY || !F::OFFSET ? dots : add(dots, seti(-F::OFFSET * whole(sum, r)));
+}
+
+// Products of `count` blocks from b on with half h of the outputs, added to dots.
+template <class F, int R>
+static inline void some_blocks(const Linear& a, i64 row, const uint8_t* panel, int h, bool fetch, i64 b, i64 count, const int32_t* sum,
+                               Int* dots) {
+    for (i64 end = b + count; b < end; ++b) {
+        if (R <= 2 && fetch) prefetch_block(F::at(panel, b + AHEAD), F::at(panel, 1) - F::at(panel, 0));
+        F::template dots<R>(F::at(panel, b), h, a.quant + (b * a.rows + row) * BLOCK, sum, dots);
     }
 }
 
-template <class F>
+// One unit of R rows times half h of the outputs: acc = fma(product, worth * step, acc), or without the step, which comes later.
+template <class F, Scales S, int R>
+static inline void one_unit(const Linear& a, i64 row, const uint8_t* panel, int h, bool fetch, i64 b, i64 count, float* acc) {
+    using W = Way<F, S>;
+    const int32_t* sum = a.sum + 2 * (b / W::UNIT * a.rows + row);
+    const float* step = a.step + b / W::SPAN * a.rows + row;
+    Int dots[R];
+    begin<F, R>(sum, dots);
+    some_blocks<F, R>(a, row, panel, h, fetch, b, W::UNIT == 1 ? 1 : count, sum, dots);
+    Vec worth = zero(), least = zero();
+    if constexpr (F::SCALED) worth = F::scale(panel, b, F::at(panel, b), h);
+    if constexpr (F::LEAST) least = F::least(panel, b, F::at(panel, b), h, worth);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+        float* out = acc + r * PANEL + h * LANES;
+        const Vec dot = to_float(ended<F>(dots[r], sum, r));
+        const Vec factor = W::LATE ? worth : F::SCALED ? mul(worth, set1(step[r])) : set1(step[r]);
+        Vec y = fma(dot, factor, load(out));
+        if constexpr (F::LEAST) y = fma(set1(-static_cast<float>(whole(sum, r))), mul(least, set1(step[r])), y);
+        store(out, y);
+        settle();
+    }
+}
+
+// R rows times H halves of a panel over blocks block .. block + blocks - 1, which begin with a span.
+template <class F, Scales S, int R, int H>
+static void tile_int(const Linear& a, i64 row, const uint8_t* panel, int first, i64 block, i64 blocks, float* acc) {
+    using W = Way<F, S>;
+    for (i64 b = block, end = block + blocks; b < end; b += W::UNIT) {
+        const i64 count = end - b < W::UNIT ? end - b : W::UNIT;
+#pragma GCC unroll 2
+        for (int h = first; h < first + H; ++h) one_unit<F, S, R>(a, row, panel, h, h == first, b, count, acc);
+    }
+}
+
+// The same where sums are integers.
+template <class F, int R, int H>
+static void tile_whole(const Linear& a, i64 row, const uint8_t* panel, int first, i64 block, i64 blocks, int32_t* acc) {
+    constexpr i64 PIECE = H == 2 ? 4 : RANGE;  // both halves of a few blocks while they are near
+    for (i64 b = block, end = block + blocks; b < end; b += PIECE)
+        for (int h = first; h < first + H; ++h) {
+            Int dots[R];
+#pragma GCC unroll 8
+            for (int r = 0; r < R; ++r) dots[r] = load(acc + r * PANEL + h * LANES);
+            some_blocks<F, R>(a, row, panel, h, h == first, b, end - b < PIECE ? end - b : PIECE, nullptr, dots);
+#pragma GCC unroll 8
+            for (int r = 0; r < R; ++r) store(acc + r * PANEL + h * LANES, dots[r]);
+        }
+}
+
+template <class F, Scales S>
 static void some_rows_int(int rows, const Linear& a, i64 row, const uint8_t* panel, i64 block, i64 blocks, float* acc) {
 #define SLIP_ROWS(R)                                                                                                           \
     case R:                                                                                                                    \
         if constexpr (R <= INT_ROWS) {                                                                                         \
             constexpr int H = R <= 2 ? 2 : 1;                                                                                  \
-            for (int first = 0; first < 2; first += H) tile_int<F, R, H>(a, row, panel, first, block, blocks, acc);            \
+            for (int first = 0; first < 2; first += H) {                                                                       \
+                if constexpr (Way<F, S>::WHOLE)                                                                                \
+                    tile_whole<F, R, H>(a, row, panel, first, block, blocks, reinterpret_cast<int32_t*>(acc));                 \
+                else                                                                                                           \
+                    tile_int<F, S, R, H>(a, row, panel, first, block, blocks, acc);                                            \
+            }                                                                                                                  \
         }                                                                                                                      \
         break;
     switch (rows) { SLIP_ROWS(1) SLIP_ROWS(2) SLIP_ROWS(3) SLIP_ROWS(4) SLIP_ROWS(5) SLIP_ROWS(6) SLIP_ROWS(7) SLIP_ROWS(8) }
 #undef SLIP_ROWS
 }
 
-template <class F>
+// Sums of a row and panel that has one scale: acc = fma(sum, step, 0).
+template <class F, bool WHOLE>
+static void scale_row(const Linear& a, i64 row, float* acc) {
+    for (int h = 0; h < 2; ++h) {
+        float* at = acc + h * LANES;
+        Vec y = load(at);
+        if constexpr (WHOLE) y = to_float(sub(load(reinterpret_cast<const int32_t*>(at)), seti(F::OFFSET * whole(a.sum + 2 * row, 0))));
+        store(at, fma(y, set1(a.step[row]), zero()));
+    }
+}
+
+template <class F, Scales S = Scales::block>
 static void linear_int(const Linear& a, i64 panel, i64 panels, i64 from, i64 to) {
     alignas(64) float acc[ROW_BLOCK * PANEL];
     const i64 panel_bytes = F::at(nullptr, a.blocks) - F::at(nullptr, 0);
@@ -142,39 +230,56 @@ static void linear_int(const Linear& a, i64 panel, i64 panels, i64 from, i64 to)
                 const i64 blocks = a.blocks - b < RANGE ? a.blocks - b : RANGE;
                 for (i64 i = 0; i < parts; ++i) {
                     const i64 r = cut(rows, parts, i), count = cut(rows, parts, i + 1) - r;
-                    some_rows_int<F>(static_cast<int>(count), a, row + r, weight, b, blocks, acc + r * PANEL);
+                    some_rows_int<F, S>(static_cast<int>(count), a, row + r, weight, b, blocks, acc + r * PANEL);
                 }
             }
-            for (i64 r = 0; r < rows; ++r) finish_row(a, row + r, p, acc + r * PANEL);
+            for (i64 r = 0; r < rows; ++r) {
+                if constexpr (S == Scales::row) scale_row<F, Way<F, S>::WHOLE>(a, row + r, acc + r * PANEL);
+                finish_row(a, row + r, p, acc + r * PANEL);
+            }
         }
     }
 }
 
-// One block: s = max |x| / 127, q = rint(x / s) within -127..127, 0 where s is 0 (or where x is not a number).
-static void quantise_block(const float* x, i64 n, int8_t* quant, float* scale, int32_t* sum) {
-    const Vec shift = set1(12582912.f);
+// The largest size of n <= 32 numbers.
+static inline Vec sizes(const float* x, i64 n) {
     const Vec v[2] = {load_up_to(x, n), n > LANES ? load_up_to(x + LANES, n - LANES) : zero()};
-    Vec size[2];
-    for (int i = 0; i < 2; ++i) size[i] = as_float(bit_and(as_int(v[i]), seti(0x7fffffff)));
-    const float s = biggest(max(size[0], size[1])) / 127.f;
-    *scale = s;
+    const Int plus = seti(0x7fffffff);
+    return max(as_float(bit_and(as_int(v[0]), plus)), as_float(bit_and(as_int(v[1]), plus)));
+}
+
+// One block: q = rint(x / s) within -127..127, 0 where s is 0; the sums of its halves are added to `sum`.
+static inline void quantise_block(const float* x, i64 n, float s, int8_t* quant, int32_t* sum) {
+    const Vec shift = set1(12582912.f);
     for (int i = 0; i < 2; ++i) {
-        const Vec ratio = s > 0.f ? div(v[i], set1(s)) : zero();
+        const i64 left = n - i * LANES;
+        const Vec v = left > 0 ? load_up_to(x + i * LANES, left) : zero();
+        const Vec ratio = s > 0.f ? div(v, set1(s)) : zero();
         const Vec held = min(max(ratio, set1(-127.f)), set1(127.f));
         const Int q = sub(as_int(add(held, shift)), as_int(shift));
         narrow_bytes(quant + i * LANES, q);
-        sum[i] = sum_lanes(q);
+        sum[i] += sum_lanes(q);
     }
 }
 
-// Rows lie by block, so that the rows of a tile are neighbours whatever k is (rows a power of two apart would share cache sets).
+// Per span s = max |x| / 127. Rows lie by block, so that the rows of a tile are neighbours whatever k is (rows a power of two apart
+// would share cache sets).
 static void quantise(const Linear& a, i64 from, i64 to) {
-    for (i64 r = from; r < to; ++r)
-        for (i64 b = 0; b < a.blocks; ++b) {
-            const i64 place = b * a.rows + r;
-            quantise_block(a.x + r * a.k + b * BLOCK, a.k - b * BLOCK < BLOCK ? a.k - b * BLOCK : BLOCK, a.quant + place * BLOCK,
-                           a.block_scale + place, a.block_sum + 2 * place);
+    for (i64 r = from; r < to; ++r) {
+        const float* x = a.x + r * a.k;
+        for (i64 first = 0, next; first < a.blocks; first = next) {
+            next = first + a.span < a.blocks ? first + a.span : a.blocks;
+            Vec most = zero();
+            for (i64 b = first; b < next; ++b) most = max(most, sizes(x + b * BLOCK, a.k - b * BLOCK));
+            const float s = biggest(most) / 127.f;
+            a.step[first / a.span * a.rows + r] = s;
+            for (i64 b = first; b < next; ++b) {
+                int32_t* sum = a.sum + 2 * (b / a.unit * a.rows + r);
+                if (b % a.unit == 0) sum[0] = sum[1] = 0;
+                quantise_block(x + b * BLOCK, a.k - b * BLOCK, s, a.quant + (b * a.rows + r) * BLOCK, sum);
+            }
         }
+    }
 }
 
 }  // namespace SLIP_ISA

@@ -6,6 +6,8 @@
 namespace slip {
 namespace {
 
+bool is_int4(Weight kind) { return kind == Weight::int4 || kind == Weight::int4_64 || kind == Weight::int4_128; }
+
 i64 blocks_of(i64 k) { return (k + BLOCK - 1) / BLOCK; }
 
 // A panel's rows: `count` of them are there, what is missing counts as `nothing`.
@@ -43,7 +45,6 @@ void pack_block(Weight kind, const Stored& from, uint8_t* out, i64 k, i64 block,
     const auto* quants = static_cast<const uint8_t*>(from.weight);
     switch (kind) {
         case Weight::q8_0:
-        case Weight::int4:
         case Weight::int4_zero:
             column<uint16_t>(from.scale, blocks, block, rows, out);
             out += 2 * PANEL;
@@ -55,7 +56,7 @@ void pack_block(Weight kind, const Stored& from, uint8_t* out, i64 k, i64 block,
         default: break;
     }
     if (kind == Weight::int4_zero || kind == Weight::q4_k) column<uint8_t>(from.least, blocks, block, rows, out), out += PANEL;
-    if (kind == Weight::int4) nibbles(quants, blocks, block, rows, 0x88, out);
+    if (is_int4(kind)) nibbles(quants, blocks, block, rows, 0x88, out);
     else if (kind == Weight::int4_zero || kind == Weight::q4_k) nibbles(quants, blocks, block, rows, 0, out);
     else bytes(static_cast<const int8_t*>(from.weight), k, block, rows, out);
 }
@@ -77,16 +78,16 @@ void pack_floats(Weight kind, const void* from, void* to, i64 k, Rows rows) {
 i64 panel_bytes(Weight kind, i64 k) {
     if (kind == Weight::fp32 || kind == Weight::bf16) return PANEL * k * (kind == Weight::fp32 ? 4 : 2);
     const Sizes sizes = sizes_of(kind);
-    return blocks_of(k) * sizes.block + (sizes.head ? (blocks_of(k) + GROUP - 1) / GROUP * sizes.head : 0);
+    return blocks_of(k) * sizes.block + blocks_of(k) / sizes.group * sizes.head;
 }
 
 void pack_integers(Weight kind, const Stored& from, uint8_t* out, i64 k, Rows rows) {
     const Sizes sizes = sizes_of(kind);
     for (i64 b = 0; b < blocks_of(k); ++b) {
-        if (sizes.head && b % GROUP == 0) {
-            const i64 groups = blocks_of(k) / GROUP;
-            column<uint16_t>(from.group, groups, b / GROUP, rows, out);
-            if (kind == Weight::q4_k) column<uint16_t>(from.group_least, groups, b / GROUP, rows, out + 2 * PANEL);
+        if (sizes.head && b % sizes.group == 0) {
+            const i64 groups = blocks_of(k) / sizes.group, group = b / sizes.group;
+            column<uint16_t>(is_int4(kind) ? from.scale : from.group, groups, group, rows, out);
+            if (kind == Weight::q4_k) column<uint16_t>(from.group_least, groups, group, rows, out + 2 * PANEL);
             out += sizes.head;
         }
         pack_block(kind, from, out, k, b, rows);
@@ -99,19 +100,21 @@ void pack_integers(Weight kind, const Stored& from, uint8_t* out, i64 k, Rows ro
 Sizes sizes_of(Weight kind) {
     constexpr i64 NIBBLES = BLOCK * PANEL / 2, BYTES = BLOCK * PANEL;
     switch (kind) {
-        case Weight::int8: return {BYTES, 0};
+        case Weight::int8: return {BYTES, 0, 1, 0};
         case Weight::q8_0: return {2 * PANEL + BYTES, 0};
-        case Weight::int4: return {2 * PANEL + NIBBLES, 0};
+        case Weight::int4: return {NIBBLES, 2 * PANEL};
+        case Weight::int4_64: return {NIBBLES, 2 * PANEL, 2, 2};
+        case Weight::int4_128: return {NIBBLES, 2 * PANEL, 4, 4};
         case Weight::int4_zero: return {3 * PANEL + NIBBLES, 0};
-        case Weight::q4_k: return {2 * PANEL + NIBBLES, 4 * PANEL};
-        default: return {2 * PANEL + BYTES, 2 * PANEL};  // q6_k
+        case Weight::q4_k: return {2 * PANEL + NIBBLES, 4 * PANEL, 8};
+        default: return {2 * PANEL + BYTES, 2 * PANEL, 8};  // q6_k
     }
 }
 
 void round_weights(const Rounding& r, i64 n) {
-    const bool grouped = r.kind == Weight::q8_0 || r.kind == Weight::int4;
-    if (!grouped && r.kind != Weight::int8) refuse("round: weights can be rounded to int8, q8_0 and int4");
-    if (grouped && r.k % BLOCK) refuse("round: k=" + std::to_string(r.k) + " must be a multiple of " + std::to_string(BLOCK));
+    if (!is_int4(r.kind) && r.kind != Weight::q8_0 && r.kind != Weight::int8) refuse("round: weights can be rounded to int8, q8_0 and int4");
+    const i64 unit = sizes_of(r.kind).shared * BLOCK;
+    if (unit && r.k % unit) refuse("round: k=" + std::to_string(r.k) + " must be a multiple of " + std::to_string(unit));
     const Kernels& kernels = active();
     over_rows(n, 8. * static_cast<double>(r.k), [&](i64 from, i64 to) { kernels.round_rows(r, from, to); });
 }
@@ -119,8 +122,8 @@ void round_weights(const Rounding& r, i64 n) {
 i64 packed_bytes(Weight kind, i64 n, i64 k) { return (n + PANEL - 1) / PANEL * panel_bytes(kind, k); }
 
 void pack(Weight kind, const Stored& from, void* to, i64 n, i64 k) {
-    const bool floats = kind == Weight::fp32 || kind == Weight::bf16, grouped = kind == Weight::q4_k || kind == Weight::q6_k;
-    const i64 unit = grouped ? GROUP * BLOCK : floats || kind == Weight::int8 ? 1 : BLOCK;
+    const bool floats = kind == Weight::fp32 || kind == Weight::bf16;
+    const i64 unit = floats || kind == Weight::int8 ? 1 : sizes_of(kind).group * BLOCK;
     if (k % unit) refuse("pack: k=" + std::to_string(k) + " must be a multiple of " + std::to_string(unit) + " in this format");
     advise_huge(to, packed_bytes(kind, n, k));
     parallel((n + PANEL - 1) / PANEL, [&](i64 panel) {

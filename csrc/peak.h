@@ -88,7 +88,8 @@ static double peak_int8(i64 rounds) {  // the product that integer layers use he
     Int out;
     for (i64 r = 0; r < rounds / 64; ++r) {
         asm volatile("" : : "r"(weight), "r"(x) : "memory");
-        dots_u8<1>(weight, x, nullptr, &out);
+        out = seti(0);
+        dots_u8<1>(weight, x, &out);
         keep(as_float(out));
     }
     return 2. * LANES * BLOCK * static_cast<double>(rounds / 64);

@@ -8,15 +8,18 @@ Tape*& recording() {
 }
 
 void Tape::begin(i64 rows) {
-    if (recording()) refuse("tape: this thread records already");
+    for (const Tape* tape = recording(); tape; tape = tape->outer_)
+        if (tape == this) refuse("tape: this thread records on it already");
     ops_.clear();
+    outer_ = recording();
     rows_ = rows;
     recording() = this;
 }
 
 void Tape::end() {
     if (recording() != this) refuse("tape: this thread does not record on it");
-    recording() = nullptr;
+    recording() = outer_;
+    outer_ = nullptr;
 }
 
 void Tape::add(const Step& now, std::function<void(const Step&)> op) {

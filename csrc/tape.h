@@ -17,7 +17,7 @@ struct Step {       // what differs between replays
 class Tape {
  public:
     void begin(i64 rows);  // this thread records a step of `rows` rows from here on
-    void end();
+    void end();            // and from here on where it did before, if anywhere
     void add(const Step& now, std::function<void(const Step&)> op);
     void run(const Step&) const;
     i64 size() const { return static_cast<i64>(ops_.size()); }
@@ -25,6 +25,7 @@ class Tape {
  private:
     std::vector<std::function<void(const Step&)>> ops_;
     i64 rows_ = 0;
+    Tape* outer_ = nullptr;
 };
 
 Tape*& recording();  // the tape this thread records on, or null

@@ -4,6 +4,10 @@ import pytest
 import torch
 
 from slipstream import LLM, BackendError, CapacityError, InputError, SamplingParams
+from slipstream.arch import shape
+from slipstream.base.config import Options
+from slipstream.engine.resolve import resolve
+from slipstream.hardware import read
 from slipstream.step import DraftTree
 
 PROMPTS = ["the quick brown fox", "naïve café", "jumps over the lazy dog and the lazy fox"]
@@ -192,6 +196,30 @@ def test_bad_options_name_the_way_out(folder):
         LLM(folder, memory=1000)
     with pytest.raises(CapacityError, match="max_len"):
         LLM(folder, kv_tokens=32)
+
+
+def test_scales_of_activations_are_a_profile_of_their_own():
+    said = {}
+    for activations in ("32", "128", "row"):
+        llm = LLM("dummy:tiny:bf16", quant="int8", activations=activations, max_len=64)
+        [sample] = llm.generate([[5, 6, 7]], SamplingParams(max_tokens=4, logprobs=1))[0].outputs
+        said[llm.engine.config.profile.split("/")[2]] = str(sample.logprobs)
+    assert [*said] == ["kv-bf16", "a-128", "a-row"] and len(set(said.values())) == 3
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"quant": "int8", "activations": "64"}, "activations='64': must be one of 32, 128, row"),
+        ({"activations": "row"}, "activations='row': bf16 weights leave activations as they are; .* take quant=int8"),
+        ({"quant": "int4", "activations": "128"}, "activations='128': int4 weights are computed with 32 or row; .*quant=int8, int4_128"),
+        ({"quant": "q8_0", "activations": "row"}, "activations='row': q8_0 weights are computed with 32; .*quant=int8, int4, int4_64"),
+        ({"quant": "int8", "activations": "row", "device": "cuda"}, "only CPUs round activations to int8, not cuda; leave it out"),
+    ],
+)
+def test_scales_without_a_kernel_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        resolve(Options(**options), shape("tiny"), "bf16", read(with_gpus=False), "cpu", 0)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

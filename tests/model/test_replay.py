@@ -1,14 +1,19 @@
 """Replay: what was recorded once gives the same bits for any number of rows, and is recorded anew where memory has moved."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from slipstream.arch import MoeSpec, RouterSpec, shape
 from slipstream.base import native
-from slipstream.model import Batch, load_model
+from slipstream.model import Batch
+from slipstream.model.decoder import Decoder
 from slipstream.model.replay import Replay
 from slipstream.ops import Kernels
 from slipstream.ops.types import AttentionRows
 from slipstream.step import DraftTree
+from slipstream.weights.dummy import Dummy
 from tests.model.paged import Paged, Rows
 
 pytestmark = pytest.mark.skipif(native.module is None, reason=f"no native module: {native.reason}")
@@ -60,18 +65,35 @@ STEPS = [
 ]
 
 
-def logits(kernels, worker=Fixed):
-    decoder = load_model("dummy:tiny", kernels, max_rows=ROWS, max_logit_rows=ROWS)
+def with_experts(**changes):
+    """The tiny model with experts in place of its feed-forward layers."""
+    spec = shape("tiny")
+    ffn = MoeSpec(RouterSpec(5, 2), spec.hidden, 32, **changes)
+    return replace(spec, layers=tuple(replace(layer, ffn=ffn) for layer in spec.layers))
+
+
+MODELS = {
+    "dense": (shape("tiny"), "bf16"),
+    "experts": (with_experts(), "int8"),
+    "experts and a shared part": (with_experts(shared=48, shared_gate=True, activation="gelu"), "bf16"),
+    "clamped experts": (with_experts(bias=True, activation="clamped", limit=1.5, slope=1.702), "bf16"),
+}
+
+
+def logits(kernels, worker=Fixed, model="dense"):
+    spec, format = MODELS[model]
+    decoder = Decoder(spec, Dummy(spec, "bf16"), kernels, ROWS, ROWS, format=format)
     paged = worker(decoder)
     return [row for work in STEPS for row in paged.step(*work)], decoder
 
 
-def test_replayed_steps_have_the_bits_of_direct_ones(monkeypatch):
+@pytest.mark.parametrize("model", MODELS)
+def test_replayed_steps_have_the_bits_of_direct_ones(model, monkeypatch):
     kernels = Counting(Kernels(only="cpu"))
-    replayed, _ = logits(kernels)
+    replayed, _ = logits(kernels, model=model)
     assert kernels.embeds == 1 + len(STEPS)  # the step once; the rows for the logits lie elsewhere in every step of this worker
     monkeypatch.setattr(Kernels, "tape", lambda self: None)
-    direct, _ = logits(kernels)
+    direct, _ = logits(kernels, model=model)
     assert all(torch.equal(a, b) for a, b in zip(replayed, direct, strict=True)) and len(direct) == 7
 
 

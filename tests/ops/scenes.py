@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from slipstream.ops import KV, AttentionRows, Kernels, SampleRows
-from slipstream.ops.types import LINEAR_FORMATS
+from slipstream.ops.types import COARSER, FLOATS, LINEAR_FORMATS, SPANS
 
 FORMATS = tuple(LINEAR_FORMATS)
-INTEGERS = tuple(name for name in FORMATS if name not in ("fp32", "bf16"))
+INTEGERS = tuple(name for name in FORMATS if name not in FLOATS)
+WAYS = tuple((name, activations) for name in FORMATS for activations in ("32", *COARSER.get(name, ())))  # to compute a linear layer
 
 
 def random(*shape: int, seed: int) -> Tensor:
@@ -143,8 +144,8 @@ def meaning(format: str, tensors: dict[str, Tensor]) -> Tensor:
             q = packed[:, i].astype(float)
         if format == "q8_0":
             out[:, i] = q * part["scale"][:, block]
-        elif format == "int4":
-            out[:, i] = (q - 8) * part["scale"][:, block]
+        elif format in ("int4", "int4_64", "int4_128"):
+            out[:, i] = (q - 8) * part["scale"][:, i * part["scale"].shape[1] // k]
         elif format == "int4_zero":
             out[:, i] = (q - part["least"][:, block]) * part["scale"][:, block]
         elif format == "q4_k":
@@ -153,6 +154,19 @@ def meaning(format: str, tensors: dict[str, Tensor]) -> Tensor:
         else:
             out[:, i] = part["group"][:, i // 256] * part["scale"][:, i // 16] * q
     return torch.from_numpy(out)
+
+
+def rounded_rows(x: Tensor, activations: str) -> Tensor:
+    """What linear layers of whole numbers see of x [rows, k]: multiples of max abs / 127 of each stretch, by plain loops in numpy, fp64."""
+    rows = x.numpy()
+    seen = np.zeros(rows.shape)
+    stretch = 32 * SPANS[activations] or rows.shape[1]
+    for row, to in zip(rows, seen, strict=True):
+        for start in range(0, len(row), stretch):
+            part = row[start : start + stretch]
+            scale = np.abs(part).max() / np.float32(127)
+            to[start : start + stretch] = np.rint(part / scale).astype(float) * float(scale) if scale else 0
+    return torch.from_numpy(seen)
 
 
 def sample_rows(count: int, *, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, seed=0, position=None, sample=0) -> SampleRows:

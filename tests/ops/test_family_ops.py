@@ -114,12 +114,16 @@ def routed_exactly(scores, choice, kept=None):
     return torch.zeros_like(scores).scatter(1, choice.topk(3).indices, 1) * scores
 
 
-def add_rows(kernels):
-    pick = on_rows(random(ROWS, WIDTH, seed=1), random(ROWS, WIDTH, seed=2), random(ROWS, seed=3))
+def routed(kernels):
+    """Two of three experts per row, which multiply by 2, 3 and 5."""
+    pick, linear = on_rows(random(ROWS, WIDTH, seed=1), random(ROWS, 2, seed=3)), kernels.linear("fp32")
+    weights = [linear.prepare({"weight": torch.eye(WIDTH) * factor}) for factor in (2, 3, 5)]
+    layers = [lambda x, out, weight=weight: linear.run(x, weight, None, out) for weight in weights]
 
     def compute(index):
-        out, part, shares = pick(index)
-        kernels.add_rows(out, torch.arange(len(out), dtype=torch.int32).flip(0), part.flip(0), shares.flip(0))
+        x, shares = pick(index)
+        out, buffers = torch.full_like(x, torch.nan), [torch.empty_like(x) for _ in range(2)]
+        kernels.routed(x, CHOSEN[index].contiguous(), shares, layers, *buffers, out)
         return out
 
     return compute
@@ -167,6 +171,7 @@ CORRECTED = SIGMOID + random(EXPERTS, seed=2).double()
 BEST_GROUPS = CORRECTED.view(ROWS, 4, 3).topk(2).values.sum(-1).topk(2).indices  # [rows, 2]
 KEPT = torch.zeros(ROWS, 4, dtype=torch.bool).scatter(1, BEST_GROUPS, True).repeat_interleave(3, 1)
 GROUPED = routed_exactly(SIGMOID, CORRECTED, KEPT)
+CHOSEN, SHARES = torch.tensor([[0, 1], [0, 2], [1, 2]], dtype=torch.int32)[torch.arange(ROWS) % 3], random(ROWS, 2, seed=3).double()
 X, Y = random(ROWS, WIDTH, seed=1).double(), random(ROWS, WIDTH, seed=2).double()
 GATE_UP = (random(ROWS, 2 * WIDTH, seed=1) * 4).double()
 SUM = (X.float() + 5 + Y.float()).double()
@@ -181,7 +186,7 @@ OPS = {
     "gated_gelu_tanh": (gated("gated_gelu_tanh"), F.gelu(GATE_UP[:, :WIDTH], approximate="tanh") * GATE_UP[:, WIDTH:]),
     "route": (route(False, normed=False, scale=1.5), 1.5 * routed_exactly(SOFT, SOFT)),
     "route in groups": (route(True, scoring="sigmoid", groups=4, kept=2, group_best=2), GROUPED / GROUPED.sum(1, keepdim=True)),
-    "add_rows": (add_rows, X + Y * random(ROWS, seed=3).double()[:, None]),
+    "routed": (routed, sum(X * (SHARES[:, i, None] * torch.tensor([2.0, 3, 5])[CHOSEN[:, i].long(), None]) for i in range(2))),
     "gate_rows": (gate_rows, X * torch.sigmoid((random(ROWS, 1, seed=2) * 4).double())),
     "gated_clamped": (gated_clamped, clamped_exactly(GATE_UP[:, :WIDTH], GATE_UP[:, WIDTH:])),
     "add": (add, X + Y),
@@ -206,6 +211,13 @@ def test_experts_with_equal_scores_go_by_their_numbers(kernels):
 def test_right(kernels, op):
     make, expected = OPS[op]
     torch.testing.assert_close(make(kernels)(torch.arange(ROWS)).double(), expected, rtol=1e-6, atol=3e-6)
+
+
+@needs_native
+@pytest.mark.parametrize("op", ["route", "route in groups", "routed", "gate_rows", "gated_clamped"])
+def test_native_experts_have_the_bits_of_the_reference(op):
+    native_side, reference_side = (OPS[op][0](Kernels(only=only))(torch.arange(ROWS)) for only in ("cpu", "reference"))
+    assert equal_bits(native_side, reference_side)
 
 
 @pytest.mark.parametrize("op", OPS)

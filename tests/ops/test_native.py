@@ -10,7 +10,7 @@ import torch
 from slipstream.base import native
 from slipstream.base.errors import InputError
 from slipstream.ops.types import KV, AttentionRows, Declined, SampleRows
-from tests.ops.scenes import FORMATS, INTEGERS, fitting, meaning, stored
+from tests.ops.scenes import FORMATS, INTEGERS, WAYS, fitting, meaning, rounded_rows, stored
 
 if native.module is None:
     pytest.skip(f"no native module: {native.reason}", allow_module_level=True)
@@ -50,25 +50,16 @@ def same_everywhere(make):
     return results[0][2]
 
 
-def quantised(x: torch.Tensor) -> torch.Tensor:
-    """x [rows, k] as the linear layers of whole numbers see it: per 32 values, in fp64."""
-    rows, k = x.shape
-    blocks = torch.nn.functional.pad(x, (0, -k % 32)).view(rows, -1, 32)
-    scale = blocks.abs().amax(-1, keepdim=True) / 127
-    quant = torch.where(scale > 0, torch.round(blocks / scale), 0.0)
-    return (quant.double() * scale.double()).view(rows, -1)[:, :k]
-
-
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format, activations", WAYS)
 @pytest.mark.parametrize("n, k", [(1, 1), (32, 32), (70, 97), (45, 2050), (300, 64)])
-def test_linear_is_right_and_the_same_everywhere(format, n, k):
+def test_linear_is_right_and_the_same_everywhere(format, activations, n, k):
     rows = 41 if n * k < 30_000 else 13
     k = fitting(format, k)
-    kernel, tensors, bias, x = cpu.Linear(format), stored(format, n, k), random(n), random(rows, k, seed=1)
+    kernel, tensors, bias, x = cpu.Linear(format, activations), stored(format, n, k), random(n), random(rows, k, seed=1)
     weight = meaning(format, tensors)
     x[0] *= 0
     x[1] *= 1e-42  # denormals stay
-    expected = (quantised(x) if format in INTEGERS else x.double()) @ weight.T + bias.double()
+    expected = (rounded_rows(x, activations) if format in INTEGERS else x.double()) @ weight.T + bias.double()
 
     def make():
         out = torch.empty(rows, n)
@@ -81,11 +72,11 @@ def test_linear_is_right_and_the_same_everywhere(format, n, k):
 
 
 @pytest.mark.parametrize("isa", N.isas())
-@pytest.mark.parametrize("format", FORMATS)
-def test_linear_rows_do_not_depend_on_their_company(format, isa):
+@pytest.mark.parametrize("format, activations", WAYS)
+def test_linear_rows_do_not_depend_on_their_company(format, activations, isa):
     N.force_isa(isa)
     n, k = 100, fitting(format, 70)
-    kernel, tensors, x = cpu.Linear(format), stored(format, n, k), random(41, k)
+    kernel, tensors, x = cpu.Linear(format, activations), stored(format, n, k), random(41, k)
     prepared = kernel.prepare(tensors)
     alone = torch.empty(41, n)
     for r in range(41):
@@ -124,6 +115,23 @@ def test_rows_of_a_packed_weight(format):
     with pytest.raises(IndexError, match=r"gather: ids\[1\] = 70 is outside 0..69"):
         kernel = cpu.Linear(format)
         kernel.gather(integers([1, 70]), kernel.prepare(tensors), out[:2])
+
+
+def test_the_largest_sums_of_a_row_fit():
+    k = 131_072  # what linear.cpp allows: all weights -128, all activations at the end of int8
+    kernel, x, out = cpu.Linear("int8", "row"), torch.ones(3, k), torch.empty(3, 2)
+    x[1] = -1
+    tensors = {"weight": torch.full((2, k), -128, dtype=torch.int8), "scale": torch.ones(2)}
+
+    def make():
+        kernel.run(x, kernel.prepare(tensors), None, out)
+        return (out.clone(),)
+
+    (found,) = same_everywhere(make)
+    assert torch.equal(found, torch.tensor([[-128.0], [128.0], [-128.0]]).expand(3, 2) * (127 * k * (torch.tensor(1.0) / 127)))
+    wide = {"weight": torch.zeros(1, k + 1, dtype=torch.int8), "scale": torch.ones(1)}
+    with pytest.raises(ValueError, match="k=131073 must be at most 131072 with one scale per row"):
+        kernel.run(torch.ones(1, k + 1), kernel.prepare(wide), None, torch.empty(1, 1))
 
 
 def test_linear_splits_rows_over_threads_without_changing_them():

@@ -12,7 +12,7 @@ import torch
 from slipstream.base import native
 from slipstream.ops import KV, Kernels, SampleRows
 from slipstream.ops.reference import arithmetic, sampling
-from tests.ops.scenes import FORMATS, INTEGERS, attend, build_scene, draw, equal_bits, fitting, random, sample_rows, stored
+from tests.ops.scenes import INTEGERS, WAYS, attend, build_scene, draw, equal_bits, fitting, random, sample_rows, stored
 
 pytestmark = pytest.mark.skipif(native.module is None, reason=f"no native module: {native.reason}")
 U = 2.0**-24
@@ -103,8 +103,9 @@ def test_exp_and_log(which, exact):
 
 
 @pytest.mark.parametrize("n, k", [(32, 32), (40, 100), (7, 33), (300, 1500)])
-@pytest.mark.parametrize("format", FORMATS)
-def test_linear(pair, format, n, k):
+@pytest.mark.parametrize("format, activations", WAYS)
+def test_linear(format, activations, n, k):
+    pair = [Kernels(only=only, activations=activations) for only in ("cpu", "reference")]
     k = fitting(format, k)
     tensors, x, bias = stored(format, n, k), random(19, k, seed=1), random(n, seed=2)
 

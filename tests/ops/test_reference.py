@@ -2,12 +2,11 @@
 the native kernels where they are built.
 """
 
-import numpy as np
 import pytest
 import torch
 
-from slipstream.ops import KV, reference
-from tests.ops.scenes import FORMATS, INTEGERS, attend, build_scene, fitting, meaning, random, stored
+from slipstream.ops import KV, Kernels, reference
+from tests.ops.scenes import FORMATS, INTEGERS, WAYS, attend, build_scene, fitting, meaning, random, rounded_rows, stored
 
 
 def dense(scene, window: int = 0, scale: float = 0.25) -> torch.Tensor:
@@ -105,30 +104,19 @@ def test_gated(kernels):
     torch.testing.assert_close(out.double(), gate * gate.sigmoid() * up, atol=1e-30, rtol=1e-6)
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format, activations", WAYS)
 @pytest.mark.parametrize("n, k", [(32, 32), (40, 100), (7, 33), (1030, 64)])
-def test_linear(kernels, format, n, k):
+def test_linear(kernels, format, activations, n, k):
     k = fitting(format, k)
-    kernel, tensors = kernels.linear(format), stored(format, n, k)
+    kernel, tensors = Kernels(only=kernels.choices()[0].chosen, activations=activations).linear(format), stored(format, n, k)
     prepared, bias, weight = kernel.prepare(dict(tensors)), random(n, seed=3), meaning(format, tensors)
     for rows in (1, 5, 16, 19):
         x, out = random(rows, k, seed=rows) * 3, torch.empty(rows, n)
-        seen = int8_activations(x) if format in INTEGERS else x.double()
+        seen = rounded_rows(x, activations) if format in INTEGERS else x.double()
         kernel.run(x, prepared, bias, out)
         torch.testing.assert_close(out.double(), seen @ weight.T + bias, atol=1e-5, rtol=1e-5)
         kernel.run(x, prepared, None, out)
         torch.testing.assert_close(out.double(), seen @ weight.T, atol=1e-5, rtol=1e-5)
-
-
-def int8_activations(x: torch.Tensor) -> torch.Tensor:
-    """What the int8 linear sees of x [rows, k]: whole multiples of max abs / 127 per 32 values, by plain loops in numpy."""
-    seen = x.numpy().copy()
-    for row in seen:
-        for start in range(0, len(row), 32):
-            part = row[start : start + 32]
-            scale = np.abs(part).max() / np.float32(127)
-            part[:] = np.rint(part / scale) * scale if scale else 0
-    return torch.from_numpy(seen).double()
 
 
 def test_int8_ties_go_to_even_and_an_empty_block_is_zero(kernels):

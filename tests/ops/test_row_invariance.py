@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from slipstream.ops import KV
-from tests.ops.scenes import FORMATS, SampleRows, attend, build_scene, draw, equal_bits, fitting, random, sample_rows, stored
+from slipstream.ops import KV, Kernels
+from tests.ops.scenes import WAYS, SampleRows, attend, build_scene, draw, equal_bits, fitting, random, sample_rows, stored
 
 ROWS = 40
 
@@ -32,11 +32,11 @@ def op_norm(kernels, hidden=2113):
     return compute
 
 
-def op_linear(format, n, k):
+def op_linear(format, activations, n, k):
     k = fitting(format, k)
 
     def op(kernels):
-        kernel = kernels.linear(format)
+        kernel = Kernels(only=kernels.choices()[0].chosen, activations=activations).linear(format)
         prepared = kernel.prepare(stored(format, n, k))
         x, bias = random(ROWS, k, seed=1), random(n, seed=2)
 
@@ -111,7 +111,7 @@ BUILDERS = {
     "gated": op_gated,
     "sample": op_sample,
     "logprobs": op_logprobs,
-    **{f"linear_{format}_{n}x{k}": op_linear(format, n, k) for format in FORMATS for n, k in ((96, 64), (100, 333), (1027, 704))},
+    **{f"linear_{way[0]}_{way[1]}_{n}x{k}": op_linear(*way, n, k) for way in WAYS for n, k in ((96, 64), (100, 333), (1027, 704))},
 }
 
 

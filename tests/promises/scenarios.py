@@ -22,7 +22,7 @@ AXES = {
     ),
     "control": (False, True),  # whether guesses are cut to those that pay
     "threads": (2, 1),
-    "weights": ("fp32", "bf16", "int8", "int4"),
+    "weights": ("fp32", "bf16", "int8", "int4", "int8-row"),
 }
 
 SAMPLING = {
@@ -47,6 +47,7 @@ MODELS = {
     "bf16": dict(model="dummy:tiny:bf16"),
     "int8": dict(model="dummy:tiny:bf16", quant="int8"),
     "int4": dict(model="dummy:tiny:bf16", quant="int4"),
+    "int8-row": dict(model="dummy:tiny:bf16", quant="int8", activations="row"),
 }
 
 

@@ -7,16 +7,18 @@ from slipstream.base import native, registry
 from slipstream.base.errors import InputError
 from slipstream.ops import Kernels
 from slipstream.quant import computed
+from slipstream.quant.four_bit import by_torch
 from slipstream.quant.rounding import rounded
 
 FORMATS = computed()
-TOLERANCE = {"fp32": 0.0, "bf16": 2**-8, "int8": 0.51 / 127, "q8_0": 0.51 / 127, "int4": 1.1 / 8}  # of the largest weight of the row
-K = 96  # inputs; whole blocks of every format
+# of the largest weight of the row
+TOLERANCE = {"fp32": 0.0, "bf16": 2**-8, "int8": 0.51 / 127, "q8_0": 0.51 / 127} | dict.fromkeys(("int4", "int4_64", "int4_128"), 1.1 / 8)
+K = 128  # inputs; whole groups of every format
 
 
 def weights(dtype=torch.float32):
     generator = torch.Generator().manual_seed(3)
-    weight = torch.randn(70, K, generator=generator) * torch.logspace(-3, 2, 70)[:, None]
+    weight = torch.randn(70, K, generator=generator) * torch.logspace(-2, 2, 70)[:, None]
     weight[5] = 0
     weight[6, 1:] = 0
     return weight.to(dtype)
@@ -34,7 +36,7 @@ def test_unpack_is_near_and_repeatable(format, dtype):
     assert torch.equal(unpacked[5], torch.zeros(K))
     assert sum(tensor.nbytes for tensor in stored.values()) == scheme.bytes(*weight.shape)
     assert format == scheme.NAME
-    if format == "int4":  # the best scale of what was rounded may be another one
+    if format.startswith("int4"):  # the best scale of what was rounded may be another one
         return
     again = scheme.unpack(scheme.quantise(unpacked))
     torch.testing.assert_close(again, unpacked, rtol=1e-6, atol=0)
@@ -77,25 +79,27 @@ def test_int4_is_nearer_than_q4_0():
     assert (ours - weight).norm() < 0.98 * (torch.from_numpy(theirs.copy()) - weight).norm()
 
 
-@pytest.mark.parametrize("format", ["int4", "q8_0"])
-def test_inputs_that_are_no_whole_groups_are_refused(format):
-    with pytest.raises(InputError, match=f"quant='{format}': a layer has 45 inputs, no multiple of 32; take quant='int8'"):
+@pytest.mark.parametrize(
+    ("format", "group", "other"), [("int4", 32, "int8"), ("q8_0", 32, "int8"), ("int4_64", 64, "int4"), ("int4_128", 128, "int4")]
+)
+def test_inputs_that_are_no_whole_groups_are_refused(format, group, other):
+    with pytest.raises(InputError, match=f"quant='{format}': a layer has 45 inputs, no multiple of {group}; take quant='{other}'"):
         registry.load("slipstream.quant.formats", format).quantise(weights()[:, :45])
 
 
 @pytest.mark.skipif(native.module is None, reason=f"no native module: {native.reason}")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("format", ["int8", "q8_0", "int4"])
-def test_native_rounding_gives_the_bits_of_the_formats_own_code(format, dtype):
+@pytest.mark.parametrize(("format", "group"), [("int8", 0), ("q8_0", 32), ("int4", 32), ("int4_64", 64), ("int4_128", 128)])
+def test_native_rounding_gives_the_bits_of_the_formats_own_code(format, group, dtype):
     scheme, weight = registry.load("slipstream.quant.formats", format), weights(dtype)
     weight[7, :32] = torch.tensor([1.0, -1.0] * 16)  # both ends are as large
     weight[8, :32] = 1e-7  # scales near the end of fp16
     weight[9] *= 1e-6
     if format == "int8":
         weight = weight[:, :45]
-    expected = scheme._quantise(weight)
+    expected = by_torch(weight, group) if format.startswith("int4") else scheme._quantise(weight)
     for isa in native.module.isas():
         native.module.force_isa(isa)
-        found = rounded(format, weight)
+        found = rounded(format, weight, group)
         assert all(torch.equal(found[name], expected[name]) for name in expected)
     native.module.force_isa(native.module.isas()[0])

@@ -19,6 +19,8 @@ class Options:
         device: "cpu", "cuda" or "cuda:N".
         threads: CPU threads (None: physical cores).
         quant: weight format to convert to when loading (None: as stored; "int8", "int4", "q8_0", ...).
+        activations: values of a row that share an int8 scale where weights are whole numbers, "32", "128" or "row": coarser ones are
+            faster and lose more to channels that stick out (docs/benchmarks.md).
         kv: type of the KV cache, "fp32" or "bf16" (None: bf16 for bf16 weights, else fp32).
         max_len: longest request, prompt and output, in tokens (None: what the model was made for, at most 8192).
         max_batch: requests that run at once.
@@ -43,6 +45,7 @@ class Options:
     device: str = "cpu"
     threads: int | None = None
     quant: str | None = None
+    activations: str = "32"
     kv: str | None = None
     max_len: int | None = None
     max_batch: int = 32
@@ -67,7 +70,10 @@ class Options:
                 raise InputError(f"{name}={value!r}: must be a whole number above 0")
         if self.target_itl is not None and not (_is_number(self.target_itl) and 0 <= self.target_itl < math.inf):
             raise InputError(f"target_itl={self.target_itl!r}: must be milliseconds, not negative; 0 is no target")
-        for name, known in (("kv", (None, "fp32", "bf16")), ("kernels", (None, "triton", "cpu", "reference"))):
+        choices = (
+            ("kv", (None, "fp32", "bf16")), ("kernels", (None, "triton", "cpu", "reference")), ("activations", ("32", "128", "row"))
+        )  # fmt: skip
+        for name, known in choices:
             if getattr(self, name) not in known:
                 raise InputError(f"{name}={getattr(self, name)!r}: must be one of {', '.join(map(str, known))}")
         if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):

@@ -16,7 +16,10 @@ Model = Annotated[str | None, typer.Option(metavar="MODEL", help=_SOURCE)]
 ModelArgument = Annotated[str | None, typer.Argument(help=_SOURCE, show_default=False)]
 Device = Annotated[str, typer.Option(metavar="DEVICE", help="cpu, cuda or cuda:N.")]
 Threads = Annotated[int | None, typer.Option(metavar="N", min=1, help="CPU threads (default: physical cores).")]
-Quant = Annotated[str | None, typer.Option(metavar="FORMAT", help="Convert weights: int4, int8, q8_0, bf16, fp32 (default: as stored).")]
+Quant = Annotated[
+    str | None, typer.Option(metavar="FORMAT", help="Weights as int4 (int4_64, int4_128), int8, q8_0, bf16, fp32 (default: as stored).")
+]
+Activations = Annotated[str | None, typer.Option(metavar="N", help="Values by one int8 scale: 32, 128 or row.")]
 Kv = Annotated[str | None, typer.Option(metavar="TYPE", help="KV cache in fp32 or bf16 (default: bf16 for bf16 weights, else fp32).")]
 MaxLen = Annotated[int | None, typer.Option(metavar="N", min=1, help="Longest request in tokens, output included.")]
 Memory = Annotated[str | None, typer.Option(metavar="SIZE", help="For weights, KV and scratch together, such as 4G.")]
@@ -27,7 +30,7 @@ TargetItl = Annotated[
     typer.Option(metavar="MS", min=0, help="Between tokens while prompts come in (default: 100 on a CPU; 0: any)."),
 ]
 KernelSet = Annotated[
-    str | None, typer.Option("--kernels", metavar="SET", help="triton, cpu or reference (default: best).")
+    str | None, typer.Option("--kernels", metavar="SET", help="triton, cpu or reference (default: the best).")
 ]
 
 

@@ -16,6 +16,7 @@ from slipstream.base.registry import load, unknown
 from slipstream.cost.step import LINEAR_ARITHMETIC, WEIGHT_FORMATS
 from slipstream.model.linear import FORMATS
 from slipstream.ops import Kernels, probe
+from slipstream.ops.types import COARSER, FLOATS, LinearKernel
 from slipstream.quant import computed
 
 APART = 256 * 2**20  # bytes of weights that a turn walks through, so that none of them waits in a cache
@@ -25,9 +26,11 @@ FEW = 16  # rows from which on reading is no longer what counts: then two copies
 
 @dataclass(frozen=True)
 class Ask:
-    """What to measure: formats of `quant.computed()`, rows, outputs n and inputs k of the layer, repetitions, threads."""
+    """What to measure: formats of `quant.computed()`, each with those of the scales of activations that it has kernels for (fp32 and
+    bf16 round none: once); rows, outputs n and inputs k of the layer, repetitions, threads."""
 
     formats: tuple[str, ...]
+    activations: tuple[str, ...] = ("32",)
     rows: tuple[int, ...] = (1, 2, 4, 5, 8, 16, 32, 128, 512)
     n: int = 8192
     k: int = 2048
@@ -74,11 +77,13 @@ class Layer(Shares):
     """One format at one number of rows.
 
     Attributes:
+        activations: values of a row that share an int8 scale.
         seconds: of a call, one per repetition.
         bandwidth, peak: GB/s and Gop/s probed beside each.
     """
 
     format: str
+    activations: str
     rows: int
     bytes: int
     operations: int
@@ -87,28 +92,36 @@ class Layer(Shares):
     peak: list[float] = field(default_factory=list)
 
 
-def run(ask: Ask, kernels: Kernels, say: Callable[[str], None] = lambda line: None) -> list[Layer]:
+def run(ask: Ask, say: Callable[[str], None] = lambda line: None) -> list[Layer]:
     """Measures. Activations are quantised within the call, where the format asks for it.
 
     Raises:
-        InputError: a format is unknown, or does not hold a layer of this size.
+        InputError: a format or scale is unknown, or a format does not hold a layer of this size.
     """
     for format in ask.formats:
         if format not in computed():
             raise unknown("format", format, computed())
-    weights = {format: _weights(format, ask, kernels) for format in ask.formats}
+    kernels = {activations: Kernels(activations=activations) for activations in ask.activations}
     inputs = {rows: (torch.randn(rows, ask.k), torch.empty(rows, ask.n)) for rows in ask.rows}
-    layers = [Layer(format, rows, _bytes(format, ask), 2 * rows * ask.n * ask.k) for format in ask.formats for rows in ask.rows]
+    ways = [(format, activations) for format in ask.formats for activations in ask.activations if _has(format, activations, ask)]
+    layers = [Layer(*way, rows, _bytes(way[0], ask), 2 * rows * ask.n * ask.k) for way in ways for rows in ask.rows]
+    weights = {format: _weights(format, ask, kernels[activations]) for format, activations in ways}  # packed alike for all scales
     for repetition in range(ask.repeat + 1):  # the first one warms up
         for layer in layers:
             x, out = inputs[layer.rows]
-            seconds = _seconds(kernels, layer, weights[layer.format], x, out)
+            seconds = _seconds(kernels[layer.activations].linear(layer.format), layer, weights[layer.format], x, out)
             if repetition:
                 layer.seconds.append(seconds)
                 layer.bandwidth.append(probe.read_bandwidth(APART, ask.threads, PROBE))
                 layer.peak.append(probe.peak(LINEAR_ARITHMETIC["cpu"][layer.format], ask.threads, PROBE))
         say(f"repetition {repetition} of {ask.repeat} done" if repetition else "warm")
     return layers
+
+
+def _has(format: str, activations: str, ask: Ask) -> bool:
+    if format in FLOATS:
+        return activations == ask.activations[0]
+    return activations == "32" or activations in COARSER.get(format, ())
 
 
 def _weights(format: str, ask: Ask, kernels: Kernels) -> list[Any]:
@@ -124,8 +137,8 @@ def _bytes(format: str, ask: Ask) -> int:
     return int(ask.n * ask.k * bits / 8) + ask.n * per_row
 
 
-def _seconds(kernels: Kernels, layer: Layer, weights: list[Any], x: Tensor, out: Tensor) -> float:
-    kernel, used = kernels.linear(layer.format), weights if layer.rows <= FEW else weights[:2]
+def _seconds(kernel: LinearKernel, layer: Layer, weights: list[Any], x: Tensor, out: Tensor) -> float:
+    used = weights if layer.rows <= FEW else weights[:2]
     began = time.perf_counter()
     for prepared in used:
         kernel.run(x, prepared, None, out)

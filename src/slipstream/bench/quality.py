@@ -15,7 +15,7 @@ import torch
 
 from slipstream.arch import ModelSpec
 from slipstream.base.errors import InputError
-from slipstream.bench.variants import AsQ4_0, Coarser, Twin
+from slipstream.bench.variants import AsQ4_0, Twin
 from slipstream.cost import weights_bytes
 from slipstream.engine.build import BUILTIN, set_threads, tokenizer_of
 from slipstream.engine.resolve import LOGIT_ROWS
@@ -47,17 +47,16 @@ class Way:
 
     Attributes:
         weights: a format that weights can be converted to, or Q4_0.
-        scale: values of a row of activations that share an int8 scale; 0 for all, None where activations stay fp32.
+        scale: values of a row of activations that share an int8 scale, as `Options.activations` says it; None where they stay fp32.
     """
 
     weights: str
-    scale: int | None = None
+    scale: str | None = None
 
 
-NATIVE = 32  # values per scale in the kernels; other scales are simulated
 WAYS = (
-    *(Way("fp32"), Way("bf16"), Way("int8", NATIVE), Way("int8", 128), Way("int8", 0), Way("q8_0", NATIVE)),
-    *(Way("int4", NATIVE), Way("int4", 128), Way("int4", 0), Way(Q4_0, NATIVE)),
+    *(Way("fp32"), Way("bf16"), Way("int8", "32"), Way("int8", "128"), Way("int8", "row"), Way("q8_0", "32")),
+    *(Way("int4", "32"), Way("int4", "row"), Way("int4_64", "32"), Way("int4_64", "row"), Way(Q4_0, "32")),
 )
 
 
@@ -123,24 +122,24 @@ def run(
     tokens, size = sum(len(one) - 1 for one in ids), sum(len(text.encode()) for _, text in texts)
     if tokens < 1:
         raise InputError("text: nothing to predict; give a longer one")
-    weights, kernels, threads = open_weights(source), Kernels(), threads or read_machine().threads
+    weights, threads = open_weights(source), threads or read_machine().threads
     set_threads(threads)
-    found = Quality(weights.spec, kernels.profile, threads, tuple(title for title, _ in texts), tokens, size, [])
+    found = Quality(weights.spec, Kernels().profile, threads, tuple(title for title, _ in texts), tokens, size, [])
     for factor in FACTORS:
         for way in WAYS:
-            found.scores.append(Score(factor, way, *read(weights, factor, way, kernels, ids)))
+            found.scores.append(Score(factor, way, *read(weights, factor, way, ids)))
             say(f"x{factor} {way.weights} {way.scale}: {found.bits_per_byte(found.scores[-1]):.4f} bits per byte")
     return found
 
 
-def read(weights: Weights, factor: int, way: Way, kernels: Kernels, ids: Sequence[list[int]]) -> tuple[float, int]:
+def read(weights: Weights, factor: int, way: Way, ids: Sequence[list[int]]) -> tuple[float, int]:
     """(nats of all texts, bytes of weights) of a model's twin computed in one way."""
     twin = Twin(weights, factor)
     held = AsQ4_0(twin) if way.weights == Q4_0 else twin
     format = held.as_stored if way.weights == Q4_0 else way.weights
     context = min(CONTEXT, held.spec.max_len)
-    computing = kernels if way.scale in (None, NATIVE) else Coarser(kernels, way.scale)
-    decoder = Decoder(held.spec, held, computing, context, LOGIT_ROWS, format=format, max_len=context)
+    kernels = Kernels() if way.scale is None else Kernels(activations=way.scale)
+    decoder = Decoder(held.spec, held, kernels, context, LOGIT_ROWS, format=format, max_len=context)
     pages = tuple(range(-(-context // PAGE)))
     pool = KVPool(decoder.pool_shape(len(pages), PAGE), torch.float32, kernels)
     runner = Runner(decoder, pool, Sampler(kernels, LOGIT_ROWS), none.NoDrafter(), Sizes(context, 1, context))

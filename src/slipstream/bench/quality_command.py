@@ -48,7 +48,7 @@ def show(found: "Quality") -> None:
         scale = score.way.scale
         table.add_row(
             "" if score.factor == last else f"x{score.factor}" if score.factor > 1 else "none",
-            *(score.way.weights, "fp32" if scale is None else f"int8 per {scale or 'row'}"),
+            *(score.way.weights, "fp32" if scale is None else f"int8 per {scale}"),
             *(f"{found.bits_per_byte(score):.4f}", f"{found.perplexity(score):.3f}", f"{found.change(score):+z.2%}"),
             f"{score.bytes / 1e6:,.2f}",
         )
@@ -56,4 +56,3 @@ def show(found: "Quality") -> None:
     console.print(table)
     read = f"{found.spec.name}: {len(found.texts)} texts, {found.text_bytes:,} bytes, {found.tokens:,} tokens predicted"
     console.print(f"{read}; {found.kernels}, KV in fp32; change is of the perplexity; MB of weights", style="dim", soft_wrap=True)
-    console.print("int8 per 128 and per row are simulated in fp32: there are no such kernels", style="dim", soft_wrap=True)

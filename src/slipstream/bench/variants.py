@@ -1,26 +1,19 @@
-"""Other ways to hold or compute the same model, for comparing what rounding does to it.
+"""Other ways to hold the same model, for comparing what rounding does to it.
 
     Twin          the model with outlier channels: the same function, harder to round (docs/benchmarks.md)
     AsQ4_0        the model with its matrices rounded by the `gguf` package, not by us
-    Coarser       kernels whose int8 activations share a scale over more than 32 values; simulated, there are no such kernels
 
 Owns nothing but these; must not know texts or how quality is measured.
 """
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from slipstream.arch import ModelSpec, tensors
-from slipstream.base import registry
 from slipstream.bench.made_weights import gguf_package
 from slipstream.cost import Mix
-from slipstream.model.linear import FORMATS
-from slipstream.ops.dispatch import Kernels
-from slipstream.ops.types import LinearKernel
 from slipstream.quant.formats import q4_0
 from slipstream.weights.source import Weights
 
@@ -90,48 +83,3 @@ class AsQ4_0:
             return None
         blocks = self._gguf.quants.quantize(self.get(name).float().numpy(), self._gguf.GGMLQuantizationType.Q4_0)
         return q4_0.OP, q4_0.lay_out({"blocks": torch.from_numpy(blocks)})
-
-
-class Coarser:
-    """`Kernels` whose linear layers of whole numbers are fp32 products of rounded rows and unpacked weights.
-
-    Args:
-        kernels: who computes everything else.
-        group: values of a row that share a scale; 0 for all.
-    """
-
-    def __init__(self, kernels: Kernels, group: int):
-        self._kernels, self._group = kernels, group
-
-    def linear(self, format: str) -> "LinearKernel | Simulated":
-        """See `Kernels.linear`."""
-        plain = format in ("fp32", "bf16")
-        return self._kernels.linear(format) if plain else Simulated(self._kernels.linear("fp32"), format, self._group)
-
-    def tape(self) -> None:
-        """See `Kernels.tape`: rounding is torch's."""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._kernels, name)
-
-
-@dataclass(frozen=True, slots=True)
-class Simulated:
-    """A linear layer in fp32 whose rows are rounded to int8 before, with a scale for each `group` values (0: each row)."""
-
-    fp32: LinearKernel
-    format: str
-    group: int
-
-    def prepare(self, stored: dict[str, Tensor]) -> Any:
-        return self.fp32.prepare({"weight": registry.load(FORMATS, self.format).unpack(stored)})
-
-    def run(self, x: Tensor, prepared: Any, bias: Tensor | None, out: Tensor) -> None:
-        self.fp32.run(rounded(x, self.group or x.shape[1]), prepared, bias, out)
-
-
-def rounded(x: Tensor, group: int) -> Tensor:
-    """x [rows, k] as int8 with a scale per `group` values means it, fp32 [rows, k]."""
-    groups = F.pad(x, (0, -x.shape[1] % group)).unflatten(1, (-1, group))
-    scale = groups.abs().amax(-1, keepdim=True) / 127
-    return (torch.where(scale > 0, groups / scale, 0).round() * scale).flatten(1)[:, : x.shape[1]].contiguous()

@@ -53,6 +53,7 @@ def chat(
     device: arguments.Device = "cpu",
     threads: arguments.Threads = None,
     quant: arguments.Quant = None,
+    activations: arguments.Activations = None,
     kv: arguments.Kv = None,
     max_len: arguments.MaxLen = None,
     memory: arguments.Memory = None,
@@ -64,7 +65,9 @@ def chat(
 
     seed = random.randrange(SEEDS) if seed is None else seed
     params = SamplingParams(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
-    options = arguments.given(threads=threads, quant=quant, kv=kv, max_len=max_len, memory=arguments.parse_size(memory))
+    options = arguments.given(
+        threads=threads, quant=quant, activations=activations, kv=kv, max_len=max_len, memory=arguments.parse_size(memory)
+    )
 
     from slipstream.engine.llm import LLM
 

@@ -40,6 +40,7 @@ def run(
     device: arguments.Device = "cpu",
     threads: arguments.Threads = None,
     quant: arguments.Quant = None,
+    activations: arguments.Activations = None,
     kv: arguments.Kv = None,
     max_len: arguments.MaxLen = None,
     memory: arguments.Memory = None,
@@ -52,17 +53,14 @@ def run(
 
     seed = random.randrange(SEEDS) if seed is None else seed
     params = SamplingParams(
-        max_tokens=max_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        repetition_penalty=repetition_penalty,
-        seed=seed,
-        n=n,
+        max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, repetition_penalty=repetition_penalty, seed=seed, n=n,
         stop=tuple(stop or ()),
-    )
+    )  # fmt: skip
     prompt = read_prompt(prompt)
-    options = arguments.given(threads=threads, quant=quant, kv=kv, max_len=max_len, memory=arguments.parse_size(memory), kernels=kernels)
+    options = arguments.given(
+        threads=threads, quant=quant, activations=activations, kv=kv, max_len=max_len, memory=arguments.parse_size(memory), kernels=kernels
+    )
+
     from slipstream.engine.limit import Limit
     from slipstream.engine.llm import LLM
 

@@ -48,6 +48,7 @@ def verify(
     device: arguments.Device = "cpu",
     threads: arguments.Threads = None,
     quant: arguments.Quant = None,
+    activations: arguments.Activations = None,
     kv: arguments.Kv = None,
     memory: arguments.Memory = None,
     kernels: arguments.KernelSet = None,
@@ -59,7 +60,9 @@ def verify(
 
     source = str(BUILTIN / "demo" if model is None else model)
     source = source if source.startswith(DUMMY) else str(locate(source))
-    options = arguments.given(threads=threads, quant=quant, kv=kv, memory=arguments.parse_size(memory), kernels=kernels)
+    options = arguments.given(
+        threads=threads, quant=quant, activations=activations, kv=kv, memory=arguments.parse_size(memory), kernels=kernels
+    )
     longest = min(LONGEST, open_weights(source).spec.max_len)
     options = {**options, "device": device, "deterministic": device != "cpu", "max_len": longest}
     checks = []

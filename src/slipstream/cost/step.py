@@ -25,15 +25,15 @@ from slipstream.base.errors import InputError
 # format -> (bits per weight, bytes per output row); scales that inputs share count with the weights
 WEIGHT_FORMATS = {
     "fp32": (32, 0), "bf16": (16, 0), "int8": (8, 4), "q8_0": (8.5, 0), "int4": (4.5, 0), "int4_zero": (4.75, 0), "q4_k": (4.625, 0),
-    "q6_k": (8.5625, 0),
+    "q6_k": (8.5625, 0), "int4_64": (4.25, 0), "int4_128": (4.125, 0),
 }  # fmt: skip
 KV_TYPES = {"fp32": 4, "bf16": 2}
 # Arithmetic that the numerics ask for. On the CPU bf16 is widened to fp32 (docs/numerics.md, section 2); on a GPU matrix products
 # take bf16, int8 weights too. Attention follows the type of the cache.
 LINEAR_ARITHMETIC = {
     "cpu": {"fp32": "fp32", "bf16": "fp32", "int8": "int8", "q8_0": "int8", "q6_k": "int8"}
-    | dict.fromkeys(("int4", "int4_zero", "q4_k"), "int4"),
-    "cuda": {"fp32": "fp32"} | dict.fromkeys(("bf16", "int8", "q8_0", "int4", "int4_zero", "q4_k", "q6_k"), "bf16"),
+    | dict.fromkeys(("int4", "int4_zero", "q4_k", "int4_64", "int4_128"), "int4"),
+    "cuda": {"fp32": "fp32"} | dict.fromkeys((name for name in WEIGHT_FORMATS if name != "fp32"), "bf16"),
 }
 ATTENTION_ARITHMETIC = {"cpu": {"fp32": "fp32", "bf16": "fp32"}, "cuda": {"fp32": "fp32", "bf16": "bf16"}}
 EMBEDDING = "embed.weight"

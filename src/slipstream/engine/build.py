@@ -55,7 +55,7 @@ def build(options: Options) -> Engine:
     if not str(source).startswith(DUMMY):
         source = locate(source)
     rule = choose_rule(options.verify)
-    kernels = Kernels(options.device, only=options.kernels, deterministic=options.deterministic)
+    kernels = Kernels(options.device, only=options.kernels, deterministic=options.deterministic, activations=options.activations)
     weights = open_weights(source, kernels.device)
     drafting = Drafting(options, source, weights.spec, kernels, longest(options, weights.spec), rule)
     config = resolve(

@@ -8,9 +8,11 @@ from slipstream.base.errors import InputError
 from slipstream.cost import Mix, WeightFormat
 from slipstream.cost.memory import MemoryPlan, plan
 from slipstream.hardware.machine import Machine
+from slipstream.ops.types import FLOATS, check_activations
 from slipstream.scheduler import SchedulerOptions
 
 DEFAULT_MAX_LEN = 8192
+FINE = Options.activations  # what is not named in a profile
 TARGET_ITL = 100  # milliseconds, on a CPU: about as fast as people read
 LOGIT_ROWS = 64  # rows of logits made at a time; bounds the scratch of large vocabularies
 
@@ -26,7 +28,8 @@ class Config:
         max_logit_rows: rows of logits made at a time.
         memory: where the bytes go, pages included.
         verify, exact: rule by which drafts are checked; whether it keeps the distribution of the text.
-        profile: id of the numerics profile: kernels, weight format, KV type; the rule, if the text depends on drafts.
+        profile: id of the numerics profile: kernels, weight format, scales of activations where they are not per 32, KV type; the rule,
+            if the text depends on drafts.
     """
 
     spec: ModelSpec
@@ -73,6 +76,7 @@ def resolve(
     """
     max_len = longest(options, spec)
     weight_format = options.quant or as_stored or stored
+    _check_activations(options, weight_format)
     kv = options.kv or ("bf16" if stored == "bf16" or isinstance(weight_format, Mix) else "fp32")
     memory = plan(
         spec,
@@ -89,6 +93,7 @@ def resolve(
         stored=stored,
         drafter=drafter,
     )
+    scales = "" if options.activations == FINE else f"/a-{options.activations}"
     return Config(
         spec=spec,
         model_name=spec.name,
@@ -102,9 +107,24 @@ def resolve(
         memory=memory,
         verify=rule[0],
         exact=rule[1],
-        profile=f"{kernels}/w-{weight_format}/kv-{kv}" + ("" if rule[0] == "match" else f"/verify-{rule[0]}"),
+        profile=f"{kernels}/w-{weight_format}{scales}/kv-{kv}" + ("" if rule[0] == "match" else f"/verify-{rule[0]}"),
         scheduler=_shared_out(options, spec, memory.pages, max_len, max_draft),
     )
+
+
+def _check_activations(options: Options, weight_format: WeightFormat) -> None:
+    """InputError where the option would change nothing, or a format has no kernel for it."""
+    if options.activations == FINE:
+        return
+    if options.device != "cpu":
+        raise InputError(f"activations={options.activations!r}: only CPUs round activations to int8, not {options.device}; leave it out")
+    formats = {format for _, format in weight_format.named} if isinstance(weight_format, Mix) else {weight_format}
+    if formats <= set(FLOATS):
+        raise InputError(
+            f"activations={options.activations!r}: {weight_format} weights leave activations as they are; leave it out, or take quant=int8"
+        )
+    for format in sorted(formats):
+        check_activations(format, options.activations)
 
 
 def _shared_out(options: Options, spec: ModelSpec, pages: int, max_len: int, max_draft: int) -> SchedulerOptions:

@@ -52,7 +52,7 @@ class Linear:
             fused = list(members)
             kernel, place = kernels.linear(op), f"{'+'.join(fused)}/{op}/"
             kept = weights.shelf.get(place) if weights.shelf is not None and hasattr(kernel, "restore") else {}
-            prepared, outputs = _unshelve(kernel, kept) if kept else _pack(weights, fused, format, kernel, place)
+            prepared, outputs = kernel.restore(kept) if kept else _pack(weights, fused, format, kernel, place)
             first = self._parts[-1].last if self._parts else 0
             last = first + outputs
             self._parts.append(_Part(kernel, prepared, None if whole is None else whole[first:last], first, last))
@@ -87,11 +87,6 @@ def _pack(weights: Weights, names: list[str], format: WeightFormat, kernel: Line
     if weights.shelf is not None and hasattr(kernel, "save"):
         weights.shelf.put(place, kernel.save(prepared))
     return prepared, len(fused["weight"])
-
-
-def _unshelve(kernel: LinearKernel, kept: dict[str, Tensor]) -> tuple[Any, int]:
-    prepared = kernel.restore(kept)
-    return prepared, prepared.n
 
 
 def _stored(weights: Weights, name: str, format: WeightFormat) -> dict[str, Tensor]:

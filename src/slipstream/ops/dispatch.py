@@ -12,7 +12,18 @@ from typing import Any
 
 from slipstream.base.errors import BackendError
 from slipstream.base.registry import load, unknown
-from slipstream.ops.types import FAMILY_OPS, LINEAR_OPS, OPS, Declined, LinearKernel, Op
+from slipstream.ops.types import (
+    FAMILY_OPS,
+    LINEAR_FORMATS,
+    LINEAR_OPS,
+    OPS,
+    SPANS,
+    Declined,
+    LinearKernel,
+    Op,
+    check_activations,
+    linear_op,
+)
 
 CANDIDATES = ("triton", "cpu", "reference")  # modules of slipstream.ops, best first
 DETERMINISTIC = "triton_deterministic"  # asked for linear layers in the place of "triton" where deterministic settings are wanted
@@ -43,9 +54,10 @@ class Kernels:
         device: "cpu", "cuda" or "cuda:N".
         deterministic: a row's bits must not depend on other rows. On the CPU that holds anyway.
         only: take this candidate for every op and no other (tests, diagnostics).
+        activations: how many values of a row share an int8 scale where linear layers round them: a key of SPANS.
 
     Raises:
-        InputError: `only` names no candidate.
+        InputError: `only` names no candidate, or there are no such scales.
         BackendError: no candidate asked serves some op on this device; lists their reasons.
     """
 
@@ -58,14 +70,16 @@ class Kernels:
     logprobs: Op
     move: Op
 
-    def __init__(self, device: str = "cpu", *, only: str | None = None, deterministic: bool = False):
+    def __init__(self, device: str = "cpu", *, only: str | None = None, deterministic: bool = False, activations: str = "32"):
         if only is not None and only not in CANDIDATES:
             raise unknown("only", only, CANDIDATES)
+        if activations not in SPANS:
+            raise unknown("activations", activations, SPANS)
         candidates = [load("slipstream.ops", name) for name in (CANDIDATES if only is None else (only,))]
         linears = candidates
         if deterministic:
             linears = [load("slipstream.ops", DETERMINISTIC), *(module for module in candidates if module.NAME != "triton")]
-        self.device = device
+        self.device, self.activations = device, activations
         self._choices: list[Choice] = []
         self._linear: dict[str, LinearKernel] = {}
         for op in OPS:
@@ -78,20 +92,26 @@ class Kernels:
                 self._missing[op] = error
         for op in LINEAR_OPS:
             try:
-                self._linear[op.removeprefix("linear_")] = self._choose(op, linears)
+                self._linear[op] = self._choose(op, linears)
             except BackendError as error:
                 self._missing[op] = error
         serving = {choice.chosen for choice in self._choices}
         self.profile = "+".join({module.NAME: module.PROFILE for module in [*linears, *candidates] if module.NAME in serving}.values())
 
     def linear(self, format: str) -> LinearKernel:
-        """The linear layer for weights stored as `format`; InputError names the known formats, BackendError says why one is not
-        served here."""
-        if f"linear_{format}" in self._missing:
-            raise self._missing[f"linear_{format}"]
-        if format not in self._linear:
-            raise unknown("format", format, self._linear)
-        return self._linear[format]
+        """The linear layer for weights stored as `format`, with these activations' scales where it rounds them.
+
+        Raises:
+            InputError: no such format, or it has no such scales; names those that there are.
+            BackendError: it is not served here; says why.
+        """
+        if format not in LINEAR_FORMATS:
+            raise unknown("format", format, LINEAR_FORMATS)
+        check_activations(format, self.activations)
+        op = linear_op(format, self.activations)
+        if op in self._missing:
+            raise self._missing[op]
+        return self._linear[op]
 
     def choices(self) -> list[Choice]:
         """One Choice per op, for `slipstream doctor`."""

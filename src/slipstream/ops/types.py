@@ -16,7 +16,7 @@ from slipstream.base.errors import InputError
 OPS = ("embed", "norm", "rope_write", "attention", "gated", "sample", "logprobs", "move")
 FAMILY_OPS = (  # asked for by some families only: a device may lack them
     *("layer_norm", "norm_slices", "attention_softcap", "gated_gelu", "gated_gelu_tanh", "gelu", "gelu_tanh", "add", "scale", "softcap"),
-    *("route", "add_rows", "gate_rows", "gated_clamped", "attention_sinks"),
+    *("route", "routed", "gate_rows", "gated_clamped", "attention_sinks"),
 )
 LINEAR_FORMATS = {  # what a linear layer stores: tensor -> (type, how many inputs share one of its numbers; 0: all)
     "fp32": {"weight": (torch.float32, 1)},
@@ -30,10 +30,38 @@ LINEAR_FORMATS = {  # what a linear layer stores: tensor -> (type, how many inpu
         **{"group": (torch.float16, 256), "group_least": (torch.float16, 256)},
     },
     "q6_k": {"weight": (torch.int8, 1), "scale": (torch.int8, 16), "group": (torch.float16, 256)},
+    "int4_64": {"weight": (torch.uint8, 2), "scale": (torch.float16, 64)},
+    "int4_128": {"weight": (torch.uint8, 2), "scale": (torch.float16, 128)},
 }
-LINEAR_OPS = tuple(f"linear_{name}" for name in LINEAR_FORMATS)
+FLOATS = ("fp32", "bf16")  # linear formats that leave activations as they are
+BLOCK = 32  # inputs of a block of whole-number weights
+SPANS = {"32": 1, "128": 4, "row": 0}  # activations that share an int8 scale, as the user says it -> blocks, 0 for all of a row
+COARSER = {"int8": ("128", "row"), "int4": ("row",), "int4_64": ("row",), "int4_128": ("128", "row")}  # what pays besides 32
 SEGMENT = 512  # keys per attention segment, by absolute position (docs/numerics.md, section 3)
-INT8_BLOCK = 32  # activations that share one scale in the int8 linear
+
+
+def linear_op(format: str, activations: str = "32") -> str:
+    """Name of the op that serves a linear layer: "linear_int8", or "linear_int8/row" with a coarser scale of activations."""
+    return f"linear_{format}" if format in FLOATS or activations == "32" else f"linear_{format}/{activations}"
+
+
+def check_activations(format: str, activations: str) -> None:
+    """InputError where a linear format has no kernel for such scales of activations; those that leave them alone have one for all."""
+    known = ("32", *COARSER.get(format, ()))
+    if format not in FLOATS and activations not in known:
+        others = ", ".join(name for name, scales in COARSER.items() if activations in scales)
+        raise InputError(
+            f"activations={activations!r}: {format} weights are computed with {' or '.join(known)}; leave it out, or take quant={others}"
+        )
+
+
+def of_linear_op(op: str) -> tuple[str, str]:
+    """(format, activations) of such a name."""
+    format, _, activations = op.removeprefix("linear_").partition("/")
+    return format, activations or "32"
+
+
+LINEAR_OPS = tuple(linear_op(format, activations) for format in LINEAR_FORMATS for activations in ("32", *COARSER.get(format, ())))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +95,8 @@ class LinearKernel(Protocol):
     def save(self, prepared: Any) -> dict[str, Tensor]:
         """What `prepare` made, as tensors that may be kept on disk. Only kernels for which packing takes time have it."""
 
-    def restore(self, saved: dict[str, Tensor]) -> Any:
-        """The same from what was kept."""
+    def restore(self, saved: dict[str, Tensor]) -> tuple[Any, int]:
+        """(the same from what was kept, outputs of the layer)."""
 
     def gather(self, ids: Tensor, prepared: Any, out: Tensor) -> None:
         """Writes rows `ids` [rows] of the weight, unpacked, to out [rows, k]. Only kernels whose scales are shared by inputs have it."""
@@ -134,6 +162,7 @@ class SampleRows:
 
 
 Op = Callable[..., Any]
+Layer = Callable[[Tensor, Tensor], None]  # reads [n, hidden], writes [n, hidden]; calls kernels, the same ones every time
 
 
 def check_stored(kernel: str, format: str, stored: dict[str, Tensor]) -> tuple[int, int]:

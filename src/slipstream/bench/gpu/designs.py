@@ -177,7 +177,7 @@ def packed_weight(format: str, group: int, tile: Tile | None = None) -> Callable
             return Declined(f"takes k a multiple of {group}, not {k}")
         if not weight.is_cuda and (tile is not None or n > OUTPUTS):
             return Declined("tiles are compared on CUDA only, as are layers of more than one")
-        layer = pack(format, _stored(format, weight, group))
+        layer = pack(_stored(format, weight, group))
 
         def product(x: Tensor) -> Tensor:
             out = torch.empty(x.shape[0], n, device=x.device)

@@ -1,8 +1,8 @@
 """Mixture of experts: each row goes to a few of many gated layers; their weighted outputs are summed in the order of the experts'
 numbers, then the shared part is added. Must not know norms, residuals or other layers.
 
-Every expert computes the rows that chose it as one gathered batch. Its kernels give a row the same bits in every batch, and what a
-row sums does not depend on who else is there; nobody is dropped (docs/numerics.md, section 2).
+Every expert computes the rows that chose it as one gathered batch (ops/reference/experts.py, `routed`). Its kernels give a row the
+same bits in every batch, and what a row sums does not depend on who else is there; nobody is dropped (docs/numerics.md, section 2).
 """
 
 from functools import partial
@@ -22,10 +22,10 @@ from slipstream.weights.source import Weights
 class Ffn:
     """One sub-layer of experts."""
 
-    RECORDS = False  # which experts run is decided by what the router computes
+    RECORDS = True
 
     def __init__(self, spec: MoeSpec, prefix: str, weights: Weights, format: WeightFormat, kernels: Kernels):
-        self._spec, self._kernels, self._route, self._add_rows = spec, kernels, kernels.route, kernels.add_rows
+        self._spec, self._route, self._routed = spec, kernels.route, kernels.routed
         self._gated = _activation(spec, kernels)
         self._router = Linear(weights, [f"{prefix}.router"], spec.bias, "fp32", kernels)
         self._correction = weights.get(f"{prefix}.router.correction") if spec.router.correction else None
@@ -41,15 +41,8 @@ class Ffn:
         experts, shares = scratch["experts"].view(torch.int32), scratch["shares"]  # [rows, chosen]
         self._router(x, scratch["scores"])
         self._route(scratch["scores"], self._correction, self._spec.router, experts, shares)
-        out.zero_()
-        numbers = experts.flatten()
-        order = numbers.argsort(stable=True)  # by expert, then by row
-        rows, shares = (order // experts.shape[1]).int(), shares.flatten()[order]
-        start = 0
-        for number, count in enumerate(torch.bincount(numbers, minlength=len(self._experts)).tolist()):
-            if count:
-                self._one(number, x, out, scratch, rows[start : start + count], shares[start : start + count])
-                start += count
+        layers = [partial(expert, scratch=scratch, gated=self._gated) for expert in self._experts]
+        self._routed(x, experts, shares, layers, scratch["gathered"], scratch["part"], out)
         if self._shared is not None:
             part = scratch["part"]
             self._shared(x, part, scratch, self._gated)
@@ -57,13 +50,6 @@ class Ffn:
                 self._shared_gate(x, scratch["gate"])
                 self._gate_rows(part, scratch["gate"])
             self._add(out, part)
-
-    def _one(self, number: int, x: Tensor, out: Tensor, scratch: dict[str, Tensor], rows: Tensor, shares: Tensor) -> None:
-        """Adds one expert's part to the rows that chose it."""
-        gathered, part = scratch["gathered"][: len(rows)], scratch["part"][: len(rows)]
-        self._kernels.embed(rows, x, gathered)  # the same gather as of tokens
-        self._experts[number](gathered, part, scratch, self._gated)
-        self._add_rows(out, rows, part, shares)
 
 
 def _activation(spec: MoeSpec, kernels: Kernels) -> Op:

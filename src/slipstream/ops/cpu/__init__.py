@@ -1,7 +1,6 @@
 """Candidate "cpu": the C++ kernels of slipstream._native, checked and called with addresses.
 
-Must not know the arithmetic (csrc/, docs/numerics.md). Four ops of the mixture-of-experts families have no C++ kernel; the
-reference's functions serve them, with the same bits. Every function writes into tensors of the caller; arguments are described in
+Must not know the arithmetic (csrc/, docs/numerics.md). Every function writes into tensors of the caller; arguments are described in
 ops/types.py and ops/reference. A tensor that does not fit raises InputError naming it; an index out of range raises IndexError
 from the kernel.
 """
@@ -9,8 +8,8 @@ from the kernel.
 from typing import Any
 
 from slipstream.base import native
-from slipstream.ops import reference
 from slipstream.ops.cpu.cached import attention, attention_sinks, attention_softcap, move, rope_write
+from slipstream.ops.cpu.experts import gate_rows, gated_clamped, route, routed
 from slipstream.ops.cpu.linear import Linear
 from slipstream.ops.cpu.rows import (
     add,
@@ -27,7 +26,7 @@ from slipstream.ops.cpu.rows import (
     softcap,
 )  # fmt: skip
 from slipstream.ops.cpu.sampling import logprobs, sample
-from slipstream.ops.types import LINEAR_FORMATS, Declined
+from slipstream.ops.types import LINEAR_OPS, Declined, of_linear_op
 
 NAME = "cpu"
 VERSION = 2
@@ -39,15 +38,13 @@ _OPS = {
     for function in (
         *(embed, norm, rope_write, attention, gated, sample, logprobs, move),
         *(layer_norm, norm_slices, attention_softcap, attention_sinks, gated_gelu, gated_gelu_tanh, gelu, gelu_tanh, add, scale, softcap),
+        *(route, routed, gate_rows, gated_clamped),
     )
 }
 
-# few numbers per row, or one pass of correctly rounded operations: the same function as the reference's, the same bits
-_OPS |= {name: getattr(reference, name) for name in ("route", "add_rows", "gate_rows", "gated_clamped")}
-
 
 def tape() -> Any:
-    """A tape that records the ops of this candidate; those that are the reference's functions run at once."""
+    """A tape that records the ops of this candidate."""
     return _native.Tape()
 
 
@@ -59,5 +56,4 @@ def offer(op: str, device: str) -> Any:
         return Declined(f"no native module: {native.reason}")
     if op in _OPS:
         return _OPS[op]
-    format = op.removeprefix("linear_")
-    return Linear(format) if op.startswith("linear_") and format in LINEAR_FORMATS else Declined(f"has no kernel for {op}")
+    return Linear(*of_linear_op(op)) if op in LINEAR_OPS else Declined(f"has no kernel for {op}")

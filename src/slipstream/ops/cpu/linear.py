@@ -8,7 +8,7 @@ from torch import Tensor
 from slipstream.base import native
 from slipstream.base.errors import InputError
 from slipstream.ops.cpu.checks import fits, integers, rows_apart
-from slipstream.ops.types import LINEAR_FORMATS, check_stored
+from slipstream.ops.types import LINEAR_FORMATS, SPANS, check_stored
 
 _native = native.module
 
@@ -30,11 +30,11 @@ class Packed:
 
 
 class Linear:
-    """out = x @ weight.T + bias for one weight format."""
+    """out = x @ weight.T + bias for one weight format, with `activations` values of a row by one scale where it rounds them."""
 
-    def __init__(self, format: str):
+    def __init__(self, format: str, activations: str = "32"):
         self.name = f"cpu_{format}"
-        self._format, self._kind = format, _native.weight_kind(format)
+        self._format, self._kind, self._span = format, _native.weight_kind(format), SPANS[activations]
         if any(shared > 1 for name, (_, shared) in LINEAR_FORMATS[format].items() if name != "weight"):
             self.gather = self._gather
 
@@ -55,20 +55,20 @@ class Linear:
         scale = {} if prepared.scale is None else {"scale": prepared.scale}
         return {"panels": prepared.panels, "size": torch.tensor([prepared.n, prepared.k]), **scale}
 
-    def restore(self, saved: dict[str, Tensor]) -> Packed:
+    def restore(self, saved: dict[str, Tensor]) -> tuple[Packed, int]:
         """See LinearKernel."""
         n, k = saved["size"].tolist()
         found, needed = saved["panels"].nbytes, _native.packed_bytes(self._format, n, k)
         if found != needed:
             raise InputError(f"{self.name}: a packed weight of {n} x {k} has {needed} bytes, not {found}; pack it again")
-        return Packed(saved["panels"], saved.get("scale"), n, k)
+        return Packed(saved["panels"], saved.get("scale"), n, k), n
 
     def run(self, x: Tensor, prepared: Packed, bias: Tensor | None, out: Tensor) -> None:
         """Writes out [rows, n], whose rows may lie apart, from x [rows, k] and bias [n] or None."""
         rows, n, k = x.shape[0], prepared.n, prepared.k
         address, stride = rows_apart(self.name, "out", out, (rows, n))
         _native.linear(
-            self._kind, fits(self.name, "x", x, (rows, k)), prepared.panels.data_ptr(),
+            self._kind, self._span, fits(self.name, "x", x, (rows, k)), prepared.panels.data_ptr(),
             0 if prepared.scale is None else prepared.scale.data_ptr(),
             0 if bias is None else fits(self.name, "bias", bias, (n,)), address, rows, n, k, stride,
         )  # fmt: skip

@@ -12,7 +12,7 @@ shape, and by the thread that meets an element. So only this is used here:
 """
 
 from slipstream.ops.reference.cached import attention, attention_sinks, attention_softcap, move, rope_write
-from slipstream.ops.reference.experts import add_rows, gate_rows, gated_clamped, route
+from slipstream.ops.reference.experts import gate_rows, gated_clamped, route, routed
 from slipstream.ops.reference.linear import linear
 from slipstream.ops.reference.rows import (
     add,
@@ -29,7 +29,7 @@ from slipstream.ops.reference.rows import (
     softcap,
 )  # fmt: skip
 from slipstream.ops.reference.sampling import logprobs, sample
-from slipstream.ops.types import LINEAR_FORMATS, Declined, LinearKernel, Op
+from slipstream.ops.types import LINEAR_OPS, Declined, LinearKernel, Op, of_linear_op
 
 NAME = "reference"
 VERSION = 2
@@ -55,11 +55,11 @@ OFFERED: dict[str, Op | LinearKernel] = {
     "scale": scale,
     "softcap": softcap,
     "route": route,
-    "add_rows": add_rows,
+    "routed": routed,
     "gate_rows": gate_rows,
     "gated_clamped": gated_clamped,
     "attention_sinks": attention_sinks,
-    **{f"linear_{format}": linear(format) for format in LINEAR_FORMATS},
+    **{op: linear(*of_linear_op(op)) for op in LINEAR_OPS},
 }
 
 

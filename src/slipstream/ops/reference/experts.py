@@ -1,12 +1,14 @@
 """Ops of mixtures of experts: routing and adding the experts' parts."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from slipstream.arch import RouterSpec
 from slipstream.ops.reference.arithmetic import one_thread, sigmoid, softmax, total
+from slipstream.ops.types import Layer
 
 
 @one_thread()
@@ -35,13 +37,33 @@ def route(logits: Tensor, correction: Tensor | None, router: RouterSpec, experts
     torch.mul(taken, torch.tensor(router.scale, dtype=torch.float32), out=shares)
 
 
-@one_thread()
-def add_rows(out: Tensor, rows: Tensor, part: Tensor, shares: Tensor) -> None:
-    """out[rows[i]] += shares[i] * part[i], product and sum rounded one after the other.
+def routed(
+    x: Tensor, experts: Tensor, shares: Tensor, layers: Sequence[Layer], gathered: Tensor, part: Tensor, out: Tensor
+) -> None:
+    """out [rows, hidden] = the sum over each row's experts of share * layer(x), in ascending order of the experts' numbers.
 
     Args:
-        out: [any, hidden]; rows: int32 [n], all different; part: [n, hidden], changed; shares: [n].
+        x: [rows, hidden]
+        experts, shares: what `route` wrote. [rows, chosen]
+        layers: one per expert.
+        gathered, part: buffers for these. [rows, hidden]
     """
+    out.zero_()
+    numbers = experts.flatten()
+    order = numbers.argsort(stable=True)  # by expert, then by row
+    rows, shares, start = order // experts.shape[1], shares.flatten()[order], 0
+    for number, count in enumerate(torch.bincount(numbers, minlength=len(layers)).tolist()):
+        if count:
+            mine = rows[start : start + count]
+            torch.index_select(x, 0, mine, out=gathered[:count])
+            layers[number](gathered[:count], part[:count])
+            _add_rows(out, mine, part[:count], shares[start : start + count])
+            start += count
+
+
+@one_thread()
+def _add_rows(out: Tensor, rows: Tensor, part: Tensor, shares: Tensor) -> None:
+    """out[rows[i]] += shares[i] * part[i], product and sum rounded one after the other; rows are all different, part is changed."""
     part.mul_(shares[:, None])
     out.index_add_(0, rows, part)
 

@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from slipstream.ops.reference.arithmetic import fma, one_thread
-from slipstream.ops.types import INT8_BLOCK, check_stored
+from slipstream.ops.types import BLOCK, FLOATS, SPANS, check_stored
 
-BLOCK = 16  # rows of a matrix product; the last block is padded with zeros
+TOGETHER = 16  # rows of a matrix product; the last ones are padded with zeros
 PANEL = 1024  # weight rows widened to fp32 at a time, so that scratch stays small
+ALL = 1 << 40  # blocks: more than a row has
 ALIGNMENT = 64  # bytes; what torch's own allocations have
 
 
@@ -28,8 +29,8 @@ class FloatLinear:
     def prepare(self, stored: dict[str, Tensor]) -> Tensor:
         check_stored(self.name, self.format, stored)
         weight = stored["weight"].contiguous()
-        if len(weight) % BLOCK:  # with 2 to 11 outputs torch's rows differ by their place, with a multiple of 16 they do not
-            weight = F.pad(weight, (0, 0, 0, -len(weight) % BLOCK))
+        if len(weight) % TOGETHER:  # with 2 to 11 outputs torch's rows differ by their place, with a multiple of 16 they do not
+            weight = F.pad(weight, (0, 0, 0, -len(weight) % TOGETHER))
         return weight if weight.data_ptr() % ALIGNMENT == 0 else weight.clone()
 
     @one_thread()
@@ -37,11 +38,11 @@ class FloatLinear:
         for column in range(0, out.shape[1], PANEL):
             panel = prepared[column : column + PANEL].float()  # [n', k]
             width = min(PANEL, out.shape[1] - column)
-            for row in range(0, len(x), BLOCK):
-                rows = x[row : row + BLOCK]
-                block = x.new_zeros(BLOCK, x.shape[1])
+            for row in range(0, len(x), TOGETHER):
+                rows = x[row : row + TOGETHER]
+                block = x.new_zeros(TOGETHER, x.shape[1])
                 block[: len(rows)] = rows
-                out[row : row + BLOCK, column : column + width] = F.linear(block, panel)[: len(rows), :width]
+                out[row : row + TOGETHER, column : column + width] = F.linear(block, panel)[: len(rows), :width]
         if bias is not None:
             out.add_(bias)
 
@@ -52,25 +53,28 @@ class Whole:
 
     Attributes:
         whole: as fp32. [blocks, n, 32]
-        worth: of one, per block and output; None where only `scale` counts. [blocks, n]
+        worth: of one, per group of blocks and output; None where only `scale` counts. [groups, n]
+        group: blocks of a group, 0 for all.
         least: what is taken off every weight of a block. [blocks, n] or None
         scale: of an output, at the end. [n] or None
     """
 
     whole: Tensor
     worth: Tensor | None = None
+    group: int = 1
     least: Tensor | None = None
     scale: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class IntegerLinear:
-    """Weights of whole numbers times rows that are quantised to int8 per block of 32 values.
+    """Weights of whole numbers times rows that are quantised to int8, `activations` values by one scale ("row": all of a row).
 
-    A product of a block is an integer below 2^24 and so exact in fp32, in whatever order torch sums it.
+    A product of a block is an integer below 2^24 and so exact in fp32, in whatever order torch sums it; sums of such are exact in fp64.
     """
 
     format: str
+    activations: str = "32"
 
     @property
     def name(self) -> str:
@@ -81,15 +85,24 @@ class IntegerLinear:
         return _LAID_OUT[self.format](stored)
 
     def run(self, x: Tensor, prepared: Whole, bias: Tensor | None, out: Tensor) -> None:
-        quantised, step = quantise_rows(x)  # [rows, k / 32, 32], [rows, k / 32]
-        sums = quantised.sum(-1)
+        blocks, span, group = len(prepared.whole), SPANS[self.activations] or ALL, prepared.group or ALL
+        quantised, step = quantise_rows(x, span)  # [rows, blocks, 32], [rows, spans]
         total = x.new_zeros(len(x), prepared.whole.shape[1])
-        for block, whole in enumerate(prepared.whole):
-            dot = quantised[:, block] @ whole.T  # [rows, n], integers
-            one = step[:, block, None]
-            total = fma(dot, one if prepared.worth is None else prepared.worth[block] * one, total)
-            if prepared.least is not None:
-                total = fma(-sums[:, block, None], prepared.least[block] * one, total)
+        for first in range(0, blocks, span):
+            last, one = min(first + span, blocks), step[:, first // span, None]
+            part = torch.zeros_like(total)  # where the scale of the activations comes last
+            for block in range(first, last, min(group, span)):
+                unit = range(block, min(block + group, last))
+                dot = sum((quantised[:, b] @ prepared.whole[b].T).double() for b in unit).float()  # [rows, n], integers
+                worth = None if prepared.worth is None else prepared.worth[block // group]
+                if span > group:
+                    part = fma(dot, worth, part)
+                else:
+                    total = fma(dot, one if worth is None else worth * one, total)
+                if prepared.least is not None:
+                    total = fma(-quantised[:, block].sum(-1)[:, None], prepared.least[block] * one, total)
+            if span > group:
+                total = fma(part, one, total)
         out.copy_(total if prepared.scale is None else total * prepared.scale)
         if bias is not None:
             out.add_(bias)
@@ -99,39 +112,40 @@ class BlockLinear(IntegerLinear):
     """Where inputs share scales, a row of the weight can be had alone."""
 
     def gather(self, ids: Tensor, prepared: Whole, out: Tensor) -> None:
-        rows = prepared.whole[:, ids] * prepared.worth[:, ids, None]  # [blocks, rows, 32]
+        worth = prepared.worth.repeat_interleave(prepared.group, 0)
+        rows = prepared.whole[:, ids] * worth[:, ids, None]  # [blocks, rows, 32]
         if prepared.least is not None:
             rows -= prepared.least[:, ids, None]
         out.copy_(rows.transpose(0, 1).flatten(1))
 
 
-def linear(format: str) -> FloatLinear | IntegerLinear:
-    """The layer of a format."""
-    if format in ("fp32", "bf16"):
+def linear(format: str, activations: str = "32") -> FloatLinear | IntegerLinear:
+    """The layer of a format, `activations` values of a row by one scale where it rounds them."""
+    if format in FLOATS:
         return FloatLinear(format)
-    return IntegerLinear(format) if format == "int8" else BlockLinear(format)
+    return (IntegerLinear if format == "int8" else BlockLinear)(format, activations)
 
 
 def _by_block(weight: Tensor) -> Tensor:
     """[n, k] -> fp32 [blocks, n, 32], the last block filled up with zeros."""
-    padded = F.pad(weight.float(), (0, -weight.shape[1] % INT8_BLOCK))
-    return padded.unflatten(1, (-1, INT8_BLOCK)).transpose(0, 1).contiguous()
+    padded = F.pad(weight.float(), (0, -weight.shape[1] % BLOCK))
+    return padded.unflatten(1, (-1, BLOCK)).transpose(0, 1).contiguous()
 
 
 def _nibbles(packed: Tensor) -> Tensor:
     """u8 [n, k / 2] -> fp32 [blocks, n, 32]."""
-    halves = packed.unflatten(1, (-1, INT8_BLOCK // 2)).transpose(0, 1)  # [blocks, n, 16]
+    halves = packed.unflatten(1, (-1, BLOCK // 2)).transpose(0, 1)  # [blocks, n, 16]
     return torch.cat([halves & 15, halves >> 4], -1).float()
 
 
 def _int4_zero(stored: dict[str, Tensor]) -> Whole:
     scale = stored["scale"].float().T.contiguous()  # [blocks, n]
-    return Whole(_nibbles(stored["weight"]), scale, scale * stored["least"].float().T)
+    return Whole(_nibbles(stored["weight"]), scale, least=scale * stored["least"].float().T)
 
 
 def _q4_k(stored: dict[str, Tensor]) -> Whole:
     group, least = (stored[name].float().repeat_interleave(8, 1).T for name in ("group", "group_least"))
-    return Whole(_nibbles(stored["weight"]), group * stored["scale"].float().T, least * stored["least"].float().T)
+    return Whole(_nibbles(stored["weight"]), group * stored["scale"].float().T, least=least * stored["least"].float().T)
 
 
 def _q6_k(stored: dict[str, Tensor]) -> Whole:
@@ -139,19 +153,27 @@ def _q6_k(stored: dict[str, Tensor]) -> Whole:
     return Whole(_by_block(scaled), stored["group"].float().repeat_interleave(8, 1).T.contiguous())
 
 
+def _int4(stored: dict[str, Tensor]) -> Whole:
+    whole, scale = _nibbles(stored["weight"]) - 8, stored["scale"].float().T.contiguous()
+    return Whole(whole, scale, len(whole) // len(scale))
+
+
 _LAID_OUT: dict[str, Callable[[dict[str, Tensor]], Whole]] = {
-    "int8": lambda stored: Whole(_by_block(stored["weight"]), scale=stored["scale"]),
+    "int8": lambda stored: Whole(_by_block(stored["weight"]), group=0, scale=stored["scale"]),
     "q8_0": lambda stored: Whole(_by_block(stored["weight"]), stored["scale"].float().T.contiguous()),
-    "int4": lambda stored: Whole(_nibbles(stored["weight"]) - 8, stored["scale"].float().T.contiguous()),
+    **dict.fromkeys(("int4", "int4_64", "int4_128"), _int4),
     "int4_zero": _int4_zero,
     "q4_k": _q4_k,
     "q6_k": _q6_k,
 }
 
 
-def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Symmetric int8 per block of 32: x [rows, k] -> whole numbers in fp32 [rows, k / 32, 32], scales [rows, k / 32]; k is padded."""
-    blocks = F.pad(x, (0, -x.shape[1] % INT8_BLOCK)).unflatten(1, (-1, INT8_BLOCK))
-    scale = blocks.abs().amax(-1) / 127
-    whole = torch.where(scale[..., None] == 0, 0.0, torch.round(blocks / scale[..., None]))
-    return whole, scale
+def quantise_rows(x: Tensor, span: int) -> tuple[Tensor, Tensor]:
+    """Symmetric int8 with a scale per `span` blocks of 32: x [rows, k] -> whole numbers in fp32 [rows, blocks, 32], scales [rows, spans];
+    k is padded."""
+    blocks = F.pad(x, (0, -x.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))
+    largest = blocks.abs().amax(-1)
+    span = min(span, largest.shape[1])
+    scale = F.pad(largest, (0, -largest.shape[1] % span)).unflatten(1, (-1, span)).amax(-1) / 127
+    each = scale.repeat_interleave(span, 1)[:, : blocks.shape[1], None]  # of every block
+    return torch.where(each == 0, 0.0, torch.round(blocks / each)), scale

@@ -77,7 +77,7 @@ class PackedLinear:
     def prepare(self, stored: dict[str, Tensor]) -> Packed:
         """Packs the stored tensors (ops/types.py, LINEAR_FORMATS) once; the result holds a copy."""
         check_stored(self.name, self.format, stored)
-        return pack(self.format, stored)
+        return pack(stored)
 
     def run(self, x: Tensor, prepared: Packed, bias: Tensor | None, out: Tensor) -> None:
         """See LinearKernel."""

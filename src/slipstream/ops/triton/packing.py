@@ -78,8 +78,8 @@ class Packed:
     wide_least: Tensor
 
 
-def pack(format: str, stored: Mapping[str, Tensor]) -> Packed:
-    """Packs the stored tensors of a layer (ops/types.py, LINEAR_FORMATS: int8, q8_0, int4, int4_zero, q4_k or q6_k)."""
+def pack(stored: Mapping[str, Tensor]) -> Packed:
+    """Packs the stored tensors of a layer (ops/types.py, LINEAR_FORMATS: any but fp32 and bf16)."""
     weight, scale, least = stored["weight"], stored["scale"], stored.get("least")
     bits = 8 if weight.dtype is torch.int8 else 4
     (outputs, width), wide = weight.shape, "group" in stored
@@ -90,7 +90,7 @@ def pack(format: str, stored: Mapping[str, Tensor]) -> Packed:
         scale, least = (part if part is None else part[:, :: group // 32] for part in (scale, least))
     form = Form(
         outputs, inputs, bits, group, _TYPES[scale.dtype], "sum" if "group_least" in stored else "zero" if least is not None else "",
-        8 if format == "int4" else 0, 256 if wide else 0,
+        8 if bits == 4 and least is None else 0, 256 if wide else 0,
     )  # fmt: skip
     scales = _by_group(scale.view(outputs, -1), form, group)
     others = ((least, group), (stored.get("group"), form.wide), (stored.get("group_least"), form.wide))

@@ -25,7 +25,7 @@ def quantise(weight: Tensor) -> dict[str, Tensor]:
     """
     if weight.shape[1] % VALUES:
         raise InputError(f"quant='q8_0': a layer has {weight.shape[1]} inputs, no multiple of {VALUES}; take quant='int8'")
-    return rounded(NAME, weight) or _quantise(weight)
+    return rounded(NAME, weight, VALUES) or _quantise(weight)
 
 
 def _quantise(weight: Tensor) -> dict[str, Tensor]:
