@@ -93,7 +93,6 @@ def resolve(
         stored=stored,
         drafter=drafter,
     )
-    scales = "" if options.activations == FINE else f"/a-{options.activations}"
     return Config(
         spec=spec,
         model_name=spec.name,
@@ -107,9 +106,15 @@ def resolve(
         memory=memory,
         verify=rule[0],
         exact=rule[1],
-        profile=f"{kernels}/w-{weight_format}{scales}/kv-{kv}" + ("" if rule[0] == "match" else f"/verify-{rule[0]}"),
+        profile=_profile(options, kernels, weight_format, kv, rule[0]),
         scheduler=_shared_out(options, spec, memory.pages, max_len, max_draft),
     )
+
+
+def _profile(options: Options, kernels: str, weight_format: WeightFormat, kv: str, rule: str) -> str:
+    """What a text depends on beside the model and the request, as one word."""
+    scales = "" if options.activations == FINE else f"/a-{options.activations}"
+    return f"{kernels}/w-{weight_format}{scales}/kv-{kv}" + ("" if rule == "match" else f"/verify-{rule}")
 
 
 def _check_activations(options: Options, weight_format: WeightFormat) -> None:
