@@ -152,16 +152,11 @@ static void linear_int(const Linear& a, i64 panel, i64 panels, i64 from, i64 to)
 
 // One block: s = max |x| / 127, q = rint(x / s) within -127..127, 0 where s is 0 (or where x is not a number).
 static void quantise_block(const float* x, i64 n, int8_t* quant, float* scale, int32_t* sum) {
-    const Vec shift = set1(12582912.f);
     const Vec v[2] = {load_up_to(x, n), n > LANES ? load_up_to(x + LANES, n - LANES) : zero()};
-    Vec size[2];
-    for (int i = 0; i < 2; ++i) size[i] = as_float(bit_and(as_int(v[i]), seti(0x7fffffff)));
-    const float s = biggest(max(size[0], size[1])) / 127.f;
+    const float s = biggest(max(size_of(v[0]), size_of(v[1]))) / 127.f;
     *scale = s;
     for (int i = 0; i < 2; ++i) {
-        const Vec ratio = s > 0.f ? div(v[i], set1(s)) : zero();
-        const Vec held = min(max(ratio, set1(-127.f)), set1(127.f));
-        const Int q = sub(as_int(add(held, shift)), as_int(shift));
+        const Int q = quantised(v[i], s);
         narrow_bytes(quant + i * LANES, q);
         sum[i] = sum_lanes(q);
     }

@@ -1,7 +1,6 @@
 """Room beside: pages are given up to the last position and come back; what is read in pieces reads as in one."""
 
 import pytest
-import torch
 
 from slipstream.model import load_model
 from slipstream.ops import Kernels
@@ -23,7 +22,7 @@ def made():
 
 def beside(made, requests: int = 4) -> Beside:
     decoder, kernels = made
-    pool = KVPool(decoder.pool_shape(PAGES, PAGE), torch.bfloat16, kernels)
+    pool = KVPool(decoder.pool_shape(PAGES, PAGE), "bf16", kernels)
     return Beside(decoder, pool, Sampler(kernels, 4), requests, max_rows=16)
 
 

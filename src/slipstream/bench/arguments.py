@@ -17,7 +17,7 @@ ModelArgument = Annotated[str | None, typer.Argument(help=_SOURCE, show_default=
 Device = Annotated[str, typer.Option(metavar="DEVICE", help="cpu, cuda or cuda:N.")]
 Threads = Annotated[int | None, typer.Option(metavar="N", min=1, help="CPU threads (default: physical cores).")]
 Quant = Annotated[str | None, typer.Option(metavar="FORMAT", help="Convert weights: int4, int8, q8_0, bf16, fp32 (default: as stored).")]
-Kv = Annotated[str | None, typer.Option(metavar="TYPE", help="KV cache in fp32 or bf16 (default: bf16 for bf16 weights, else fp32).")]
+Kv = Annotated[str | None, typer.Option(metavar="TYPE", help="KV cache in fp32, bf16 or int8 (default: bf16 for bf16 weights, else fp32).")]
 MaxLen = Annotated[int | None, typer.Option(metavar="N", min=1, help="Longest request in tokens, output included.")]
 Memory = Annotated[str | None, typer.Option(metavar="SIZE", help="For weights, KV and scratch together, such as 4G.")]
 Speculate = Annotated[str, typer.Option(metavar="DRAFTER", help="Who guesses ahead, as NAME or NAME:OPTION=VALUE,...; no text changes.")]

@@ -4,8 +4,6 @@ and what memory it takes; what it is used for is the drafter's affair.
 
 from pathlib import Path
 
-import torch
-
 from slipstream.arch.spec import ModelSpec
 from slipstream.base.config import Options
 from slipstream.cost import kv_bytes, scratch_bytes, weights_bytes
@@ -20,7 +18,6 @@ from slipstream.worker.beside import Beside
 from slipstream.worker.pool import KVPool
 
 ROWS = 256  # tokens that the small model reads in one call at most
-KV = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class Drafting:
@@ -71,5 +68,5 @@ class Drafting:
     def _beside(self, pages: int) -> Beside:
         requests, weights = self._options.max_batch, self._weights
         decoder = Decoder(weights.spec, weights, self._kernels, self._rows, requests, format=self._format, max_len=self._max_len)
-        pool = KVPool(decoder.pool_shape(pages, self._options.page_size), KV[self._kv], self._kernels)
+        pool = KVPool(decoder.pool_shape(pages, self._options.page_size), self._kv, self._kernels)
         return Beside(decoder, pool, Sampler(self._kernels, requests), requests, self._rows)

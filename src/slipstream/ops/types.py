@@ -33,6 +33,7 @@ LINEAR_FORMATS = {  # what a linear layer stores: tensor -> (type, how many inpu
 }
 LINEAR_OPS = tuple(f"linear_{name}" for name in LINEAR_FORMATS)
 SEGMENT = 512  # keys per attention segment, by absolute position (docs/numerics.md, section 3)
+SCALE_BYTES = 4  # of the scale that follows a key or value in int8
 INT8_BLOCK = 32  # activations that share one scale in the int8 linear
 
 
@@ -79,11 +80,16 @@ class KV:
     """One layer's keys and values: views of the pool. slot = page * page_size + offset within the page.
 
     Attributes:
-        keys, values: [pages, kv_heads, page_size, head_dim], fp32 or bf16.
+        keys, values: [pages, kv_heads, page_size, head_dim], fp32 or bf16; or int8 [pages, kv_heads, page_size, head_dim + 4], where
+            the last four bytes of a key or value are its scale, fp32.
     """
 
     keys: Tensor
     values: Tensor
+
+    @property
+    def head_dim(self) -> int:
+        return self.keys.shape[3] - (SCALE_BYTES if self.keys.dtype is torch.int8 else 0)
 
 
 @dataclass(slots=True)
