@@ -35,7 +35,6 @@ from slipstream.worker.runner import Runner, Sizes
 
 BUILTIN = Path(__file__).parents[1] / "builtin"
 PLAIN = ("fp32", "bf16")  # packed as fast as they are read
-KV_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ def build(options: Options) -> Engine:
     if weights.shelf is not None:
         weights.shelf.close()
     shape = decoder.pool_shape(config.scheduler.pages, config.scheduler.page_size)
-    pool = KVPool(shape, KV_TYPES[config.kv], kernels)
+    pool = KVPool(shape, config.kv, kernels)
     drafter = Predicted(drafting.make(decoder, config.scheduler.pages))
     sizes = Sizes(rows=rows, batch=config.max_batch, tokens=config.max_len)
     executor = LocalExecutor(Runner(decoder, pool, Sampler(kernels, config.max_logit_rows), drafter, sizes, rule))

@@ -6,18 +6,22 @@ import torch
 from torch import Tensor
 
 from slipstream.ops.dispatch import Kernels
+from slipstream.ops.types import SCALE_BYTES
+
+TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
 
 
 class KVPool:
-    """Keys and values of all layers: [layers, 2, pages, kv_heads, page_size, head_dim].
+    """Keys and values of all layers: [layers, 2, pages, kv_heads, page_size, head_dim]; in int8 the scale of each stands behind it.
 
     Args:
-        shape: the tensor's shape.
-        dtype: fp32 or bf16, the KV type of the numerics profile.
+        shape: as above.
+        type: a key of TYPES, the KV type of the numerics profile.
     """
 
-    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, kernels: Kernels):
-        self.tensor: Tensor = torch.zeros(shape, dtype=dtype, device=kernels.device)
+    def __init__(self, shape: tuple[int, ...], type: str, kernels: Kernels):
+        row = shape[5] + (SCALE_BYTES if type == "int8" else 0)
+        self.tensor: Tensor = torch.zeros((*shape[:5], row), dtype=TYPES[type], device=kernels.device)
         self.page_size = shape[4]
         self.kernels = kernels
 
