@@ -1,6 +1,10 @@
-// Owns: attention of one row over paged keys, in segments of 512 positions merged from left to right (docs/numerics.md, section 3).
+// Owns: attention of a piece (rows of one request, one kv head, some segments) over paged keys: scores, softmax, mixed values, and the
+// merging of segments from left to right (docs/numerics.md, section 3). A pair is a row and a head; all pairs of a piece share the
+// reading of keys and values. Rule: a score and a mixed value are each one chain of FMAs; tiles only choose how many run side by side.
 #pragma once
-#include "kernels.h"
+#include <type_traits>
+
+#include "keys.h"
 #include "scalar_math.h"
 
 namespace slip {
@@ -8,88 +12,96 @@ namespace SLIP_ISA {
 
 constexpr float NOTHING = -INFINITY;
 #if defined(SLIP_AVX512)
-constexpr int VALUES = 4;     // Vecs of a value row that G heads sum up in registers
-constexpr int CHAINS_MAX = 16;  // sums of products that are held in registers
+constexpr int TILE = 12;  // pairs of a tile
+constexpr int HELD = 24;  // Vecs of sums that registers hold
+#elif defined(SLIP_AVX2)
+constexpr int TILE = 6;
+constexpr int HELD = 6;
 #else
-constexpr int VALUES = 1;
-constexpr int CHAINS_MAX = 4;
+constexpr int TILE = 4;
+constexpr int HELD = 4;
 #endif
-constexpr int HEADS = 4;  // heads of a kv head that share the reading of its keys and values
+constexpr i64 SCORES = SEGMENT + KEYS;  // from a pair's scores to the next one's; not a power of two, for the sake of the cache's sets
+constexpr i64 QUERY = MAX_HEAD + LANES;
+constexpr i64 VALUES = 128;             // values that are widened at a time,
+constexpr i64 COLUMNS = 2 * LANES;      // and how many numbers of them
+constexpr i64 FETCH = 64;               // keys between what is read and what is fetched
 
-// Element offsets of keys `from`..`to`-1 of a row in the cache, for one kv head.
-static void find_keys(const Attention& a, i64 row, i64 kv_head, i64 from, i64 to, i64* offset) {
-    const Cache& c = a.cache;
-    const int32_t* pages = a.page_table + a.request[row] * a.max_pages;
-    const int32_t* tail = a.tail_slots + a.tail_start[row] - a.linear[row];
-    for (i64 j = from; j < to; ++j) {
-        const bool trunk = j < a.linear[row];
-        const i64 page = trunk ? pages[j / c.page_size] : tail[j] / c.page_size, at = trunk ? j % c.page_size : tail[j] % c.page_size;
-        offset[j - from] = ((page * c.kv_heads + kv_head) * c.page_size + at) * c.head_dim;
+// Scores of R pairs with B * 16 turned keys.
+template <int R, int B>
+static void score(const float* q, const float* keys, i64 d, float* scores) {
+    Vec sums[R][B];
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+        for (int b = 0; b < B; ++b) sums[r][b] = zero();
+    for (i64 c = 0; c < d; ++c) {
+        Vec key[B];
+#pragma GCC unroll 2
+        for (int b = 0; b < B; ++b) key[b] = load(keys + c * KEYS + b * LANES);
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) {
+            const Vec x = set1(q[r * QUERY + c]);
+#pragma GCC unroll 2
+            for (int b = 0; b < B; ++b) sums[r][b] = fma(x, key[b], sums[r][b]);
+        }
     }
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+        for (int b = 0; b < B; ++b) store(scores + r * SCORES + b * LANES, sums[r][b]);
 }
 
-struct Scores {
-    alignas(64) float of[HEADS][SEGMENT + LANES];
+struct Widened {  // values from `first` on as fp32, COLUMNS apart
+    const float* values;
+    i64 first;
+    inline Vec operator()(i64 j, int v) const { return load(values + (j - first) * COLUMNS + v * LANES); }
+    Widened next() const { return {values + LANES, first}; }
+};
+template <class T>
+struct Cached {  // values as they lie in the cache, from the first number wanted on; `ahead` is what will be read FETCH keys later
+    const char *values, *ahead;
+    const i64* offset;
+    inline Vec operator()(i64 j, int v) const {
+        if (v == 0) __builtin_prefetch(ahead + offset[j + FETCH]);
+        return load(reinterpret_cast<const T*>(values + offset[j]) + v * LANES);
+    }
+    Cached next() const { return {values + LANES * sizeof(T), ahead + LANES * sizeof(T), offset}; }
 };
 
-// Scores of G heads (q rows d apart) against 16 / G keys.
-template <class T, int G>
-static inline void dots(const float* q, const T* keys, const i64* offset, i64 d, i64 at, Scores& scores) {
-    constexpr int KEYS = LANES / G, TOGETHER = CHAINS_MAX / G;
-    Vec all[LANES];
-    for (int first = 0; first < KEYS; first += TOGETHER) {
-        Vec acc[G][TOGETHER];
+// mixed += weight * value for R pairs over values from..to-1, V * 16 numbers of each; mixed rows are `stride` apart.
+template <int R, int V, class Values>
+static void mix(const float* weights, const Values& values, i64 from, i64 to, float* mixed, i64 stride) {
+    Vec sums[R][V];
 #pragma GCC unroll 16
-        for (int g = 0; g < G; ++g)
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+        for (int v = 0; v < V; ++v) sums[r][v] = load(mixed + r * stride + v * LANES);
+    for (i64 j = from; j < to; ++j) {
+        Vec value[V];
+#pragma GCC unroll 2
+        for (int v = 0; v < V; ++v) value[v] = values(j, v);
 #pragma GCC unroll 16
-            for (int j = 0; j < TOGETHER; ++j) acc[g][j] = zero();
-        for (i64 c = 0; c < d; c += LANES) {
-            Vec part[G];
-#pragma GCC unroll 4
-            for (int g = 0; g < G; ++g) part[g] = load_up_to(q + g * d + c, d - c);
-#pragma GCC unroll 16
-            for (int j = 0; j < TOGETHER; ++j) {
-                const Vec key = load_up_to(keys + offset[first + j] + c, d - c);
-#pragma GCC unroll 4
-                for (int g = 0; g < G; ++g) acc[g][j] = fma(part[g], key, acc[g][j]);
-            }
-        }
-#pragma GCC unroll 16
-        for (int g = 0; g < G; ++g)
-#pragma GCC unroll 16
-            for (int j = 0; j < TOGETHER; ++j) all[g * KEYS + first + j] = acc[g][j];
-    }
-    float lanes[LANES];
-    store(lanes, sums(all));
-    for (int g = 0; g < G; ++g) std::memcpy(scores.of[g] + at, lanes + g * KEYS, KEYS * sizeof(float));
-}
-
-template <class T, int G>
-static inline void weigh(const Scores& e, i64 first, const T* values, const i64* offset, i64 count, i64 d, i64 from, float* const* out) {
-    Vec acc[G][VALUES];
-#pragma GCC unroll 4
-    for (int g = 0; g < G; ++g)
-#pragma GCC unroll 4
-        for (int v = 0; v < VALUES; ++v) acc[g][v] = zero();
-    for (i64 j = 0; j < count; ++j) {
-        Vec value[VALUES];
-#pragma GCC unroll 4
-        for (int v = 0; v < VALUES; ++v)
-            value[v] = from + v * LANES < d ? load_up_to(values + offset[j] + from + v * LANES, d - from - v * LANES) : zero();
-#pragma GCC unroll 4
-        for (int g = 0; g < G; ++g) {
-            const Vec weight = set1(e.of[g][first + j]);
-#pragma GCC unroll 4
-            for (int v = 0; v < VALUES; ++v) acc[g][v] = fma(weight, value[v], acc[g][v]);
+        for (int r = 0; r < R; ++r) {
+            const Vec weight = set1(weights[r * SCORES + j]);
+#pragma GCC unroll 2
+            for (int v = 0; v < V; ++v) sums[r][v] = fma(weight, value[v], sums[r][v]);
         }
     }
-    for (int g = 0; g < G; ++g)
-#pragma GCC unroll 4
-        for (int v = 0; v < VALUES; ++v)
-            if (from + v * LANES < d) store_up_to(out[g] + from + v * LANES, acc[g][v], d - from - v * LANES);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+        for (int v = 0; v < V; ++v) store(mixed + r * stride + v * LANES, sums[r][v]);
 }
 
-struct Part {  // softmax state of a segment: largest score, sum of weights, weighted values
+// Calls f with `count` (1..TILE) as a compile-time number.
+template <int N = TILE, class F>
+static inline void with_count(i64 count, F f) {
+    if (count == N) f(std::integral_constant<int, N>());
+    else if constexpr (N > 1) with_count<N - 1>(count, f);
+}
+
+struct Part {  // softmax state: largest score, sum of weights, weighted values
     float top, total;
     float* values;
 };
@@ -99,22 +111,16 @@ static void blank(float* scores, i64 first, i64 count, i64 padded) {
     for (i64 j = first + count; j < padded; ++j) scores[j] = NOTHING;
 }
 
-// Turns a row of scores into weights relative to its largest.
-static void soften(float* scores, i64 first, i64 count, float scale, float cap, Part& part) {
+// Turns `count` scores into weights relative to the largest. `scores` is on lane 0; the first score is at `first` < 16.
+static void soften(float* scores, i64 first, i64 count, float cap, Part& part) {
     const i64 padded = (first + count + LANES - 1) / LANES * LANES;
     blank(scores, first, count, padded);
     if (cap > 0) {
-        for (i64 i = 0; i < padded; i += LANES)
-            store(scores + i, mul(set1(cap), tanh(div(mul(load(scores + i), set1(scale)), set1(cap)))));
+        for (i64 i = 0; i < padded; i += LANES) store(scores + i, mul(set1(cap), tanh(div(load(scores + i), set1(cap)))));
         blank(scores, first, count, padded);  // tanh made them finite
-        scale = 1.f;
     }
     Vec best = set1(NOTHING);
-    for (i64 i = 0; i < padded; i += LANES) {
-        const Vec s = mul(load(scores + i), set1(scale));  // scale is positive: missing lanes stay -inf
-        store(scores + i, s);
-        best = max(s, best);
-    }
+    for (i64 i = 0; i < padded; i += LANES) best = max(load(scores + i), best);
     part.top = biggest(best);
     Vec total = zero();
     for (i64 i = 0; i < padded; i += LANES) {
@@ -123,21 +129,6 @@ static void soften(float* scores, i64 first, i64 count, float scale, float cap, 
         total = add(total, e);
     }
     part.total = sum(total);
-}
-
-// One segment for G heads. `first` is the lane of the first of `count` keys: its position within the segment, mod 16. `offset` is
-// readable up to 15 keys further (any valid keys); what they score is overwritten.
-template <class T, int G>
-static void segment(const float* q, const T* keys, const T* values, const i64* offset, i64 count, i64 first, i64 d, float scale,
-                    float cap, Part* parts) {
-    Scores scores;
-    for (i64 j = 0; j < count; j += LANES / G) dots<T, G>(q, keys, offset + j, d, first + j, scores);
-    float* out[G];
-    for (int g = 0; g < G; ++g) {
-        soften(scores.of[g], first, count, scale, cap, parts[g]);
-        out[g] = parts[g].values;
-    }
-    for (i64 from = 0; from < d; from += VALUES * LANES) weigh<T, G>(scores, first, values, offset, count, d, from, out);
 }
 
 static void merge(Part& all, const Part& part, i64 d) {
@@ -151,50 +142,255 @@ static void merge(Part& all, const Part& part, i64 d) {
     all.top = top;
 }
 
-// G neighbouring heads of one kv head, from `head` on.
-template <class T, int G>
-static void attend(const Attention& a, i64 row, i64 kv_head, i64 head) {
-    const i64 d = a.cache.head_dim, end = a.positions[row] + 1, begin = a.window > 0 && end > a.window ? end - a.window : 0;
-    const T *keys = static_cast<const T*>(a.cache.keys), *values = static_cast<const T*>(a.cache.values);
-    const float* q = a.qkv + row * a.width + head * d;
-    alignas(64) float part_values[G][MAX_HEAD];
-    i64 offset[SEGMENT + LANES];
-    Part all[G], part[G];
-    for (i64 at = begin; at < end;) {
-        const i64 next = (at / SEGMENT + 1) * SEGMENT, stop = next < end ? next : end, count = stop - at;
-        find_keys(a, row, kv_head, at, stop, offset);
-        for (i64 i = 0; i < LANES; ++i) offset[count + i] = offset[0];
-        for (int g = 0; g < G; ++g) part[g].values = at == begin ? a.out + (row * a.heads + head + g) * d : part_values[g];
-        segment<T, G>(q, keys, values, offset, count, at % LANES, d, a.scale, a.cap, part);
-        for (int g = 0; g < G; ++g) {
-            if (at == begin) all[g] = part[g];
-            else merge(all[g], part[g], d);
-        }
-        at = stop;
+// After the last segment: the sink, a part of one key with this score and a value of zeros; then the division.
+static void finish(const Attention& a, i64 head, Part& all) {
+    const i64 d = a.cache.head_dim;
+    if (a.sinks) {
+        float zeros[MAX_HEAD] = {};
+        merge(all, Part{a.sinks[head], 1.f, zeros}, d);
     }
-    if (a.sinks) {  // a last part: one key with this score and a value of zeros
-        for (int g = 0; g < G; ++g) {
-            std::memset(part_values[g], 0, sizeof part_values[g]);
-            merge(all[g], Part{a.sinks[head + g], 1.f, part_values[g]}, d);
-        }
-    }
-    for (int g = 0; g < G; ++g)
-        for (i64 i = 0; i < d; i += LANES)
-            store_up_to(all[g].values + i, div(load_up_to(all[g].values + i, d - i), set1(all[g].total)), d - i);
+    for (i64 i = 0; i < d; i += LANES)
+        store_up_to(all.values + i, div(load_up_to(all.values + i, d - i), set1(all.total)), d - i);
 }
+
+static inline float* part_slot(const Attention& a, i64 row, i64 head, i64 segment) {
+    return a.parts + ((row * a.heads + head) * a.segments + segment) * (2 + a.cache.head_dim);
+}
+
+struct Stretch {  // keys from..to-1 that `pairs` pairs from `pair` on find at the same places; `offset` is readable FETCH further
+    i64 pair, pairs, from, to;
+    const i64* offset;
+};
+
+// One piece, for `heads` neighbouring heads from `head` on. Keys are numbered by position within the segment at hand.
+template <class T>
+class Desk {
+ public:
+    Desk(const Attention& a, const Piece& piece, i64 head, i64 heads, float* memory)
+        : a_(a), piece_(piece), head_(head), heads_(heads), pairs_(piece.rows * heads), d_(a.cache.head_dim),
+          padded_((d_ + LANES - 1) / LANES * LANES), q_(memory), scores_(q_ + PAIRS * QUERY), turned_(scores_ + PAIRS * SCORES),
+          widened_(turned_ + KEYS * turned(d_)), mixed_(widened_ + VALUES * COLUMNS) {
+        for (i64 r = 1; r < piece.rows; ++r)
+            if (a.linear[piece.row + r] > a.linear[piece.row + finder_]) finder_ = r;
+    }
+
+    void run() {
+        for (i64 p = 0; p < pairs_; ++p) {
+            const float* q = a_.qkv + row_of(p) * a_.width + head_of(p) * d_;
+            for (i64 i = 0; i < d_; i += LANES) store(q_ + p * QUERY + i, mul(load_up_to(q + i, d_ - i), set1(a_.scale)));
+        }
+        for (i64 s = piece_.first; s < piece_.last; ++s) segment(s);
+        if (a_.parts) return;
+        for (i64 p = 0; p < pairs_; ++p) finish(a_, head_of(p), all_[p]);
+    }
+
+ private:
+    i64 row_of(i64 pair) const { return piece_.row + pair / heads_; }
+    i64 head_of(i64 pair) const { return head_ + pair % heads_; }
+
+    void segment(i64 s) {
+        start_ = s * SEGMENT;
+        const auto within = [this](i64 j) { return j < start_ ? 0 : j - start_ < SEGMENT ? j - start_ : SEGMENT; };
+        i64 low = SEGMENT, high = 0;
+        alike_ = SEGMENT;
+        for (i64 r = 0; r < piece_.rows; ++r) {
+            const i64 row = piece_.row + r, keys = a_.positions[row] + i64{1}, linear = a_.linear[row];
+            const i64 first = within(first_key(a_, row)), last = within(keys);
+            for (i64 p = r * heads_; p < (r + 1) * heads_; ++p) low_[p] = first, high_[p] = last;
+            if (first < low) low = first;
+            if (last > high) high = last;
+            if (linear < keys && within(linear) < alike_) alike_ = within(linear);
+        }
+        if (low >= high) return;
+        const Stretch common{0, pairs_, low, alike_ < high ? alike_ : high, common_};
+        if (common.from < common.to) find(finder_, common, common_);
+        each_stretch(common, [this](const Stretch& x) { score_keys(x); });
+        for (i64 p = 0; p < pairs_; ++p) {
+            const i64 first = low_[p] % LANES;
+            if (low_[p] < high_[p]) soften(scores_ + p * SCORES + low_[p] - first, first, high_[p] - low_[p], a_.cap, part_[p]);
+        }
+        std::memset(mixed_, 0, pairs_ * padded_ * sizeof(float));
+        each_stretch(common, [this](const Stretch& x) { mix_values(x); });
+        for (i64 p = 0; p < pairs_; ++p)
+            if (low_[p] < high_[p]) keep(p, s);
+    }
+
+    // First what all rows share, then what each has for itself: ascending for every row.
+    template <class F>
+    void each_stretch(const Stretch& common, F f) {
+        if (common.from < common.to) f(common);
+        for (i64 r = 0; r < piece_.rows; ++r) {
+            const i64 p = r * heads_;
+            const Stretch own{p, heads_, alike_ > low_[p] ? alike_ : low_[p], high_[p], own_};
+            if (own.from >= own.to) continue;
+            find(r, own, own_);
+            f(own);
+        }
+    }
+
+    void find(i64 r, const Stretch& x, i64* offset) {
+        const i64 row = piece_.row + r, known = a_.positions[row] + 1 - start_, last = x.to + FETCH < known ? x.to + FETCH : known;
+        find_keys(a_, row, piece_.kv_head, start_ + x.from, start_ + last, offset + x.from);
+        for (i64 j = last; j < x.to + FETCH; ++j) offset[j] = offset[x.from];
+    }
+
+    bool seen(i64 pair, i64 pairs, i64 from, i64 to) const {  // does any of the pairs see one of these keys
+        for (i64 p = pair; p < pair + pairs; ++p)
+            if (low_[p] < to && high_[p] > from) return true;
+        return false;
+    }
+
+    void score_keys(const Stretch& x) {
+        const i64 tiles = (x.pairs + TILE - 1) / TILE;
+        const char* keys[KEYS];
+        for (i64 j = x.from; j < x.to; j += KEYS) {
+            const i64 next = j + FETCH, past = next - x.to < KEYS ? next - x.to : KEYS;
+            const char* ahead = static_cast<const char*>(past < 0 ? a_.cache.keys : a_.cache.values);
+            const i64* fetched = x.offset + (past < 0 ? next : x.from + past);
+            const bool both = x.to - j > LANES;
+            for (i64 i = 0; i < (both ? KEYS : LANES); i += 8) {
+                for (i64 k = i; k < i + 8; ++k) {
+                    keys[k] = static_cast<const char*>(a_.cache.keys) + x.offset[j + k];
+                    for (i64 b = 0; b < a_.cache.stride; b += LINE) __builtin_prefetch(ahead + fetched[k] + b);
+                }
+                turn<T>(keys + i, d_, turned_ + i);
+            }
+            for (i64 t = 0; t < tiles; ++t) {
+                const i64 p = x.pair + x.pairs * t / tiles, count = x.pair + x.pairs * (t + 1) / tiles - p;
+                if (seen(p, count, j, j + KEYS)) score_tile(p, count, both, j);
+            }
+        }
+    }
+
+    void score_tile(i64 p, i64 count, bool both, i64 j) {
+        const float* q = q_ + p * QUERY;
+        float* scores = scores_ + p * SCORES + j;
+        with_count(count, [&](auto r) {
+            constexpr int R = r;
+            if constexpr (2 * R <= HELD) {
+                if (both) return score<R, 2>(q, turned_, d_, scores);
+            }
+            score<R, 1>(q, turned_, d_, scores);
+            if (both) score<R, 1>(q, turned_ + LANES, d_, scores + LANES);
+        });
+    }
+
+    void mix_values(const Stretch& x) {
+        const i64 tiles = (x.pairs + TILE - 1) / TILE, step = tiles == 1 ? FETCH : VALUES;
+        const char *keys = static_cast<const char*>(a_.cache.keys), *values = static_cast<const char*>(a_.cache.values);
+        for (i64 j = x.from; j < x.to; j += step) {
+            const i64 end = j + step < x.to ? j + step : x.to;
+            for (i64 c = 0; c < padded_; c += COLUMNS) {
+                if (tiles == 1 && d_ % LANES == 0) {
+                    const i64 at = c * static_cast<i64>(sizeof(T));
+                    mix_tile(x.pair, x.pairs, Cached<T>{values + at, (end < x.to ? values : keys) + at, x.offset}, j, end, c);
+                    continue;
+                }
+                for (i64 i = j; i < end; ++i) {
+                    const T* value = reinterpret_cast<const T*>(values + x.offset[i]);
+                    __builtin_prefetch(values + x.offset[i + FETCH] + c * static_cast<i64>(sizeof(T)));
+                    for (i64 l = c; l < c + COLUMNS && l < padded_; l += LANES)
+                        store(widened_ + (i - j) * COLUMNS + l - c, load_up_to(value + l, d_ - l));
+                }
+                for (i64 t = 0; t < tiles; ++t) {
+                    const i64 p = x.pair + x.pairs * t / tiles;
+                    mix_tile(p, x.pair + x.pairs * (t + 1) / tiles - p, Widened{widened_, j}, j, end, c);
+                }
+            }
+        }
+    }
+
+    template <class Values>
+    void mix_tile(i64 p, i64 count, const Values& values, i64 from, i64 to, i64 column) {
+        with_count(count, [&](auto r) {
+            constexpr int R = r, V = 2 * R <= HELD ? 2 : 1;
+            if (V == 2 && column + COLUMNS <= padded_) return mix_rows<R, V>(p, values, from, to, column);
+            mix_rows<R, 1>(p, values, from, to, column);
+            if (column + LANES < padded_) mix_rows<R, 1>(p, values.next(), from, to, column + LANES);
+        });
+    }
+
+    // What all pairs of the tile see together; before and after it, what each sees alone.
+    template <int R, int V, class Values>
+    void mix_rows(i64 p, const Values& values, i64 from, i64 to, i64 column) {
+        const float* weights = scores_ + p * SCORES;
+        float* mixed = mixed_ + p * padded_ + column;
+        i64 low = from, high = to;
+        for (i64 i = p; i < p + R; ++i) {
+            if (low_[i] > low) low = low_[i];
+            if (high_[i] < high) high = high_[i];
+        }
+        if (low >= high) low = high = to;
+        const auto alone = [&](i64 begin, i64 end) {
+            for (i64 i = 0; i < R; ++i) {
+                const i64 first = begin > low_[p + i] ? begin : low_[p + i], last = end < high_[p + i] ? end : high_[p + i];
+                if (first < last) mix<1, V>(weights + i * SCORES, values, first, last, mixed + i * padded_, padded_);
+            }
+        };
+        if (from < low) alone(from, low);
+        if (low < high) mix<R, V>(weights, values, low, high, mixed, padded_);
+        if (high < to) alone(high, to);
+    }
+
+    void keep(i64 p, i64 s) {
+        Part& part = part_[p];
+        part.values = mixed_ + p * padded_;
+        if (a_.parts) {
+            float* slot = part_slot(a_, row_of(p), head_of(p), s);
+            slot[0] = part.top;
+            slot[1] = part.total;
+            std::memcpy(slot + 2, part.values, d_ * sizeof(float));
+        } else if (s == first_key(a_, row_of(p)) / SEGMENT) {
+            all_[p] = Part{part.top, part.total, a_.out + (row_of(p) * a_.heads + head_of(p)) * d_};
+            std::memcpy(all_[p].values, part.values, d_ * sizeof(float));
+        } else {
+            merge(all_[p], part, d_);
+        }
+    }
+
+    const Attention& a_;
+    const Piece& piece_;
+    const i64 head_, heads_, pairs_, d_, padded_;
+    float *const q_, *const scores_, *const turned_, *const widened_, *const mixed_;
+    i64 finder_ = 0;                  // the row that finds most keys through its pages
+    i64 start_ = 0, alike_ = 0;       // of the segment at hand; below `alike_` all rows find a key at the same place
+    i64 low_[PAIRS], high_[PAIRS];    // what each pair sees of it
+    i64 common_[SEGMENT + FETCH], own_[SEGMENT + FETCH];
+    Part all_[PAIRS], part_[PAIRS];
+};
 
 template <class T>
-static void attend_group(const Attention& a, i64 row, i64 kv_head) {
-    const i64 group = a.heads / a.cache.kv_heads, first = kv_head * group;
-    i64 g = 0;
-    for (; g + 4 <= group; g += 4) attend<T, 4>(a, row, kv_head, first + g);
-    for (; g + 2 <= group; g += 2) attend<T, 2>(a, row, kv_head, first + g);
-    for (; g < group; ++g) attend<T, 1>(a, row, kv_head, first + g);
+static void attend(const Attention& a, const Piece& piece, float* memory) {
+    const i64 group = a.heads / a.cache.kv_heads;
+    for (i64 g = 0; g < group; g += PAIRS)
+        Desk<T>(a, piece, piece.kv_head * group + g, group - g < PAIRS ? group - g : PAIRS, memory).run();
 }
 
-static void attention(const Attention& a, i64 row, i64 kv_head) {
-    if (a.cache.bf16) attend_group<uint16_t>(a, row, kv_head);
-    else attend_group<float>(a, row, kv_head);
+static i64 attention_memory(i64 head_dim) {
+    return PAIRS * (QUERY + SCORES + (head_dim + LANES - 1) / LANES * LANES) + KEYS * turned(head_dim) + VALUES * COLUMNS;
+}
+
+static void attention(const Attention& a, const Piece& piece, float* memory) {
+    if (a.cache.bf16) attend<uint16_t>(a, piece, memory);
+    else attend<float>(a, piece, memory);
+}
+
+static void attention_merge(const Attention& a, i64 row) {
+    const i64 d = a.cache.head_dim;
+    for (i64 h = 0; h < a.heads; ++h) {
+        Part all{0.f, 0.f, a.out + (row * a.heads + h) * d};
+        const i64 first = first_key(a, row) / SEGMENT;
+        for (i64 s = first; s <= a.positions[row] / SEGMENT; ++s) {
+            float* slot = part_slot(a, row, h, s);
+            if (s > first) {
+                merge(all, Part{slot[0], slot[1], slot + 2}, d);
+                continue;
+            }
+            all.top = slot[0], all.total = slot[1];
+            std::memcpy(all.values, slot + 2, d * sizeof(float));
+        }
+        finish(a, h, all);
+    }
 }
 
 }  // namespace SLIP_ISA

@@ -19,10 +19,9 @@ void run_activate(Address x, i64 rows, i64 width) {
 
 void run_sample(Address logits, i64 rows, i64 vocab, Address temperature, Address top_k, Address top_p, Address min_p, Address seed,
                 Address position, Address index, Address out) {
-    sample(at<float>(logits), rows, vocab,
-           {at<float>(temperature), at<int32_t>(top_k), at<float>(top_p), at<float>(min_p), at<int64_t>(seed), at<int32_t>(position),
-            at<int32_t>(index)},
-           at<int32_t>(out));
+    const SampleRows choices{at<float>(temperature), at<int32_t>(top_k), at<float>(top_p), at<float>(min_p), at<int64_t>(seed),
+                             at<int32_t>(position), at<int32_t>(index)};
+    submit({rows}, [=](const Step& s) { sample(at<float>(logits), s.rows, vocab, choices, at<int32_t>(out)); });
 }
 
 void make_noise(Address out, i64 padded, uint64_t seed, i64 position, i64 index, bool words) {
@@ -45,6 +44,7 @@ NB_MODULE(_native, m) {
     m.def("isas", &usable_isas, "Instruction sets usable here, best first.");
     m.def("force_isa", &force_isa, nb::arg("name"), "For tests: all sets give the same bits.");
     m.def("threads", &threads);
+    m.def("seconds", [] { return seconds_in_ops(); }, "Time that the calling thread has spent in ops.");
     m.def("set_threads", &set_thread_count, nb::arg("count"), free);
     m.def(
         "embed",
@@ -86,6 +86,7 @@ NB_MODULE(_native, m) {
     m.def("softcap", [](Address x, float cap, i64 rows, i64 width) { submit({rows}, [=](const Step& s) { softcap(at<float>(x), cap, s.rows, width); }); }, free);
     bind_linear(m);
     bind_cached(m);
+    bind_load(m);
     m.def("sample", &run_sample, free);
     m.def(
         "logprobs",

@@ -5,7 +5,7 @@ namespace slip {
 namespace {
 
 Cache cache(Address keys, Address values, bool bf16, i64 pages, i64 kv_heads, i64 page_size, i64 head_dim) {
-    return {at<void>(keys), at<void>(values), bf16, pages, kv_heads, page_size, head_dim};
+    return {at<void>(keys), at<void>(values), bf16, pages, kv_heads, page_size, head_dim, head_dim * (bf16 ? 2 : 4)};
 }
 
 void run_rope(Address qkv, Address positions, Address slots, Address table, i64 rows, i64 heads, i64 max_len, Address keys, Address values,

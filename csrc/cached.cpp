@@ -1,5 +1,8 @@
 // Owns: the ops on the KV cache: rope + write, attention, moves of token slots; every index is checked before a kernel sees it.
+#include <algorithm>
 #include <cstring>
+#include <vector>
+
 #include "split.h"
 
 namespace slip {
@@ -18,6 +21,42 @@ void check_row(const Attention& a, i64 row, i64 requests) {
     within("attention", "page_table", a.page_table + a.request[row] * a.max_pages, pages, a.cache.pages);
 }
 
+thread_local Scratch parts;
+thread_local std::vector<Piece> pieces;
+
+// Neighbouring rows of a request share a piece, for each kv head. Where that makes fewer pieces than keep all threads busy, segments
+// become pieces of their own, to be merged at the end: a.segments is how many a row may have, or 0.
+const std::vector<Piece>& cut(Attention& a) {
+    const i64 group = a.heads / a.cache.kv_heads, most = group < PAIRS ? PAIRS / group : 1, wanted = 4 * i64{threads()};
+    pieces.clear();
+    i64 longest = 0;
+    for (i64 row = 0, end; row < a.rows; row = end) {
+        for (end = row + 1; end < a.rows && a.request[end] == a.request[row];) ++end;
+        const i64 tiles = (end - row + most - 1) / most;
+        for (i64 t = 0; t < tiles; ++t) {
+            const i64 from = row + (end - row) * t / tiles, to = row + (end - row) * (t + 1) / tiles;
+            i64 first = first_key(a, from), last = 0;
+            for (i64 r = from; r < to; ++r) {
+                first = std::min(first, first_key(a, r));
+                last = std::max<i64>(last, a.positions[r]);
+            }
+            pieces.push_back({from, to - from, 0, first / SEGMENT, last / SEGMENT + 1});
+            longest = std::max(longest, last / SEGMENT + 1);
+        }
+    }
+    const i64 tiles = static_cast<i64>(pieces.size());
+    const i64 cuts = std::min((wanted + tiles * a.cache.kv_heads - 1) / (tiles * a.cache.kv_heads), longest);
+    a.segments = cuts > 1 ? longest : 0;
+    const std::vector<Piece> whole = std::move(pieces);
+    pieces.clear();
+    for (i64 h = 0; h < a.cache.kv_heads; ++h)  // rows of one kv head in turn: they may share its keys
+        for (const Piece& tile : whole)
+            for (i64 i = 0; i < cuts; ++i)
+                pieces.push_back({tile.row, tile.rows, h, tile.first + (tile.last - tile.first) * i / cuts,
+                                  tile.first + (tile.last - tile.first) * (i + 1) / cuts});
+    return pieces;
+}
+
 }  // namespace
 
 void rope_write(const RopeWrite& a, i64 max_len) {
@@ -28,13 +67,14 @@ void rope_write(const RopeWrite& a, i64 max_len) {
     over_rows(a.rows, cost, [&](i64 from, i64 to) { kernels.rope_write(a, from, to); });
 }
 
-void attention(const Attention& a, i64 requests, i64 tails) {
+void attention(Attention a, i64 requests, i64 tails) {
+    if (a.rows == 0) return;
     const Cache& c = a.cache;
     if (c.head_dim < 1 || c.head_dim > MAX_HEAD)
         refuse("attention: head_dim=" + std::to_string(c.head_dim) + " must be between 1 and " + std::to_string(MAX_HEAD));
     if (a.heads % c.kv_heads)
         refuse("attention: " + std::to_string(a.heads) + " heads cannot share " + std::to_string(c.kv_heads) + " kv heads");
-    if (a.rows && (a.tail_start[0] < 0 || a.tail_start[a.rows] > tails))
+    if (a.tail_start[0] < 0 || a.tail_start[a.rows] > tails)
         outside("attention", "tail_start", a.rows, a.tail_start[a.rows], tails + 1);
     within("attention", "tail_slots", a.tail_slots, tails, c.pages * c.page_size);
     double work = 0;
@@ -43,13 +83,17 @@ void attention(const Attention& a, i64 requests, i64 tails) {
         work += 2. * static_cast<double>((a.positions[r] + 1) * a.heads * c.head_dim);
     }
     const Kernels& kernels = active();
-    const i64 pairs = a.rows * c.kv_heads;
-    auto attend = [&](i64 p) { kernels.attention(a, p % a.rows, p / a.rows); };  // rows of one kv head in turn: they share its keys
+    const std::vector<Piece>& pieces = cut(a);
+    if (a.segments) a.parts = reinterpret_cast<float*>(parts.take(a.rows * a.heads * a.segments * (2 + c.head_dim) * i64{sizeof(float)}));
+    const i64 memory = kernels.attention_memory(c.head_dim) * i64{sizeof(float)};
+    const auto attend = [&](i64 p) { kernels.attention(a, pieces[p], reinterpret_cast<float*>(scratch.take(memory))); };
+    const i64 count = static_cast<i64>(pieces.size());
     if (work < SMALL) {
-        for (i64 p = 0; p < pairs; ++p) attend(p);
+        for (i64 p = 0; p < count; ++p) attend(p);
     } else {
-        parallel(pairs, attend);
+        parallel(count, attend);
     }
+    if (a.parts) parallel(a.rows, [&](i64 row) { kernels.attention_merge(a, row); });
 }
 
 void move(char* pool, i64 layers, i64 pages, i64 kv_heads, i64 page_size, i64 bytes, const int32_t* source, const int32_t* target, i64 n) {

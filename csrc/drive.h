@@ -24,7 +24,7 @@ struct SampleRows {
 void embed(const int32_t* ids, const void* table, bool bf16, float* out, i64 rows, i64 vocab, i64 hidden);
 void norm(float* x, const float* residual, const float* weight, float eps, float* out, i64 rows, i64 hidden);
 void rope_write(const RopeWrite&, i64 max_len);
-void attention(const Attention&, i64 requests, i64 tails);
+void attention(Attention, i64 requests, i64 tails);
 void layer_norm(float* x, const float* residual, const float* weight, const float* bias, float eps, float* out, i64 rows, i64 hidden);
 void norm_slices(float* x, const float* weight, i64 start, i64 size, i64 count, float eps, i64 rows, i64 width);  // in place
 void gated(const float* gate_up, float* out, i64 rows, i64 width, Activation);

@@ -10,6 +10,7 @@ constexpr i64 PANEL = 32;      // outputs per weight panel
 constexpr i64 BLOCK = 32;      // inputs of a block of whole-number weights
 constexpr i64 SEGMENT = 512;   // keys per attention segment
 constexpr i64 MAX_HEAD = 512;  // largest head_dim
+constexpr i64 PAIRS = 72;      // (row, head) pairs that share the reading of keys and values
 
 enum class Weight { fp32, bf16, int8, q8_0, int4, int4_zero, q4_k, q6_k, int4_64, int4_128 };
 constexpr int WEIGHTS = 10;
@@ -44,6 +45,7 @@ struct Cache {  // one layer: [pages, kv_heads, page_size, head_dim]
     void *keys, *values;
     bool bf16;
     i64 pages, kv_heads, page_size, head_dim;
+    i64 stride;  // bytes from one token's key to the next one's
 };
 
 struct Attention {
@@ -54,7 +56,18 @@ struct Attention {
     i64 rows, heads, width, max_pages, window;
     float scale, cap;  // cap: 0 for none
     const float* sinks = nullptr;  // [heads]
+    float* parts = nullptr;        // where segments wait to be merged: [rows, heads, segments, 2 + head_dim]; null: merged at once
+    i64 segments = 0;
 };
+
+struct Piece {  // `rows` neighbouring rows of one request, as many as PAIRS allows, in segments first..last-1
+    i64 row, rows, kv_head, first, last;
+};
+
+inline i64 first_key(const Attention& a, i64 row) {  // that the window lets the row see
+    const i64 end = a.positions[row] + i64{1};
+    return a.window > 0 && end > a.window ? end - a.window : 0;
+}
 
 struct RopeWrite {
     float* qkv;  // [rows, (heads + 2 kv_heads) * head_dim]
@@ -83,7 +96,9 @@ struct Kernels {
     void (*quantise)(const Linear&, i64 from, i64 to);
     void (*round_rows)(const Rounding&, i64 from, i64 to);
     void (*linear[SCALES][WEIGHTS])(const Linear&, i64 panel, i64 panels, i64 from, i64 to);  // null where there is none
-    void (*attention)(const Attention&, i64 row, i64 kv_head);
+    i64 (*attention_memory)(i64 head_dim);  // floats that a piece needs
+    void (*attention)(const Attention&, const Piece&, float* memory);
+    void (*attention_merge)(const Attention&, i64 row);  // of what waits in `parts`
     // sampling, all on one row; z is padded with -inf to a multiple of 64
     int32_t (*argmax)(const float* logits, i64 n);
     float (*tempered)(const float* logits, i64 n, float temperature, float* z, i64 padded);  // returns max z

@@ -62,15 +62,18 @@ class TestDryRun:
                     assert row["raw"] and row["timed"] == "wall", case["name"]
 
     def test_every_op_and_every_design_was_asked(self, dry):
-        from slipstream.ops.types import OPS
+        from slipstream.ops.types import FAMILY_OPS, OPS
 
         cases = {case["name"]: case for case in json.loads((dry / "suite.json").read_text())["cases"]}
         correctness = cases["op_correctness"]["rows"]
-        assert {row["op"] for row in correctness} >= {*OPS, "linear_fp32", "linear_bf16", "linear_int8"}
+        layers = {f"linear_{name}" for name in ("fp32", "bf16", "int8", "q8_0", "int4")}
+        assert {row["op"] for row in correctness} >= {*OPS, *FAMILY_OPS, *layers}
         assert all(row["right"] and row["repeats"] for row in correctness)
         invariance = cases["row_invariance"]
         tiled = [row for row in invariance["rows"] if row["what"].startswith(("tiled", "designs"))]
         assert len(tiled) == 5 and all(row["invariant"] for row in tiled)
+        packed = [row for row in invariance["rows"] if row["what"].startswith("packed")]
+        assert len(packed) == 3 and all(row["invariant"] for row in packed)
         assert any("gemlite" in point for point, _ in invariance["unavailable"])
 
     def test_the_table_can_be_read(self, dry):

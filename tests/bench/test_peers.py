@@ -228,6 +228,28 @@ def test_one_that_fails_on_the_way_keeps_what_it_measured(fakes, venv, tmp_path,
     assert prompt.rate("late") == 4.0 and len([turn for turn in prompt.turns if "late" in turn]) == 1 and decode.rate("late") is None
 
 
+def test_ctrl_c_keeps_whole_repetitions(fakes, tmp_path, known_machine, monkeypatch):
+    pytest.importorskip("gguf")
+    turn, turns, said = comparison._turn, [], []
+
+    def interrupted(peer, point, prompts):
+        turns.append(point)
+        if len(turns) == until:
+            raise KeyboardInterrupt
+        return turn(peer, point, prompts)
+
+    monkeypatch.setattr(comparison, "_turn", interrupted)
+    ask = Ask("tiny", batch=(1,), prompt_tokens=(8,), new_tokens=2, repeat=9)
+    until = 8  # 2 to warm up, 2 in each repetition: in the second half of the third
+    found = comparison.run(ask, tmp_path / "weights", said.append)
+    assert [len(place.turns) for place in found.places] == [2, 2] and "interrupted: 2 of 9 repetitions are kept" in said
+    assert found.places[0].rate(OWN) > 0
+    turns.clear()
+    until = 4  # in the first
+    with pytest.raises(KeyboardInterrupt):
+        comparison.run(ask, tmp_path / "weights")
+
+
 def test_what_is_possible_follows_from_the_probes(fakes, tmp_path, known_machine):
     pytest.importorskip("gguf")
     found = comparison.run(Ask("tiny", batch=(2,), prompt_tokens=(64,), new_tokens=4, repeat=1), tmp_path / "weights")

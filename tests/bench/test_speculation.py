@@ -36,7 +36,7 @@ def test_every_place_of_every_drafter(folder, known_machine):
 
 
 def test_a_drafter_that_changes_a_text_is_caught(folder, monkeypatch):
-    from slipstream.speculate import verify
+    from slipstream.speculate.verify import match
     from slipstream.step.draft import DraftTree
     from slipstream.worker import runner
 
@@ -44,7 +44,7 @@ def test_a_drafter_that_changes_a_text_is_caught(folder, monkeypatch):
         kept = list(range(len(tree)))
         return kept, [*tree.tokens, sampled[-1]]
 
-    assert runner.match is verify.match
+    assert runner.match is match.match
     monkeypatch.setattr(runner, "match", credulous)
     with pytest.raises(Exception, match="wrong: another text than without it"):
         case.run(ask(folder, drafters=[case.WRONG]))

@@ -124,3 +124,13 @@ def test_on_a_terminal_the_prompt_is_shown_first():
     os.close(main)
     assert done.returncode == 0, done.stderr
     assert shown.startswith(b"\x1b[2m1 2 3\x1b[0m") and len(shown.split()) >= 6
+
+
+def test_a_lossy_rule_is_named_in_the_last_line():
+    greedy = ("1 2 3", *TINY, "--max-tokens", "9", "--temperature", "0", "--seed", "1")
+    lossy, plain = run(*greedy, "--speculate", "ngram:shortest=1", "--verify", "typical"), run(*greedy)
+    assert lossy.stdout == plain.stdout, "at temperature 0 it is not"
+    assert "verify=typical is LOSSY" in lossy.stderr.splitlines()[-1] and "/verify-typical" in lossy.stderr
+    assert "LOSSY" not in plain.stderr and "/verify" not in plain.stderr
+    wrong = CliRunner().invoke(app, ["run", "1 2 3", *TINY, "--verify", "rejekt"])
+    assert wrong.exit_code != 0 and "did you mean 'reject'" in wrong.stderr

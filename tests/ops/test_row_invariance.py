@@ -148,3 +148,35 @@ def test_tree_rows_equal_the_same_tokens_laid_out_linearly(kernels):
         for window in (0, 4, 300):
             got = attend(kernels, build_scene(tree, dtype=dtype), window)
             assert equal_bits(got, attend(kernels, build_scene(linear, dtype=dtype, layout=7), window)), f"{dtype}, window {window}"
+
+
+SHAPES = (
+    {"kv_heads": 2, "group": 4, "head_dim": 64, "dtype": torch.bfloat16},
+    {"kv_heads": 1, "group": 3, "head_dim": 20, "dtype": torch.float32},
+    {"kv_heads": 1, "group": 80, "head_dim": 16, "dtype": torch.bfloat16},  # more heads than a piece takes
+)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("window", [0, 21])
+def test_rows_of_a_chunk_and_of_the_draft_behind_it_equal_each_row_alone(kernels, threads, shape, window):
+    """Neighbouring rows share the reading of keys, over the end of a segment too; slots behind a row's last key hold NaN."""
+    chunk = [(0, position, 0) for position in range(499, 519)]
+    draft = [(0, 519, 1), (0, 520, 2), (0, 520, 2), (0, 521, 3)]
+    rows = [*chunk, *draft, (1, 3, 0), (1, 4, 0), (1, 5, 6)]
+    threads(1)
+    alone = torch.cat([attend(kernels, build_scene([row], layout=9, **shape), window) for row in rows])
+    for count in (1, 2):
+        threads(count)
+        assert equal_bits(attend(kernels, build_scene(rows, page_size=5, **shape), window), alone), f"{count} threads"
+        some = [*rows[3:17], *rows[19:]]
+        assert equal_bits(attend(kernels, build_scene(some, **shape), window), torch.cat([alone[3:17], alone[19:]])), f"{count} threads"
+
+
+def test_segments_of_a_row_may_be_computed_by_several_threads(kernels, threads):
+    scene = build_scene([(0, 2600, 0), (0, 2601, 2)], kv_heads=1, group=4, head_dim=32)
+    results = []
+    for count in (1, 2, 5):
+        threads(count)
+        results.append(attend(kernels, scene))
+    assert all(equal_bits(result, results[0]) for result in results)

@@ -37,6 +37,8 @@ class World:
     right: callable
     kind: str = "model"
     pass_cost: float = 0.0  # seconds; 0: the drafts take no passes
+    look_cost: float = 0.0  # share of a step without drafts that a guess without passes takes, per request
+    reading: int = 0  # passes' worth that a model takes for a text before its first guess
     fixed: int | None = None  # nodes of every draft, without a controller
     noise: float = 0.0
     seed: int = 0
@@ -44,6 +46,8 @@ class World:
     tokens: int = 0
     steps: int = 0
     nodes: list[int] = field(default_factory=list)
+    guesses: int = 0
+    read: set[int] = field(default_factory=set)
 
     def __post_init__(self):
         self.pace = Pace(lambda work: 0.004 + 0.0002 * work.rows)  # the guess is wrong, as guesses are
@@ -62,10 +66,13 @@ class World:
             shares, next_passes = {number: self.fixed for number in numbers}, self.fixed
         took = [self.one(request, shares.get(request.number, 0), next_passes) for request in self.all]
         rows, made = self.requests + sum(nodes for nodes, _ in took), max(passes for _, passes in took)
+        unread = [request.number for request in self.all if request.draft.passes and request.number not in self.read]
+        self.read.update(unread)
+        spent = (made + self.reading * len(unread)) * self.pass_cost
         seconds = self.truth(rows) * (1 + self.rng.uniform(-self.noise, self.noise))
         self.pace.observe(Work(rows, rows, self.requests * CONTEXT + rows, rows * (CONTEXT + 1)), seconds)
-        self.controller.spent(made * self.pass_cost, made)
-        self.seconds += seconds + made * self.pass_cost
+        self.controller.spent(spent, made)
+        self.seconds += seconds + spent
         self.steps += 1
         self.nodes.append(rows - self.requests)
 
@@ -74,7 +81,11 @@ class World:
         kept = 0
         while kept < len(draft) and self.rng.random() < self.right(request.number):
             kept += 1
-        length = passes if self.pass_cost else MAX
+        asked = self.fixed is not None or self.controller.looks(request.number)
+        length = passes if self.pass_cost else MAX * asked
+        if length and not self.pass_cost:
+            self.guesses += 1
+            self.seconds += self.look_cost * self.truth(self.requests) / self.requests
         request.draft = DraftTree.chain([1] * length, self.kind, length if self.pass_cost else 0)
         chunk = Chunk(request.number, CONTEXT, (0,), (), True, draft)
         self.controller.learn(chunk, Outcome(request.number, (1,) * (kept + 1), draft=request.draft))
@@ -95,8 +106,9 @@ class World:
 @pytest.mark.parametrize("truth", [flat, steep, stairs])
 @pytest.mark.parametrize("requests", [1, 8, 32])
 def test_drafts_that_are_always_wrong_cost_next_to_nothing(requests, truth, pass_cost):
-    world = World(requests, truth, lambda number: 0.0, pass_cost=pass_cost, noise=0.2).run(400)
+    world = World(requests, truth, lambda number: 0.0, pass_cost=pass_cost, look_cost=0.05, noise=0.2).run(400)
     assert world.speed * truth(requests) / requests > 0.97
+    assert world.guesses < 60 * requests, "seldom asked for a guess"
     assert any(world.nodes[200:]), "tried again now and then"
 
 
@@ -128,6 +140,18 @@ def test_what_was_given_up_is_taken_up_again():
     world.right = lambda number: 0.9
     world.run(1200)
     assert sum(world.nodes[-200:]) > 200, "at least a node a step"
+
+
+def test_a_model_that_disappoints_sleeps():
+    """It is right often enough to promise something, but each new text has to be read first, and that costs more than it brings."""
+    world, slept = World(2, steep, lambda number: 0.55, pass_cost=0.0008, reading=40), 0
+    for _ in range(60):
+        world.run(40)
+        slept += world.controller._purse.wakes > world.controller._step
+        world.read.clear()  # other texts
+        for number in range(2):
+            world.controller.forget(number)
+    assert slept > 30 and world.speed * steep(2) / 2 > 0.97
 
 
 def test_a_request_that_ended_is_forgotten():

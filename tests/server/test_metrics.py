@@ -4,6 +4,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from slipstream.server.messages import Beat
 from slipstream.server.metrics import Metrics
+from slipstream.server.shapes import Usage
 
 QUIET = (0, False, 0, 0, 0.0, 0.0, 0.0, 0.0, 0, 0, 0, 0, [], 0.0, 0.0)
 
@@ -26,3 +27,11 @@ def test_guesses_are_counted_by_depth_and_go_on_after_a_restart():
     per_depth = [found[f"{start}num_accepted_tokens_per_pos_total{depth}"] for depth in range(3)]
     assert per_depth == [8, 4, 1] and sum(per_depth) == 13
     assert found[start + "draft_seconds_total"] == 1.0
+
+
+def test_the_rule_of_verification_is_named():
+    metrics = Metrics("m")
+    metrics.verified_by("typical", exact=False)
+    assert 'slipstream_spec_decode_verification{exact="false",model_name="m",rule="typical"} 1.0' in metrics.text(True, 0.0).decode()
+    assert Usage(3, lossy="typical").json()["lossy_verification"] == "typical"
+    assert "lossy_verification" not in Usage(3).json()

@@ -236,3 +236,27 @@ def test_64_at_once_say_what_each_says_alone(server, alone):
             return [answer.choices[0].text for answer in await asyncio.gather(*calls)]
 
     assert asyncio.run(everyone()) == [alone(prompt, **own).outputs[0].text for prompt, own in zip(prompts, settings, strict=True)]
+
+
+def test_a_prediction_is_a_draft_and_is_counted(client):
+    """A bias makes the answer one word again and again, so that its text is tokenised as it was made."""
+    [the] = client.post("/../tokenize", body={"prompt": " the", "add_special_tokens": False}, cast_to=object)["tokens"]
+    asked = {"model": "tiny", "messages": HELLO, "max_completion_tokens": 40, "temperature": 0, "logit_bias": {str(the): 100}}
+    plain = client.chat.completions.create(**asked)
+    assert plain.usage.completion_tokens_details.accepted_prediction_tokens == 0
+    for _ in range(10):  # how many guesses are checked is decided by measured times, so it may be none
+        predicted = client.chat.completions.create(**asked, prediction={"type": "content", "content": plain.choices[0].message.content})
+        assert predicted.choices[0].message.content == plain.choices[0].message.content
+        details = predicted.usage.completion_tokens_details
+        if details.accepted_prediction_tokens:
+            break
+    assert details.accepted_prediction_tokens > 0 and details.rejected_prediction_tokens >= 0
+
+    parts = [{"type": "text", "text": " the the"}, {"type": "text", "text": " the"}]
+    stream = client.chat.completions.create(
+        **asked, prediction={"type": "content", "content": parts}, stream=True, stream_options={"include_usage": True}
+    )
+    *_, last = stream
+    assert last.usage.completion_tokens == 40 and last.usage.completion_tokens_details.rejected_prediction_tokens >= 0
+    text = client.completions.create(model="tiny", prompt="the", max_tokens=8, temperature=0, extra_body={"prediction": " the the the"})
+    assert text.choices[0].text == client.completions.create(model="tiny", prompt="the", max_tokens=8, temperature=0).choices[0].text

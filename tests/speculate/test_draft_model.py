@@ -1,12 +1,13 @@
 """A draft model reads every token of the text at its place, and what it guessed wrong is read over."""
 
 import random
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from slipstream import LLM, SamplingParams
-from slipstream.speculate.drafter import DraftContext
+from slipstream.speculate.drafter import DraftContext, Feed
 from slipstream.speculate.drafters.draft_model import DraftModel, sibling
 
 
@@ -35,6 +36,14 @@ class Remembering:
             assert len(read) <= self.room[feed.request]
             assert feed.ask is None or feed.ask.position == len(read)
         return [(feed.tokens[-1] + 1) % self.vocab for feed in feeds if feed.ask is not None]
+
+    def chain(self, feeds, count):
+        out = []
+        for _ in range(count):
+            out.append(self.run(feeds))
+            asks = [replace(feed.ask, position=feed.ask.position + 1) for feed in feeds]
+            feeds = [Feed(f.request, f.start + 1, [token], ask) for f, token, ask in zip(feeds, out[-1], asks, strict=True)]
+        return [list(own) for own in zip(*out, strict=True)]
 
     def drop(self, request):
         self.read.pop(request, None)

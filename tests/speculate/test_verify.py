@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slipstream.speculate.verify import match
+from slipstream.speculate.verify.match import match
 from slipstream.step.draft import ROOT, DraftTree
 
 

@@ -30,9 +30,18 @@ def test_against_exact_sums(m, n, k, dtype):
     assert error < (2e-6 if dtype is torch.float32 else 4e-3)
 
 
-def test_the_default_tile():
-    x, weight = inputs(5, 130, 520)
-    assert torch.allclose(multiply(x, weight, tile=gemm.TILE), x.float() @ weight.float().t(), atol=1e-5)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_default_tile(dtype):
+    x, weight = (tensor.to(dtype) for tensor in inputs(5, 130, 520))
+    assert torch.allclose(multiply(x, weight, tile=None), x.float() @ weight.float().t(), atol=1e-5)
+
+
+def test_a_row_of_fp32_has_the_same_bits_in_every_company(monkeypatch):
+    x, weight = random(40, 200, seed=1), random(70, 200, seed=2)
+    alone = torch.cat([multiply(x[row : row + 1].clone(), weight, tile=None) for row in (0, 31, 39)])
+    for fill in (gemm.WHOLE_FROM, 1):
+        monkeypatch.setattr(gemm, "WHOLE_FROM", fill)
+        assert equal_bits(multiply(x, weight, tile=None)[[0, 31, 39]], alone)
 
 
 def test_segments_cover_k_in_whole_blocks():

@@ -1,4 +1,7 @@
-"""The kernels compiled to sm_90 without a GPU: they fit into registers and shared memory, and large products use wgmma."""
+"""The kernels compiled to sm_90 without a GPU: they fit into registers and shared memory, and large products use wgmma.
+
+Every form that ships is compiled by the tests with the marker slow; the others take one of each sort.
+"""
 
 import importlib.util
 import json
@@ -17,12 +20,12 @@ SAMPLING = {f"sample_{step}" for step in ("peaks", "masses", "cut", "draw", "pic
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 
 
-def compile_forms(folder: Path, *shapes: str) -> list[dict]:
-    """What slipstream.ops.triton.compile says of the forms of these shapes; compiled afresh, in a process that does not interpret."""
+def compile_forms(folder: Path, *arguments: str, timeout: float = 280) -> list[dict]:
+    """What slipstream.ops.triton.compile says of these forms; compiled afresh, in a process that does not interpret."""
     compiled = environment(TRITON_CACHE_DIR=str(folder))
     compiled.pop("TRITON_INTERPRET", None)
-    command = [sys.executable, "-m", "slipstream.ops.triton.compile", "--json", "--shapes", *shapes]
-    done = subprocess.run(command, capture_output=True, text=True, env=compiled, timeout=280)
+    command = [sys.executable, "-m", "slipstream.ops.triton.compile", "--json", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=compiled, timeout=timeout)
     assert done.returncode == 0, done.stderr[-4000:]
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -38,11 +41,12 @@ def check(forms: list[dict]) -> None:
 
 
 def test_an_8b_model_fits_the_machine(tmp_path):
-    check(compile_forms(tmp_path, "llama-3.1-8b"))
+    check(compile_forms(tmp_path, "--shapes", "llama-3.1-8b"))
 
 
 @pytest.mark.slow
 def test_every_named_shape_fits_the_machine(tmp_path):
-    forms = compile_forms(tmp_path, "tiny", "demo", "llama-3.2-1b", "llama-3.2-3b", "llama-3.1-8b", "llama-3.1-70b", "llama-2-7b")
+    names = ("tiny", "demo", "llama-3.2-1b", "llama-3.2-3b", "llama-3.1-8b", "llama-3.1-70b", "llama-2-7b")
+    forms = compile_forms(tmp_path, "--shapes", *names)
     check(forms)
     assert len({form["form"].split()[0] for form in forms}) == 7

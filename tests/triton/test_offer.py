@@ -25,7 +25,7 @@ def test_asking_on_a_cpu_imports_no_triton():
     program = (
         "import sys; sys.modules['triton'] = None\n"
         "from slipstream.ops import triton as candidate\n"
-        "assert candidate.PROFILE == f'{candidate.NAME}.{candidate.VERSION}' == 'triton.1'\n"
+        "assert candidate.PROFILE == f'{candidate.NAME}.{candidate.VERSION}' == 'triton.2'\n"
         "candidate.offer('norm', 'cpu')\n"
         "assert not [name for name in sys.modules if name.startswith('slipstream.ops.triton.')]"
     )
@@ -37,9 +37,9 @@ def test_asking_on_a_cpu_imports_no_triton():
 def test_it_offers_every_op_on_cuda():
     program = (
         "from slipstream.ops import triton as candidate\n"
-        "from slipstream.ops.types import OPS, Declined\n"
+        "from slipstream.ops.types import LINEAR_FORMATS, OPS, Declined\n"
         "assert all(callable(candidate.offer(op, 'cuda:0')) for op in OPS)\n"
-        "assert all(candidate.offer(f'linear_{name}', 'cuda').name == f'triton_{name}' for name in ('fp32', 'bf16', 'int8'))\n"
+        "assert all(candidate.offer(f'linear_{name}', 'cuda').name == f'triton_{name}' for name in LINEAR_FORMATS)\n"
         "assert all(isinstance(candidate.offer(op, 'cuda'), Declined) for op in ('linear_unheard_of', 'unheard_of'))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from slipstream import LLM
 from slipstream.model import load_model
 from slipstream.ops import Kernels
 from slipstream.sampling.sampler import Sampler, SampleRow, Voice
@@ -56,3 +57,27 @@ def test_pieces_read_as_the_whole(made):
     model.run([Feed(2, 0, TEXT[:4]), Feed(1, len(TEXT), [3, 4])])
     assert model.run([Feed(2, 4, TEXT[4:-1]), Feed(1, len(TEXT), [whole])]) == []
     assert model.run([Feed(1, len(TEXT), [9], SampleRow(voice, 11)), Feed(2, len(TEXT) - 1, TEXT[-1:], ask)])[1] == whole
+
+
+@pytest.mark.parametrize("drafter", ["draft_model:path=dummy:tiny:bf16", "eagle:path=dummy"])
+@pytest.mark.parametrize("kernels", [None, "reference"], ids=["recorded", "op by op"])
+def test_going_on_in_one_call_draws_what_single_calls_draw(drafter, kernels):
+    llm = LLM("dummy:tiny:bf16", speculate=drafter, kernels=kernels, page_size=4)
+    model = llm.engine.executor.runner.drafter.other._forward
+    kinds = SamplingParams(temperature=0.9), SamplingParams(temperature=0), SamplingParams(top_k=3, top_p=0.8)
+    voices = [Voice.of(Admission(number, (1,), 1, params, seed=number), model.vocab) for number, params in enumerate(kinds)]
+    texts, states = (TEXT, TEXT[:3], TEXT[4:]), torch.randn(len(TEXT), 64, generator=torch.Generator().manual_seed(1))
+    for count, chosen in ((4, (0, 1, 2)), (2, (2, 0)), (4, (1, 2)), (1, (0,))):  # recorded once for each count, for any requests
+        found = []
+        for go_on in (model.chain, model._one_by_one):
+            feeds = []
+            for number in chosen:
+                text = texts[number]
+                assert model.reserve(number, len(text) + count)
+                feeds.append(Feed(number, 0, text, SampleRow(voices[number], len(text)), states[: len(text)]))
+            first = model.run(feeds)
+            asks = [SampleRow(voices[number], len(texts[number]) + 1) for number in chosen]
+            further = [Feed(n, len(texts[n]), [token], ask) for n, token, ask in zip(chosen, first, asks, strict=True)]
+            found.append(go_on(further, count))
+        assert found[0] == found[1]
+        assert [len(own) for own in found[0]] == [count] * len(chosen)

@@ -34,6 +34,8 @@ class Options:
         prefix_cache: keep the KV of earlier requests for later ones that begin alike.
         policy: order in which requests are served; a file of scheduler/policies.
         speculate: drafter: NAME or NAME:OPTION=VALUE,..., a file of speculate/drafters; or an object with its interface.
+        verify: rule by which guesses are checked: NAME or NAME:OPTION=VALUE,..., a file of speculate/verify. With "match" the text is
+            the one without guesses; with "reject" and "block" its distribution is; "typical" is lossy.
         control: decide in every step how many guesses pay; without it all that the drafter makes are checked.
         deterministic: on a GPU, keep the promise of the same text in every batch, at some cost in speed; a CPU always keeps it.
         kernels: "triton", "cpu" or "reference" to insist on one kernel set (None: the best that is there).
@@ -56,6 +58,7 @@ class Options:
     prefix_cache: bool = True
     policy: str = "fcfs"
     speculate: Any = "none"
+    verify: str = "match"
     control: bool = True
     deterministic: bool = False
     kernels: str | None = None

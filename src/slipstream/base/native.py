@@ -41,3 +41,8 @@ def _absence() -> str:
 
 
 module, reason = _load()
+
+
+def seconds() -> float:
+    """Time that this thread has spent in native ops since it began; 0 without them."""
+    return module.seconds() if module is not None else 0.0

@@ -23,7 +23,8 @@ Activations = Annotated[str | None, typer.Option(metavar="N", help="Values by on
 Kv = Annotated[str | None, typer.Option(metavar="TYPE", help="KV cache in fp32 or bf16 (default: bf16 for bf16 weights, else fp32).")]
 MaxLen = Annotated[int | None, typer.Option(metavar="N", min=1, help="Longest request in tokens, output included.")]
 Memory = Annotated[str | None, typer.Option(metavar="SIZE", help="For weights, KV and scratch together, such as 4G.")]
-Speculate = Annotated[str, typer.Option(metavar="DRAFTER", help="Who guesses ahead, as NAME or NAME:OPTION=VALUE,...; no text changes.")]
+Speculate = Annotated[str, typer.Option(metavar="DRAFTER", help="Who guesses ahead: NAME or NAME:OPTION=VALUE,...")]
+Verify = Annotated[str, typer.Option(metavar="RULE", help="For guesses; match changes no text.")]
 TargetItl = Annotated[
     float | None,
     typer.Option(metavar="MS", min=0, help="Between tokens while prompts come in (default: 100 on a CPU; 0: any)."),

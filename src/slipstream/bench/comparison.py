@@ -163,7 +163,7 @@ class Comparison:
 
 
 def run(ask: Ask, where: Path | None = None, say: Callable[[str], None] = lambda line: None) -> Comparison:
-    """Measures. A peer that fails is said, kept with its reason, and left out from there on.
+    """Measures. A peer that fails is said, kept with its reason, and left out from there on. Ctrl-C keeps the repetitions that are whole.
 
     Args:
         where: folder for weights; None for `made_weights.folder()`.
@@ -186,8 +186,16 @@ def run(ask: Ask, where: Path | None = None, say: Callable[[str], None] = lambda
             if not runner.failure:
                 say(f"{runner.name}: {', '.join(f'{key} {value}' for key, value in runner.facts.items())}")
         for repetition in range(ask.repeat):
-            for place in found.places:
-                _round(found, place, repetition, say)
+            try:
+                for place in found.places:
+                    _round(found, place, repetition, say)
+            except KeyboardInterrupt:
+                if not repetition:
+                    raise
+                say(f"interrupted: {repetition} of {ask.repeat} repetitions are kept")
+                for place in found.places:
+                    del place.turns[repetition:]
+                break
             say(f"repetition {repetition + 1} of {ask.repeat} done")
     for place in found.places:
         place.limit.probe()

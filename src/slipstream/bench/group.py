@@ -7,10 +7,12 @@ from typer.core import TyperGroup
 
 from slipstream.base import registry
 from slipstream.bench import cases
+from slipstream.bench.attention_command import attention
 from slipstream.bench.command import measure
 from slipstream.bench.layers_command import layers
 from slipstream.bench.peers_command import peers
 from slipstream.bench.quality_command import quality
+from slipstream.bench.serve_command import serve
 from slipstream.bench.speculation_command import speculation
 
 
@@ -33,7 +35,9 @@ def group() -> None:
 
 for case in registry.names(cases.__name__):
     bench.command(case)(measure)
+bench.command("attention")(attention)
 bench.command("layers")(layers)
 bench.command("peers")(peers)
 bench.command("quality")(quality)
+bench.command("serve")(serve)
 bench.command("speculation")(speculation)

@@ -38,8 +38,42 @@ class Ask:
     threads: int = 1
 
 
+class Shares:
+    """What was measured as rates and shares of the machine; for dataclasses with the fields that Layer has from `bytes` on."""
+
+    bytes: int
+    operations: int
+    seconds: list[float]
+    bandwidth: list[float]
+    peak: list[float]
+
+    @property
+    def rate(self) -> float:
+        """Gop/s, median."""
+        return self.operations / median(self.seconds) / 1e9
+
+    @property
+    def speed(self) -> float:
+        """GB/s, median."""
+        return self.bytes / median(self.seconds) / 1e9
+
+    @property
+    def of_peak(self) -> float:
+        """Median over the repetitions of the share of the peak probed beside each."""
+        return median(self.operations / 1e9 / seconds / peak for seconds, peak in zip(self.seconds, self.peak, strict=True))
+
+    @property
+    def of_bandwidth(self) -> float:
+        """The same of the bandwidth."""
+        return median(self.bytes / 1e9 / seconds / read for seconds, read in zip(self.seconds, self.bandwidth, strict=True))
+
+    def cells(self) -> tuple[str, str, str, str]:
+        """For printing: Gop/s, share of the peak, GB/s, share of the bandwidth."""
+        return f"{self.rate:,.0f}", f"{self.of_peak:.0%}", f"{self.speed:,.1f}", f"{self.of_bandwidth:.0%}"
+
+
 @dataclass
-class Layer:
+class Layer(Shares):
     """One format at one number of rows.
 
     Attributes:
@@ -56,21 +90,6 @@ class Layer:
     seconds: list[float] = field(default_factory=list)
     bandwidth: list[float] = field(default_factory=list)
     peak: list[float] = field(default_factory=list)
-
-    @property
-    def rate(self) -> float:
-        """Gop/s, median."""
-        return self.operations / median(self.seconds) / 1e9
-
-    @property
-    def of_peak(self) -> float:
-        """Median over the repetitions of the share of the peak probed beside each."""
-        return median(self.operations / 1e9 / seconds / peak for seconds, peak in zip(self.seconds, self.peak, strict=True))
-
-    @property
-    def of_bandwidth(self) -> float:
-        """The same of the bandwidth."""
-        return median(self.bytes / 1e9 / seconds / read for seconds, read in zip(self.seconds, self.bandwidth, strict=True))
 
 
 def run(ask: Ask, say: Callable[[str], None] = lambda line: None) -> list[Layer]:

@@ -37,9 +37,7 @@ def layers(
     found = run(ask, say=lambda line: typer.secho(line, dim=True, err=True))
     table = Table("format", "activations", "rows", "Gop/s", "of peak", "GB/s", "of bandwidth", box=None)
     for layer in found:
-        speed = layer.bytes / 1e9 * layer.rate * 1e9 / layer.operations
-        cells = f"{layer.rate:,.0f}", f"{layer.of_peak:.0%}", f"{speed:,.1f}", f"{layer.of_bandwidth:.0%}"
-        table.add_row(layer.format, layer.activations, str(layer.rows), *cells)
+        table.add_row(layer.format, layer.activations, str(layer.rows), *layer.cells())
     Console(highlight=False).print(table)
     path = results.write(results.layers_record(ask, found, Kernels().profile, command_line()), out)
     typer.secho(f"written: {path}", dim=True, err=True)

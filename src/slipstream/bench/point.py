@@ -1,5 +1,6 @@
 """What is measured and what comes of it: Point and Measured. Plain data and the prompts that belong to a point."""
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -52,3 +53,8 @@ class Measured:
     figures: dict[str, float]
     spans: dict[str, Span]
     raw: dict[str, list[float]]
+
+
+def quantile(values: list[float], part: float) -> float:
+    """The least of the values that `part` of them do not exceed."""
+    return sorted(values)[max(0, math.ceil(part * len(values)) - 1)]

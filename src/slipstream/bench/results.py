@@ -16,11 +16,14 @@ from statistics import median
 from typing import Any
 
 import slipstream
+from slipstream.bench.attention import Ask as AttentionAsk
+from slipstream.bench.attention import Place as AttentionPlace
 from slipstream.bench.comparison import Comparison, Place
 from slipstream.bench.driver import Ask, Run
 from slipstream.bench.layers import Ask as LayersAsk
 from slipstream.bench.layers import Layer
 from slipstream.bench.quality import Quality
+from slipstream.bench.serving import Serving, Turn
 from slipstream.bench.speculation import Ask as Drafts
 from slipstream.bench.speculation import Score
 from slipstream.engine.limit import Limit
@@ -73,6 +76,13 @@ def layers_record(ask: LayersAsk, found: Sequence[Layer], profile: str, command:
     return {**origin("layers", command), "model": model, "profile": profile, "threads": ask.threads, "points": points}
 
 
+def attention_record(ask: AttentionAsk, found: Sequence[AttentionPlace], profile: str, command: str) -> dict[str, Any]:
+    """The result file's content for attention by itself; shares are medians over the repetitions."""
+    name = f"{ask.heads}q{ask.kv_heads}kv{ask.head_dim}"
+    points = [{**asdict(place), "gop_s": place.rate, "of_peak": place.of_peak, "of_bandwidth": place.of_bandwidth} for place in found]
+    return {**origin("attention", command), "model": {"name": name}, "profile": profile, "threads": ask.threads, "points": points}
+
+
 def quality_record(found: Quality, command: str) -> dict[str, Any]:
     """The result file's content for what rounding does to a model; `change` is of the perplexity, against the first point."""
     return {
@@ -116,6 +126,43 @@ def speculation_record(ask: Drafts, llm: LLM, scores: Sequence[Score], limit: Li
             }
             for score in scores
         ],
+    }
+
+
+def serving_record(found: Serving, command: str) -> dict[str, Any]:
+    """The result file's content for a load test; `ratio` is served over offline, rates are tokens per second, waits are seconds."""
+    config = found.llm.engine.config if found.llm is not None else None
+    name = config.model_name if config is not None else found.target.model
+    asked = {name: str(value) if isinstance(value, Path) else value for name, value in vars(found.ask).items() if name != "api_key"}
+    return {
+        **origin("serve", command),
+        "model": {"name": name} if config is None else {"name": name, "parameters": config.spec.parameters(), "demo": config.demo},
+        "profile": None if config is None else config.profile,
+        "threads": None if config is None else config.threads,
+        "asked": asked,
+        "limit": None if found.limit is None else limit_record(found.limit),
+        "waits": {name: {f"p{part * 100:g}": value for part, value in parts.items()} for name, parts in found.quantiles().items()},
+        "ratio": found.ratio,
+        "offline": [{"tokens_per_s": rate, "possible": possible} for rate, possible in found.offline],
+        "turns": [turn_record(turn) for turn in found.turns],
+        "arrivals": [{**turn_record(turn), "beside_s": turn.waits_beside()} for turn in found.arrivals],
+    }
+
+
+def turn_record(turn: Turn) -> dict[str, Any]:
+    """One turn of a load test: every wait, and what it cost."""
+    good = turn.good()
+    return {
+        "requests": len(turn.orders),
+        "errors": turn.errors(),
+        "prompt_tokens": sum(len(order.prompt) for order, _ in good),
+        "new_tokens": sum(reply.tokens for _, reply in good),
+        "seconds": turn.volley.seconds,
+        "tokens_per_s": turn.rate,
+        "generator_cpu_s": turn.volley.cpu,
+        "server_cpu_s": turn.cpu,
+        "late_s": turn.lateness(),
+        "waits": {name: [round(wait, 6) for wait in waits] for name, waits in turn.waits().items()},
     }
 
 

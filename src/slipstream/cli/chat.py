@@ -58,6 +58,7 @@ def chat(
     max_len: arguments.MaxLen = None,
     memory: arguments.Memory = None,
     speculate: arguments.Speculate = "none",
+    verify: arguments.Verify = "match",
 ) -> None:
     """Talks with MODEL. /help lists what can be typed besides."""
     from slipstream.step import SamplingParams
@@ -70,7 +71,7 @@ def chat(
 
     from slipstream.engine.llm import LLM
 
-    llm = LLM(model, device=device, speculate=speculate, max_batch=1, **options)
+    llm = LLM(model, device=device, speculate=speculate, verify=verify, max_batch=1, **options)
     describe(llm, seed)
     template = template_of(model, llm)
     if template is not None:

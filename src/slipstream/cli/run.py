@@ -45,6 +45,7 @@ def run(
     max_len: arguments.MaxLen = None,
     memory: arguments.Memory = None,
     speculate: arguments.Speculate = "none",
+    verify: arguments.Verify = "match",
     kernels: arguments.KernelSet = None,
 ) -> None:
     """Continues PROMPT. The text goes to stdout, all else to stderr."""
@@ -63,7 +64,7 @@ def run(
     from slipstream.engine.limit import Limit
     from slipstream.engine.llm import LLM
 
-    llm = LLM(model, device=device, speculate=speculate, max_batch=n, **options)
+    llm = LLM(model, device=device, speculate=speculate, verify=verify, max_batch=n, **options)
     config = llm.engine.config
     describe(llm, seed)
     tokens = as_tokens(prompt) if llm.engine.intake.tokenizer is None else prompt
@@ -171,7 +172,8 @@ class Clock:
     def __init__(self, llm: "LLM"):
         self.steps, self.tokens, self.reasons = llm.engine.core.meter.steps, 0, []
         self.begin, self.first_step, self.first_tokens = len(self.steps), 0, 0
-        self.tally = llm.engine.core.meter.tally
+        self.tally, config = llm.engine.core.meter.tally, llm.engine.config
+        self.lossy = "" if config.exact else f"; verify={config.verify} is LOSSY: this is not the model's own distribution"
         self.started, self.first, self.ended = time.perf_counter(), None, 0.0
 
     def note(self, delta: "Delta") -> None:
@@ -203,12 +205,14 @@ class Clock:
 
 
     def drafts(self) -> str:
-        """How far drafts went, if any were checked: tokens per step, over all steps and over those with a draft."""
+        """How far drafts went, if any were checked: tokens per step, over all steps and over those with a draft. And the rule, if it
+        is a lossy one."""
         tally = self.tally
         if not tally.drafts:
-            return ""
+            return self.lossy
         right = ", ".join(f"{share:.0%}" for share in tally.by_depth(min(DEPTHS, len(tally.accepted_at))))
-        return f"; {tally.per_step:.2f} tokens per step, {tally.per_draft:.2f} where guesses were checked (right by depth: {right or '0%'})"
+        far = f"{tally.per_step:.2f} tokens per step, {tally.per_draft:.2f} where guesses were checked"
+        return f"; {far} (right by depth: {right or '0%'}){self.lossy}"
 
 
 def bound(limit: "Limit", binds: str) -> str:

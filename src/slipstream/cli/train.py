@@ -1,4 +1,5 @@
-"""`slipstream train demo`: repeats the recipe of the built-in model. Owns the arguments; the recipe is train/demo.py."""
+"""`slipstream train demo`: repeats the recipe of the built-in model; `slipstream train drafter`: a head that guesses ahead for a model.
+Owns the arguments; the recipes are train/demo.py and train/drafter.py."""
 
 import json
 from enum import StrEnum
@@ -7,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-train = typer.Typer(no_args_is_help=True, help="Train a small model from scratch.", rich_markup_mode=None)
+train = typer.Typer(no_args_is_help=True, help="Train a small model, or a drafter for a model.", rich_markup_mode=None)
 
 
 class Size(StrEnum):
@@ -17,9 +18,16 @@ class Size(StrEnum):
     draft = "draft"
 
 
+class Kind(StrEnum):
+    """Heads that can be trained."""
+
+    eagle = "eagle"
+    medusa = "medusa"
+
+
 @train.callback()
 def group() -> None:
-    """Train a small model from scratch."""
+    """Train a small model, or a drafter for a model."""
 
 
 @train.command()
@@ -48,4 +56,36 @@ def demo(
 
     recipe = Recipe(size=size.value, distil=distil, **({} if tokens is None else {"tokens": tokens}))
     report = run([*data, *(more or [])], out, recipe, teacher=teacher, say=lambda line: typer.echo(line, err=True))
+    typer.echo(json.dumps(report, indent=2))
+
+
+@train.command()
+def drafter(
+    data: Annotated[
+        list[Path],
+        typer.Option("--data", exists=True, dir_okay=False, help="A text (.txt or .txt.gz); give it once per file."),
+    ],
+    out: Annotated[Path, typer.Option(file_okay=False, help="Folder for the head: --speculate KIND:path=OUT.")],
+    kind: Annotated[Kind, typer.Option(help="A layer that goes on from its own output, or a block per token ahead.")] = Kind.eagle,
+    model: Annotated[str | None, typer.Option(help="Model to guess for: folder, GGUF file or hub id (default: the built-in one).")] = None,
+    tokens: Annotated[int | None, typer.Option(min=1, help="Tokens to train on in all (default: the recipe's).")] = None,
+    depth: Annotated[int | None, typer.Option(min=1, help="Tokens that it learns to guess ahead.")] = None,
+    width: Annotated[int | None, typer.Option(min=1, help="Inner size of its feed-forward layers.")] = None,
+    own: Annotated[float, typer.Option(min=0, max=1, help="Share of the texts that the model goes on with by itself.")] = 0.5,
+    start: Annotated[
+        Path | None, typer.Option(exists=True, file_okay=False, help="Head of the same shape to begin with, to fit it to these texts.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The same seed on one thread gives the same head.")] = 1,
+    more: Annotated[
+        list[Path] | None, typer.Argument(exists=True, dir_okay=False, metavar="[FILES]...", help="More texts, as in --data a.txt b.txt.")
+    ] = None,
+) -> None:
+    """Trains a head that guesses ahead for a model; the report says how many tokens a step it brings."""
+    from slipstream.engine.build import BUILTIN
+    from slipstream.train.drafter import Recipe, run
+
+    given = {"tokens": tokens, "depth": depth, "width": width}
+    recipe = Recipe(kind=kind.value, own=own, seed=seed, **{name: value for name, value in given.items() if value is not None})
+    texts = [*data, *(more or [])]
+    report = run(model or BUILTIN / "demo", texts, out, recipe, start=start, say=lambda line: typer.echo(line, err=True))
     typer.echo(json.dumps(report, indent=2))

@@ -21,6 +21,9 @@ from slipstream.model.decoder import Decoder
 from slipstream.ops.dispatch import Kernels
 from slipstream.sampling.sampler import Sampler
 from slipstream.scheduler import Controller, Scheduler
+from slipstream.scheduler.request import PREDICTED
+from slipstream.speculate.choose import choose_rule
+from slipstream.speculate.predicted import Predicted
 from slipstream.step import Executor
 from slipstream.text.tokenizer import FILE, Tokenizer
 from slipstream.weights.hub import locate
@@ -51,12 +54,13 @@ def build(options: Options) -> Engine:
     source = BUILTIN / "demo" if options.model is None else options.model
     if not str(source).startswith(DUMMY):
         source = locate(source)
+    rule = choose_rule(options.verify)
     kernels = Kernels(options.device, only=options.kernels, deterministic=options.deterministic, activations=options.activations)
     weights = open_weights(source, kernels.device)
-    drafting = Drafting(options, source, kernels, longest(options, weights.spec))
+    drafting = Drafting(options, source, weights.spec, kernels, longest(options, weights.spec), rule)
     config = resolve(
         *(options, weights.spec, weights.format, facts(options.device), kernels.profile),
-        *(min(drafting.max_draft, MAX_DRAFT), weights.as_stored, drafting.memory),
+        *(min(drafting.max_draft, MAX_DRAFT), weights.as_stored, drafting.memory, (rule.name, rule.exact)),
     )
     set_threads(config.threads)
     if weights.files and config.weight_format not in PLAIN:
@@ -69,18 +73,19 @@ def build(options: Options) -> Engine:
         weights.shelf.close()
     shape = decoder.pool_shape(config.scheduler.pages, config.scheduler.page_size)
     pool = KVPool(shape, KV_TYPES[config.kv], kernels)
-    drafter = drafting.make(weights.spec, config.scheduler.pages)
+    drafter = Predicted(drafting.make(decoder, config.scheduler.pages))
     sizes = Sizes(rows=rows, batch=config.max_batch, tokens=config.max_len)
-    executor = LocalExecutor(Runner(decoder, pool, Sampler(kernels, config.max_logit_rows), drafter, sizes))
+    executor = LocalExecutor(Runner(decoder, pool, Sampler(kernels, config.max_logit_rows), drafter, sizes, rule))
     guess = assumed(config.spec, config.weight_format, config.kv, config.threads, options.device.partition(":")[0])
     pace = Pace(guess)
-    controller = Controller(pace, config.scheduler.max_draft) if options.control and config.scheduler.max_draft else None
+    controller = Controller(pace, max(config.scheduler.max_draft, PREDICTED)) if options.control else None
     core = Core(
         lambda watch: Scheduler(config.scheduler, watch, pace=pace, controller=controller), executor, Meter(config.spec.windows)
     )
     tokenizer = tokenizer_of(source)
     room = config.scheduler.pages * config.scheduler.page_size
-    return Engine(config, core, Intake(tokenizer, config.spec.vocab, config.max_len, room), kernels, executor)
+    intake = Intake(tokenizer, config.spec.vocab, config.max_len, room, rule.name)
+    return Engine(config, core, intake, kernels, executor)
 
 
 def tokenizer_of(source: Path | str) -> Tokenizer | None:

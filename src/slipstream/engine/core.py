@@ -122,7 +122,7 @@ class Core:
         text = "".join(ticket.pending)
         ticket.pending.clear()
         sample = ticket.request.sample
-        ticket.sink(Delta(sample, text, event.tokens, event.logprobs, event.scores, event.finish_reason))
+        ticket.sink(Delta(sample, text, event.tokens, event.logprobs, event.scores, event.finish_reason, event.predicted))
 
     def _close(self, number: int, reason: str) -> None:
         ticket = self._tickets.pop(number)

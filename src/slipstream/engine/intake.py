@@ -25,10 +25,11 @@ class Intake:
         vocab: number of logits.
         max_len: longest request, prompt and output.
         room: tokens that fit into the KV pool.
+        verify: rule by which drafts are checked, named in every output.
     """
 
-    def __init__(self, tokenizer: Tokenizer | None, vocab: int, max_len: int, room: int):
-        self.tokenizer, self.vocab, self.max_len, self.room = tokenizer, vocab, max_len, room
+    def __init__(self, tokenizer: Tokenizer | None, vocab: int, max_len: int, room: int, verify: str = "match"):
+        self.tokenizer, self.vocab, self.max_len, self.room, self.verify = tokenizer, vocab, max_len, room, verify
         self._numbers = itertools.count()
 
     def request(self, prompt: Prompt, params: SamplingParams, sink: Sink | None = None) -> tuple[RequestOutput, list[Ticket]]:
@@ -43,7 +44,8 @@ class Intake:
         seed = params.seed if params.seed is not None else int.from_bytes(os.urandom(8), "little")
         ends = self.tokenizer.ends if self.tokenizer is not None else ()
         text = prompt if isinstance(prompt, str) else None
-        output = RequestOutput(text, tokens, [Completion(sample) for sample in range(params.n)])
+        prediction = self._prediction(params)
+        output = RequestOutput(text, tokens, [Completion(sample) for sample in range(params.n)], verify=self.verify)
         leader, tickets = None, []
         for sample in range(params.n):
             request = Request(
@@ -56,6 +58,7 @@ class Intake:
                 leader=leader,
                 ends=ends,
                 banned=self._banned(params),
+                prediction=prediction,
                 streamed=sink is not None,
             )
             leader = request.number if leader is None else leader
@@ -97,6 +100,14 @@ class Intake:
                     raise InputError(f"{name}: {token} is not a token id; they go from 0 to {self.vocab - 1}")
         if self.tokenizer is None and (params.stop or params.bad_words):
             raise InputError("stop, bad_words: this model has no tokenizer, so texts mean nothing to it; use stop_token_ids or logit_bias")
+
+    def _prediction(self, params: SamplingParams) -> tuple[int, ...]:
+        """As far as a text can become."""
+        if not params.prediction:
+            return ()
+        if self.tokenizer is None:
+            raise InputError("prediction: this model has no tokenizer, so a text means nothing to it; leave it out")
+        return tuple(self.tokenizer.encode(params.prediction, special=False)[: self.max_len])
 
     def _banned(self, params: SamplingParams) -> tuple[tuple[int, ...], ...]:
         """Each bad word as tokens, at the beginning of a text and after a space."""

@@ -51,4 +51,5 @@ def work_of(plan: Plan, result: Result, windows: Sequence[int] = ()) -> Work:
     """The work of a step that was done: logits were wanted for the rows that drew and for those that scored a prompt token."""
     drew = sum(1 + len(chunk.draft) for chunk in plan.chunks if chunk.sample)
     scored = sum(len(outcome.scores or ()) for outcome in result.outcomes)
-    return Work.of(((chunk.start, len(chunk.trunk), chunk.draft.depths()) for chunk in plan.chunks), drew + scored, windows)
+    parts = ((chunk.start, len(chunk.trunk), chunk.draft.depths() if chunk.draft.tokens else ()) for chunk in plan.chunks)
+    return Work.of(parts, drew + scored, windows)

@@ -27,7 +27,9 @@ class Config:
         weight_format: of the linear layers as they are computed.
         max_logit_rows: rows of logits made at a time.
         memory: where the bytes go, pages included.
-        profile: id of the numerics profile: kernels, weight format, scales of activations where they are not per 32, KV type.
+        verify, exact: rule by which drafts are checked; whether it keeps the distribution of the text.
+        profile: id of the numerics profile: kernels, weight format, scales of activations where they are not per 32, KV type; the rule,
+            if the text depends on drafts.
     """
 
     spec: ModelSpec
@@ -40,6 +42,8 @@ class Config:
     max_batch: int
     max_logit_rows: int
     memory: MemoryPlan
+    verify: str
+    exact: bool
     profile: str
     scheduler: SchedulerOptions
 
@@ -53,6 +57,7 @@ def resolve(
     max_draft: int,
     as_stored: WeightFormat | None = None,
     drafter: tuple[int, int] = (0, 0),
+    rule: tuple[str, bool] = ("match", True),
 ) -> Config:
     """Decides.
 
@@ -63,13 +68,14 @@ def resolve(
         machine, kernels: cores and memory; id of the kernel set.
         max_draft: nodes a draft may have; 0 without speculation.
         drafter: bytes of a model that drafts, and what it has beside each page.
+        rule: by which drafts are checked; whether it keeps the distribution of the text.
 
     Raises:
         InputError: an option does not fit the model.
         CapacityError: it does not fit into memory; names the sum and the way out.
     """
     max_len = longest(options, spec)
-    weight_format = options.quant or (as_stored if options.device == "cpu" and as_stored else stored)
+    weight_format = options.quant or as_stored or stored
     _check_activations(options, weight_format)
     kv = options.kv or ("bf16" if stored == "bf16" or isinstance(weight_format, Mix) else "fp32")
     memory = plan(
@@ -99,7 +105,9 @@ def resolve(
         max_batch=options.max_batch,
         max_logit_rows=LOGIT_ROWS,
         memory=memory,
-        profile=f"{kernels}/w-{weight_format}{scales}/kv-{kv}",
+        verify=rule[0],
+        exact=rule[1],
+        profile=f"{kernels}/w-{weight_format}{scales}/kv-{kv}" + ("" if rule[0] == "match" else f"/verify-{rule[0]}"),
         scheduler=_shared_out(options, spec, memory.pages, max_len, max_draft),
     )
 

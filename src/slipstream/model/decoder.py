@@ -4,8 +4,10 @@ Owns the residual stream, the scratch arena and what lies below and above the la
 style, so that a step can be recorded. Must not know requests, sampling, where weights come from, or how a layer computes.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from slipstream.arch.spec import ModelSpec
@@ -40,6 +42,8 @@ class Decoder:
         format: the linear weight format in use.
         max_len: positions below this may occur.
         final_norm: the norm before the head, called with x and out, both [rows, hidden].
+        records: whether its ops only call kernels, so that a tape can repeat them.
+        levels: of the hidden states that `states` returns; none unless `watch` asked for some.
     """
 
     def __init__(
@@ -70,13 +74,16 @@ class Decoder:
             self._head = Linear(weights, ["embed" if spec.tied else "head"], spec.head_bias, self.format, kernels, bias_of="head")
         self._scale = kernels.scale if spec.embed_scale != 1 or spec.logit_scale != 1 else None
         self._softcap = kernels.softcap if spec.logit_softcap else None
-        self._scratch = _step_scratch(spec, max_rows, kernels.device)
+        self._scratch = step_scratch(spec, max_rows, kernels.device)
         head = {"picked": spec.hidden, "normed": spec.hidden, "logits": spec.vocab}
         self._head_scratch = Scratch(max_logit_rows, head, device=kernels.device)
-        self._forward = Replay(kernels, all(layer.records for layer in self._layers))
+        self.records = all(layer.records for layer in self._layers)
+        self._forward = Replay(kernels, self.records)
         self._logits = Replay(kernels, True)
         self._pool: Tensor | None = None
         self._kv: list[KV] = []
+        self.levels: tuple[int, ...] = ()
+        self._taps: dict[int, str] = {}  # layer -> buffer for what it reads
 
     @property
     def scratch_bytes(self) -> int:
@@ -86,6 +93,43 @@ class Decoder:
     def pool_shape(self, pages: int, page_size: int) -> tuple[int, ...]:
         """Shape of the KV pool that `forward` takes: [layers, 2, pages, kv_heads, page_size, head_dim]."""
         return (len(self.spec.layers), 2, pages, self.spec.kv_heads, page_size, self.spec.head_dim)
+
+    def watch(self, levels: Sequence[int]) -> None:
+        """From now on `forward` keeps hidden states, for `states`. Called before the first step; without it nothing is kept.
+
+        Args:
+            levels: which: i is what layer i reads (0: the embeddings), the number of layers what the final norm reads, one more what
+                the head reads. Also the order in which `states` returns them.
+
+        Raises:
+            InputError: the model has no such level.
+        """
+        last, most, device = len(self.spec.layers), self._scratch.max_rows, self._kernels.device
+        for level in levels:
+            if not 0 <= level <= last + 1:
+                raise InputError(f"levels={list(levels)}: {level} must be between 0 and {last + 1}, {self.spec.name} has {last} layers")
+        self.levels, self._taps = tuple(levels), {level: f"level {level}" for level in levels if level < last}
+        self._tapped = Scratch(most, {name: self.spec.hidden for name in self._taps.values()}, device=device)
+        self._every = torch.arange(most, dtype=torch.int32, device=device)
+
+    def states(self, hidden: Tensor, rows: Tensor) -> Tensor:
+        """Hidden states of some rows of the last step.
+
+        Args:
+            hidden: what `forward` returned. [any, hidden]
+            rows: which of them. [n] int32
+
+        Returns:
+            [n, levels * hidden], the levels side by side as `watch` named them; a copy.
+        """
+        parts = []
+        for level in self.levels:
+            source = self._tapped.rows(self._tapped.max_rows)[self._taps[level]] if level in self._taps else hidden
+            picked = source.index_select(0, rows)
+            if level > len(self.spec.layers):
+                self.final_norm(picked.clone(), picked)
+            parts.append(picked)
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
     def forward(self, batch: Batch, pool: Tensor) -> Tensor:
         """Runs the rows through all layers and writes their keys and values to the cache.
@@ -103,28 +147,55 @@ class Decoder:
         rows = batch.ids.shape[0]
         if rows > self._scratch.max_rows:
             raise CapacityError(f"step of {rows} rows: the decoder was made for max_rows={self._scratch.max_rows}; raise it")
-        if pool is not self._pool:
-            self._pool, self._kv = pool, [KV(layer[0], layer[1]) for layer in pool]
+        self._bind(pool)
         keys = batch.attention
         rows_in = (batch.ids, batch.positions, batch.slots, keys.request, keys.linear, keys.tail_start)
         inputs = (*rows_in, keys.tail_slots, keys.page_table, pool)
         self._forward.run(partial(self._run, batch), rows, inputs, keys.tail_slots.shape[0])
         return self._scratch.rows(rows)["stream"]
 
+    def ops(self, batch: Batch, pool: Tensor, every: Tensor, goes_on: bool) -> Tensor:
+        """All ops of `forward` and then of `logits` on the same rows, for whoever records several passes as one.
+
+        Args:
+            batch, pool: see `forward`.
+            every: 0, 1, 2, ... [rows] int32
+            goes_on: whether it follows another pass; a whole model does not mind.
+
+        Returns:
+            Where the logits will be. [rows, vocab]
+        """
+        self._bind(pool)
+        self._run(batch)
+        self._run_head(self._scratch.rows(self._scratch.max_rows)["stream"], every)
+        return self._head_scratch.rows(every.shape[0])["logits"]
+
+    def _bind(self, pool: Tensor) -> None:
+        if pool is not self._pool:
+            self._pool, self._kv = pool, [KV(layer[0], layer[1]) for layer in pool]
+
     def _run(self, batch: Batch) -> None:
         """All ops of `forward`, in order."""
         buffers = self._scratch.rows(batch.ids.shape[0])
         stream, free = buffers["stream"], buffers["normed"]
-        self._embed(batch.ids, stream)
-        if self.spec.embed_scale != 1:
-            self._scale(stream, self.spec.embed_scale)
+        self.embed(batch.ids, stream)
         pending = None  # what the last sub-layer adds to the stream; the next norm does it
         if self._positions is not None:
             pending = buffers["update"]
             self._kernels.embed(batch.positions, self._positions, pending)
-        for layer, kv in zip(self._layers, self._kv, strict=True):
+        for number, (layer, kv) in enumerate(zip(self._layers, self._kv, strict=True)):
+            if number in self._taps:
+                self._tap(number, stream, pending)
             pending, free = layer.run(stream, pending, free, buffers, batch, kv)
         self.final_norm(stream, free, pending)  # only for its addition: the rows that need logits are normed there
+
+    def _tap(self, number: int, stream: Tensor, pending: Tensor | None) -> None:
+        """Keeps what layer `number` reads. Beside the ops of the step, which stay as they are, so that watching changes no text."""
+        rows, whole = stream.shape[0], self._scratch.rows(self._scratch.max_rows)["stream"]
+        kept = self._tapped.rows(rows)[self._taps[number]]
+        self._kernels.embed(self._every[:rows], whole, kept)  # a copy that can be recorded
+        if pending is not None:
+            self._kernels.add(kept, pending)
 
     def logits(self, hidden: Tensor, rows: Tensor) -> Tensor:
         """Final norm and head on some rows only.
@@ -153,6 +224,16 @@ class Decoder:
         picked, normed, logits = buffers["picked"], buffers["normed"], buffers["logits"]
         self._kernels.embed(rows, hidden, picked)  # the same gather as of tokens
         self.final_norm(picked, normed)
+        self.head(normed, logits)
+
+    def embed(self, ids: Tensor, out: Tensor) -> None:
+        """Embeddings of tokens. ids [rows] -> out [rows, hidden]"""
+        self._embed(ids, out)
+        if self.spec.embed_scale != 1:
+            self._scale(out, self.spec.embed_scale)
+
+    def head(self, normed: Tensor, logits: Tensor) -> None:
+        """The output layer. normed [rows, hidden], changed where logits are scaled -> logits [rows, vocab]"""
         if self.spec.logit_scale != 1:  # here, where there are fewer numbers than in the logits
             self._scale(normed, self.spec.logit_scale)
         self._head(normed, logits)
@@ -160,8 +241,9 @@ class Decoder:
             self._softcap(logits, self.spec.logit_softcap)
 
 
-def _step_scratch(spec: ModelSpec, max_rows: int, device: str) -> Scratch:
-    """Buffers of a step: the stream and what goes between sub-layers; the insides of mixers and ffns overlay one another."""
+def step_scratch(spec: ModelSpec, max_rows: int, device: str, **more: int) -> Scratch:
+    """Buffers of a step: the stream and what goes between sub-layers, and `more` (name -> width); the insides of mixers and ffns overlay
+    one another."""
     groups: dict[str, dict[str, int]] = {}
     for layer in spec.layers:
         for place, part in (("mixer", layer.mixer), ("ffn", layer.ffn)):
@@ -169,4 +251,4 @@ def _step_scratch(spec: ModelSpec, max_rows: int, device: str) -> Scratch:
             for name, width in part.buffers().items():
                 group[name] = max(width, group.get(name, 0))
     hidden = {name: spec.hidden for name in ("stream", "normed", "update")}
-    return Scratch(max_rows, hidden, list(groups.values()), device)
+    return Scratch(max_rows, hidden | more, list(groups.values()), device)

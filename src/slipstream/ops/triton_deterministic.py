@@ -1,7 +1,8 @@
 """Candidate "triton-deterministic": linear layers with one arithmetic for every number of rows (docs/numerics.md, section 1).
 
-cuBLAS chooses an algorithm by the number of rows; `ops/triton/gemm.py` does not. All other Triton ops are row-invariant as
-they are, so only linear layers are offered here; they are asked for first where deterministic settings are wanted.
+cuBLAS chooses an algorithm by the number of rows; `ops/triton/gemm.py` does not, nor do the layers of whole-number weights. All
+other Triton ops are row-invariant as they are, so only linear layers are offered here; they are asked for first where deterministic
+settings are wanted.
 """
 
 import importlib
@@ -10,17 +11,15 @@ from slipstream.ops import triton
 from slipstream.ops.types import Declined, LinearKernel, Op
 
 NAME = "triton-deterministic"
-VERSION = 1
+VERSION = 2
 PROFILE = f"{NAME}.{VERSION}"
 
 
 def offer(op: str, device: str) -> Op | LinearKernel | Declined:
     """The LinearKernel that serves `op` on `device`, or Declined with the reason."""
-    if op == "linear_fp32":
-        return Declined("fp32 products have no kernel with one order of sums on a GPU; load bf16 weights")
     fast = triton.offer(op, device)
     if isinstance(fast, Declined):
         return fast
     if not op.startswith("linear_"):
         return Declined("offers linear layers only")
-    return fast.with_product(importlib.import_module("slipstream.ops.triton.gemm").matmul)
+    return fast if fast.invariant else fast.with_product(importlib.import_module("slipstream.ops.triton.gemm").matmul)

@@ -38,7 +38,8 @@ def quantise(name: str, weight: Tensor, group: int) -> dict[str, Tensor]:
 def by_torch(weight: Tensor, group: int) -> dict[str, Tensor]:
     """What `quantise` returns, without the native module."""
     n, k = weight.shape
-    packed, scale = torch.empty(n, k // 2, dtype=torch.uint8), torch.empty(n, k // group, dtype=torch.float16)
+    packed = torch.empty(n, k // 2, dtype=torch.uint8, device=weight.device)
+    scale = torch.empty(n, k // group, dtype=torch.float16, device=weight.device)
     rows = max(1, _CHUNK // k)
     for at in range(0, n, rows):
         groups = weight[at : at + rows].float().view(-1, group)

@@ -16,6 +16,7 @@ from torch import Tensor
 from slipstream.base import registry
 from slipstream.ops.dispatch import Kernels
 from slipstream.ops.types import SampleRows
+from slipstream.sampling.distribution import Notes
 from slipstream.sampling.processors import Processor
 from slipstream.step import Admission, SamplingParams, TokenLogprobs
 
@@ -30,12 +31,14 @@ def _processors() -> list[ModuleType]:
 
 @dataclass(slots=True)
 class Voice:
-    """How one request samples: its parameters, the key of its noise and its processors' state."""
+    """How one request samples: its parameters, the key of its noise and its processors' state; `notes` where somebody must know what
+    it was drawn from (noting.py)."""
 
     params: SamplingParams
     seed: int
     sample: int
     processors: list[Processor] = field(default_factory=list)
+    notes: Notes | None = None
 
     @staticmethod
     def of(admission: Admission, vocab: int, device: str = "cpu") -> "Voice":
@@ -66,6 +69,7 @@ class Sampler:
         self.floats = np.zeros((3, max_rows), np.float32)  # temperature, top_p, min_p
         self.ints = np.zeros((3, max_rows), np.int32)  # top_k, position, sample
         self.seeds = np.zeros(max_rows, np.int64)
+        self._shared: dict[int, SampleRows] = {}  # views of these by number of rows, where the device has the same memory
         self.tokens = torch.zeros(max_rows, dtype=torch.int32, device=kernels.device)
 
     def draw(self, logits: Tensor, rows: Sequence[SampleRow]) -> tuple[list[int], list[TokenLogprobs | None]]:
@@ -75,9 +79,7 @@ class Sampler:
         if any(row.voice.processors for row in rows):
             if any(top is not None for top in wanted):
                 raw = logits.clone()
-            for logit, row in zip(logits, rows, strict=True):
-                for processor in row.voice.processors:
-                    processor.apply(logit, row.path)
+            self.process(logits, rows)
         count = len(rows)
         out = self.tokens[:count]
         self.kernels.sample(logits, self._arguments(rows), out)
@@ -89,6 +91,12 @@ class Sampler:
             for index, entry in zip(asking, self.score(raw[asking], [tokens[i] for i in asking], tops), strict=True):
                 chosen[index] = entry
         return tokens, chosen
+
+    def process(self, logits: Tensor, rows: Sequence[SampleRow]) -> None:
+        """Edits `logits` [rows, vocab] in place, as each row's processors want."""
+        for logit, row in zip(logits, rows, strict=True):
+            for processor in row.voice.processors:
+                processor.apply(logit, row.path)
 
     def score(self, logits: Tensor, tokens: Sequence[int], tops: Sequence[int]) -> list[TokenLogprobs]:
         """Log-probabilities of given `tokens` under raw `logits` [rows, vocab], with the `tops` likeliest of each row."""
@@ -102,12 +110,18 @@ class Sampler:
         ]
 
     def _arguments(self, rows: Sequence[SampleRow]) -> SampleRows:
-        count = len(rows)
-        for index, row in enumerate(rows):
-            params = row.voice.params
-            self.floats[:, index] = params.temperature, params.top_p, params.min_p
-            self.ints[:, index] = params.top_k, row.position, row.voice.sample
-            self.seeds[index] = row.voice.seed
+        count, params = len(rows), [row.voice.params for row in rows]
+        self.floats[:, :count] = [[one.temperature for one in params], [one.top_p for one in params], [one.min_p for one in params]]
+        self.ints[:, :count] = [[one.top_k for one in params], [row.position for row in rows], [row.voice.sample for row in rows]]
+        self.seeds[:count] = [row.voice.seed for row in rows]
+        if self.kernels.device != "cpu":
+            return self._columns(count)
+        if count not in self._shared:
+            self._shared[count] = self._columns(count)
+        return self._shared[count]
+
+    def _columns(self, count: int) -> SampleRows:
+        """The first `count` of what was filled in, on the device: the same memory on the CPU, a copy elsewhere."""
         device = self.kernels.device
         temperature, top_p, min_p = torch.from_numpy(self.floats[:, :count]).to(device).unbind()
         top_k, position, sample = torch.from_numpy(self.ints[:, :count]).to(device).unbind()

@@ -78,4 +78,5 @@ def introduce(request: Request) -> Admission:
         request.sample,
         request.banned,
         request.ends,
+        request.prediction,
     )

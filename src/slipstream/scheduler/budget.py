@@ -70,7 +70,7 @@ class Budget:
     def drafts(self, requests: Iterable[Request]) -> int:
         """How many rows there are for all drafts of these requests together; they count as if they began at their mean length."""
         drafting = [request for request in requests if request.draft.tokens]
-        most = min(sum(min(len(request.draft), self._longest) for request in drafting), self.rows)
+        most = min(sum(min(len(request.draft), request.longest_draft(self._longest)) for request in drafting), self.rows)
         if most < 1 or not self._timed:
             return max(most, 0)
         start = sum(len(request.tokens) for request in drafting) // len(drafting)

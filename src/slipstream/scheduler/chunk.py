@@ -22,42 +22,45 @@ def make_chunks(
     """
     left, passes, shares = budget.drafts(request for request, _ in trunks), options.max_draft, None
     if controller is not None and trunks:
-        shares, passes = _pay(trunks, left, controller, options.max_draft)
+        shares, passes = ({}, controller.skip()) if not left and controller.idle else _pay(trunks, left, controller)
     chunks = []
     for request, rows in trunks:
         most = left if shares is None else min(left, shares.get(request.number, 0))
-        chunk = make_chunk(request, rows, most, passes, tables, options)
+        asks = controller is None or controller.looks(request.number) or (passes > 0 and not controller.idle)
+        longest = request.longest_draft(options.max_draft) if asks else 0
+        chunk = make_chunk(request, rows, most, longest, passes, tables, options)
         left -= len(chunk.draft.tokens)
         request.planned = chunk
         chunks.append(chunk)
     return chunks
 
 
-def _pay(trunks: Sequence[tuple[Request, int]], most: int, controller: Controller, longest: int) -> tuple[dict[int, int], int]:
+def _pay(trunks: Sequence[tuple[Request, int]], most: int, controller: Controller) -> tuple[dict[int, int], int]:
     """(nodes of each draft, passes for the next ones) that pay."""
     saying = [request for request, rows in trunks if rows == request.owed]
     drafting = [request for request in saying if request.draft.tokens]
-    if not drafting and controller.idle:
-        return {}, longest
     context = sum(len(request.tokens) for request, _ in trunks) // len(trunks)
     shares = controller.share(drafting, len(saying), sum(rows for _, rows in trunks), context, most)
     return shares, controller.passes([request.number for request in saying], context) if saying else 0
 
 
-def make_chunk(request: Request, rows: int, left: int, passes: int, tables: PageTables, options: SchedulerOptions) -> Chunk:
+def make_chunk(
+    request: Request, rows: int, left: int, longest: int, passes: int, tables: PageTables, options: SchedulerOptions
+) -> Chunk:
     """The rows of one request: its trunk, and as much of its draft as budget, pages and the end of the text allow.
 
     Args:
         rows: trunk rows, for which its table has pages.
         left: rows that the draft may have.
-        passes: of a model, that the next draft may take.
+        longest: nodes that the next draft may have.
+        passes: of a model, that it may take.
     """
     tokens, start, end = request.tokens, request.cached, request.cached + rows
     sample = end == len(tokens) and request.params.max_tokens > 0
     room = request.limit - end - 1 if sample else 0  # tokens that may follow the next one
     draft = EMPTY
     if request.draft.tokens and room > 0 and left > 0:
-        draft = _cut(request, end, min(left, options.max_draft), room, tables, options.vocab)
+        draft = _cut(request, end, min(left, request.longest_draft(options.max_draft)), room, tables, options.vocab)
     return Chunk(
         request.number,
         start,
@@ -66,7 +69,7 @@ def make_chunk(request: Request, rows: int, left: int, passes: int, tables: Page
         sample,
         draft,
         _first_score(request, end) if request.params.prompt_logprobs is not None else None,
-        min(options.max_draft, room - 1) if room > 1 else 0,
+        min(longest, room - 1) if room > 1 else 0,
         passes,
     )
 

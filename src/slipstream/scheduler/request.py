@@ -7,6 +7,8 @@ from slipstream.cache import PageTable
 from slipstream.step import Chunk, DraftTree, SamplingParams, TokenLogprobs
 from slipstream.step.draft import EMPTY
 
+PREDICTED = 16  # nodes of a draft taken from a request's own prediction
+
 
 class State(Enum):
     WAITING = "waiting"
@@ -30,6 +32,7 @@ class Request:
         leader: number of the first of n samples of one prompt, whose pages this one shares; None if it is that one.
         ends: end-of-text ids.
         banned: token sequences of params.bad_words.
+        prediction: params.prediction as tokens.
         streamed: whether somebody reads along; the time between its tokens matters then.
 
     Set by the scheduler:
@@ -53,6 +56,7 @@ class Request:
     leader: int | None = None
     ends: tuple[int, ...] = ()
     banned: tuple[tuple[int, ...], ...] = ()
+    prediction: tuple[int, ...] = ()
     streamed: bool = True
 
     prompt_len: int = field(default=0, init=False)
@@ -69,6 +73,10 @@ class Request:
     def owed(self) -> int:
         """Known tokens that are not computed yet: one while it decodes."""
         return len(self.tokens) - self.cached
+
+    def longest_draft(self, most: int) -> int:
+        """Nodes that a draft of it may have, if those of the drafter may have `most`."""
+        return max(most, PREDICTED) if self.prediction else most
 
     @property
     def pages(self) -> list[int]:
@@ -91,6 +99,7 @@ class Event:
         logprobs: one per token of `tokens`, or None.
         scores: prompt logprobs, those of the prompt's second token first, in as many events as it takes; or None.
         finish_reason: None while the request goes on, else "stop", "length" or what `watch` said.
+        predicted: tokens of the request's own prediction that were checked in this step, and how many of them were right.
     """
 
     request: int
@@ -98,3 +107,4 @@ class Event:
     logprobs: tuple[TokenLogprobs, ...] | None = None
     scores: tuple[TokenLogprobs, ...] | None = None
     finish_reason: str | None = None
+    predicted: tuple[int, int] = (0, 0)

@@ -25,7 +25,7 @@ from slipstream.scheduler.options import SchedulerOptions, Stats
 from slipstream.scheduler.queue import Queue
 from slipstream.scheduler.request import Event, Request, State
 from slipstream.step import Admission, Chunk, Outcome, Plan, Result
-from slipstream.step.draft import EMPTY
+from slipstream.step.draft import EMPTY, PREDICTION
 
 Watch = Callable[[int, int], str | None]
 
@@ -235,10 +235,9 @@ class Scheduler:
             self.tables.publish(request.table, request.tokens, request.cached)
         else:
             self._end(request)
-        if taken == len(new):
-            return Event(request.number, new, outcome.logprobs, outcome.scores, reason)
-        logprobs = None if outcome.logprobs is None else outcome.logprobs[:taken]
-        return Event(request.number, new[:taken], logprobs, outcome.scores, reason)
+        predicted = (len(chunk.draft), kept) if chunk.draft.kind.startswith(PREDICTION) else (0, 0)
+        logprobs = outcome.logprobs if outcome.logprobs is None or taken == len(new) else outcome.logprobs[:taken]
+        return Event(request.number, new if taken == len(new) else new[:taken], logprobs, outcome.scores, reason, predicted)
 
     def _reason(self, request: Request, token: int) -> str | None:
         """Why the text ends with the token just appended, if it does."""

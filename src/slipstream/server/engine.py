@@ -218,6 +218,8 @@ def hello(engine: Engine, limit: Limit, chat: bool, step: float) -> Hello:
         step=step,
         limit=1 / limit.seconds(one),
         binds=limit.binds([one]),
+        verify=config.verify,
+        exact=config.exact,
     )
 
 

@@ -6,9 +6,11 @@ the business of the routes.
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
+import msgspec
 from fastapi import Request
 from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -18,6 +20,8 @@ from slipstream.server.errors import ApiError
 
 DONE = b"data: [DONE]\n\n"
 HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+LOOKS = 4  # at a client, in the time of its patience
+_encode = msgspec.json.Encoder().encode
 
 
 class ClientGone(Exception):
@@ -26,7 +30,11 @@ class ClientGone(Exception):
 
 def event(body: Any) -> bytes:
     """One server-sent event."""
-    return b"data: " + json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n\n"
+    try:
+        text = _encode(body)
+    except UnicodeEncodeError:  # half of a surrogate pair, as a name given on the command line may hold
+        text = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    return b"data: %b\n\n" % text
 
 
 class EventStream(Response):
@@ -40,19 +48,21 @@ class EventStream(Response):
 
     def __init__(self, events: AsyncIterator[bytes], ended: Callable[[str], None], patience: float):
         self._events, self._ended, self._patience = events, ended, patience
+        self._since: float | None = None  # when the write that has not ended yet began
         self.status_code, self.background = 200, None
         self.init_headers(HEADERS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         reason = "error"
-        writing, leaving = asyncio.ensure_future(self._write(send)), asyncio.ensure_future(_gone(receive))
+        tasks = [asyncio.ensure_future(work) for work in (self._write(send), _gone(receive), self._stuck())]
+        writing, leaving, stuck = tasks
         try:
-            await asyncio.wait((writing, leaving), return_when=asyncio.FIRST_COMPLETED)
-            reason = writing.result() if writing.done() else "client"
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            reason = writing.result() if writing.done() else "client" if leaving.done() else "slow_reader"
         finally:
-            for task in (writing, leaving):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(writing, leaving, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             self._ended(reason)
 
     async def _write(self, send: Send) -> str:
@@ -66,17 +76,21 @@ class EventStream(Response):
             except ApiError as error:
                 reason = "error"
                 await self._frame(send, event(error.body), last=True)
-        except TimeoutError:
-            log.get(__name__).warning("a client read nothing for %g s; its request was ended", self._patience)
-            return "slow_reader"
         except OSError:
             return "client"
         return reason
 
-
     async def _frame(self, send: Send, frame: bytes, last: bool = False) -> None:
-        async with asyncio.timeout(self._patience):  # waits where the client is too slow; wait_for may lose a cancellation
-            await send({"type": "http.response.body", "body": frame, "more_body": not last})
+        self._since = time.monotonic()
+        await send({"type": "http.response.body", "body": frame, "more_body": not last})  # waits where the client is too slow
+        self._since = None
+
+    async def _stuck(self) -> None:
+        """Returns when the client has read nothing for too long. Looked at from outside: a timer for each event would cost more than
+        sending it."""
+        while self._since is None or time.monotonic() - self._since < self._patience:
+            await asyncio.sleep(self._patience / LOOKS)
+        log.get(__name__).warning("a client read nothing for %g s; its request was ended", self._patience)
 
 
 async def _gone(receive: Receive) -> None:

@@ -18,7 +18,7 @@ REFUSED: dict[str, str] = {
         f"structured output {LATER}",
     ),
     **dict.fromkeys(("audio", "input_audio"), f"audio {LATER}"),
-    **dict.fromkeys(("web_search_options", "prediction", "suffix", "moderation"), LATER),
+    **dict.fromkeys(("web_search_options", "suffix", "moderation"), LATER),
     **dict.fromkeys(("use_beam_search", "length_penalty"), f"beam search {LATER}"),
     "best_of": f"{LATER}; ask for n samples and choose among them",
     "reasoning_effort": f"{LATER}; templates take such things through chat_template_kwargs",

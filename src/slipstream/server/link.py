@@ -228,6 +228,7 @@ class Link:
                 reply.set_result(news)
         elif isinstance(news, Hello):
             self.hello, self.state = news, State.SERVING
+            self.metrics.verified_by(news.verify, news.exact)
             self._health = Health(news.step, time.monotonic())
             shutil.rmtree(self._folder, ignore_errors=True)  # both ends are connected; nobody needs to find them any more
         elif isinstance(news, Failed):

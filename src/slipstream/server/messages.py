@@ -83,6 +83,7 @@ class Hello(Message):
         step: seconds of the largest step that was tried.
         limit: tokens per second that one request could get on this machine at most.
         demo: the built-in model runs.
+        verify, exact: rule by which drafts are checked; whether it keeps the distribution of the text.
     """
 
     model: str
@@ -99,6 +100,8 @@ class Hello(Message):
     step: float
     limit: float
     binds: str
+    verify: str = "match"
+    exact: bool = True
 
 
 class Failed(Message):
@@ -130,12 +133,14 @@ class Accepted(Message):
         prompt_tokens: tokens of each prompt.
         texts: the prompts' texts, if they were to be sent back.
         first: each prompt's first token (the only one without a score), where scores are asked for.
+        lossy: the rule by which drafts are checked, if it does not keep the distribution of the text.
     """
 
     id: int
     prompt_tokens: list[int]
     texts: list[str] | None = None
     first: list[Token] | None = None
+    lossy: str | None = None
 
 
 class Refused(Message):
@@ -156,6 +161,7 @@ class Piece(Message):
         queued: seconds it waited for its seat, when it got it.
         cached: prompt tokens that needed no computing, likewise.
         vector: the prompt as little-endian fp32, in the last piece, where one was asked for.
+        predicted: tokens of the request's prediction that were checked, and how many of them were right.
     """
 
     id: int
@@ -168,6 +174,7 @@ class Piece(Message):
     queued: float | None = None
     cached: int = 0
     vector: bytes = b""
+    predicted: tuple[int, int] = (0, 0)
 
 
 class Pieces(Message):

@@ -62,7 +62,16 @@ class Metrics:
         self._refused = self._family("admission_rejections", "Requests refused before they were accepted.", "reason")
         self._left = self._family("requests_aborted", "Requests ended before their time.", "reason")
         self._right = self._family("spec_decode_num_accepted_tokens_per_pos", "Guesses that were right, by depth, 0 first.", "position")
+        self._rule = Gauge(
+            "slipstream_spec_decode_verification",
+            "1 for the rule by which guesses are checked; exact=false: it changes what texts are likely.",
+            [*self._labels, "rule", "exact"],
+            registry=self.registry,
+        )
         self._last: Beat | None = None
+
+    def verified_by(self, rule: str, exact: bool) -> None:
+        self._rule.labels(**self._labels, rule=rule, exact=str(exact).lower()).set(1)
 
     def ended(self, reason: str) -> None:
         self._ended.labels(**self._labels, finished_reason=reason).inc()

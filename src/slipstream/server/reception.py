@@ -152,6 +152,7 @@ class Reception:
             [len(tokens) for tokens in prompts],
             [prompt if isinstance(prompt, str) else self._decode(prompt) for prompt in order.prompts] if order.echo else None,
             [self._token(tokens[0]) for tokens in prompts] if order.echo and scored else None,
+            None if self.engine.config.exact else self.engine.config.verify,
         )
         with self._lock:
             if order.id not in self._pending:  # the client has gone
@@ -195,6 +196,7 @@ class Reception:
                 queued,
                 seat.cached,
                 self._pooling.take(seat.number) if delta.finish_reason is not None else b"",
+                delta.predicted,
             )
             if delta.finish_reason is not None:
                 self._ended(order.id, seat.number)

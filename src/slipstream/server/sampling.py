@@ -17,7 +17,7 @@ def completion_params(body: CompletionRequest, limits: Limits) -> SamplingParams
     """max_tokens=0 scores the prompt, which is what echo with logprobs asks for too."""
     asked = DEFAULT_COMPLETION if body.max_tokens is None else body.max_tokens
     scores = body.logprobs if body.echo and body.logprobs is not None else (0 if asked == 0 else None)
-    return _params(body, limits, asked, body.logprobs, scores)
+    return _params(body, limits, asked, body.logprobs, scores, body.prediction)
 
 
 def chat_params(body: ChatRequest, limits: Limits) -> SamplingParams:
@@ -27,7 +27,9 @@ def chat_params(body: ChatRequest, limits: Limits) -> SamplingParams:
     given = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
     if given == 0:
         raise bad("max_completion_tokens=0: ask for at least one token", "max_completion_tokens")
-    return _params(body, limits, UNBOUNDED if given is None else given, (body.top_logprobs or 0) if body.logprobs else None, None)
+    logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    prediction = None if body.prediction is None else body.prediction.plain()
+    return _params(body, limits, UNBOUNDED if given is None else given, logprobs, None, prediction)
 
 
 def check_prompts(prompt: str | list[Any], limits: Limits, field: str) -> list[str | list[int]]:
@@ -39,7 +41,9 @@ def check_prompts(prompt: str | list[Any], limits: Limits, field: str) -> list[s
     return prompt
 
 
-def _params(body: Sampling, limits: Limits, max_tokens: int, logprobs: int | None, scores: int | None) -> SamplingParams:
+def _params(
+    body: Sampling, limits: Limits, max_tokens: int, logprobs: int | None, scores: int | None, prediction: str | None
+) -> SamplingParams:
     stops = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
     _bounded("n", body.n, limits.samples)
     _bounded("stop", len(stops), limits.stops)
@@ -47,6 +51,7 @@ def _params(body: Sampling, limits: Limits, max_tokens: int, logprobs: int | Non
         _bounded("stop", len(stop), limits.stop_length, " characters")
     for name in ("logit_bias", "bad_words", "stop_token_ids", "allowed_token_ids"):
         _bounded(name, len(getattr(body, name) or ()), limits.biases)
+    _bounded("prediction", len(prediction or ""), limits.prediction, " characters")
     for word in body.bad_words or ():
         _bounded("bad_words", len(word), limits.stop_length, " characters")
     try:
@@ -70,6 +75,7 @@ def _params(body: Sampling, limits: Limits, max_tokens: int, logprobs: int | Non
             n=body.n,
             logprobs=logprobs,
             prompt_logprobs=scores,
+            prediction=prediction,
         )
     except InputError as error:
         raise of_input(error) from error

@@ -95,6 +95,7 @@ class CompletionRequest(Sampling):
 
     prompt: Annotated[Prompts, Field(description="A text, token ids, or a list of such prompts.")]
     echo: bool = False
+    prediction: str | None = None  # beyond OpenAI's, whose chats have it
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
 
     _prompts = field_validator("prompt")(check_prompts)
@@ -143,6 +144,16 @@ class ChatMessage(Strict):
         return {"content": "", **out}
 
 
+class Prediction(Strict):
+    """What an answer may well be: it is checked rather than made where it fits."""
+
+    type: Literal["content"]
+    content: str | list[Part]
+
+    def plain(self) -> str:
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+
+
 class ChatRequest(Sampling):
     """POST /v1/chat/completions."""
 
@@ -152,6 +163,7 @@ class ChatRequest(Sampling):
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     response_format: ResponseFormat | None = None
+    prediction: Prediction | None = None
     modalities: list[Literal["text"]] | None = None
     add_generation_prompt: bool = True
     chat_template_kwargs: dict[str, Any] | None = None

@@ -21,6 +21,7 @@ class Limits:
         stops: stop strings, and `stop_length` characters in each.
         biases: entries of `logit_bias`, bad_words and lists of token ids.
         messages: messages of a conversation.
+        prediction: characters of `prediction`.
     """
 
     body: int = 8 * 2**20
@@ -30,6 +31,7 @@ class Limits:
     stop_length: int = 256
     biases: int = 1024
     messages: int = 2048
+    prediction: int = 2**18
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,14 +24,18 @@ def token_text(token: Token) -> str:
 
 @dataclass(slots=True)
 class Usage:
-    """Tokens of a request, counted as pieces come."""
+    """Tokens of a request, counted as pieces come; `lossy` names the rule of verification, if it changes what texts are likely."""
 
     prompt: int
+    lossy: str | None = None
     made: int = 0
+    checked: int = 0  # of predictions
+    right: int = 0
     cached: int = 0
 
     def add(self, piece: Piece, samples: int) -> None:
         self.made += piece.tokens
+        self.checked, self.right = self.checked + piece.predicted[0], self.right + piece.predicted[1]
         if piece.queued is not None and piece.index % samples == 0:  # once for each prompt
             self.cached += piece.cached
 
@@ -41,6 +45,11 @@ class Usage:
             "completion_tokens": self.made,
             "total_tokens": self.prompt + self.made,
             "prompt_tokens_details": {"cached_tokens": self.cached},
+            "completion_tokens_details": {
+                "accepted_prediction_tokens": self.right,
+                "rejected_prediction_tokens": self.checked - self.right,
+            },
+            **({"lossy_verification": self.lossy} if self.lossy else {}),
         }
 
 
@@ -85,7 +94,7 @@ class Shape:
     def __init__(self, model: str, profile: str, samples: int, accepted: Accepted):
         self._head = {"id": f"{self.prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model, "system_fingerprint": profile}
         self.samples, self.accepted = samples, accepted
-        self.usage = Usage(sum(accepted.prompt_tokens))
+        self.usage = Usage(sum(accepted.prompt_tokens), accepted.lossy)
 
     def chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {**self._head, "object": self.part, "choices": choices}

@@ -99,6 +99,8 @@ class Stream:
 
 def merged(pieces: list[Piece]) -> list[Piece]:
     """One piece for each text: a reader who has fallen behind catches up with fewer, larger ones."""
+    if len(pieces) == 1:
+        return pieces
     texts: dict[int, list[Piece]] = {}
     for piece in pieces:
         texts.setdefault(piece.index, []).append(piece)
@@ -118,6 +120,7 @@ def _joined(pieces: list[Piece]) -> Piece:
         seated.queued,
         seated.cached,
         pieces[-1].vector,
+        (sum(piece.predicted[0] for piece in pieces), sum(piece.predicted[1] for piece in pieces)),
     )
 
 

@@ -1,5 +1,5 @@
-"""From the option `speculate` to a drafter: "ngram", "ngram:longest=5,nodes=6", or an object. Owns the syntax and its errors; the
-options themselves belong to each drafter's file.
+"""From the options `speculate` and `verify` to a drafter and a rule: "ngram", "ngram:longest=5,nodes=6". Owns the syntax and its
+errors; the options themselves belong to the file of each.
 """
 
 from dataclasses import dataclass, fields
@@ -10,8 +10,9 @@ from typing import Any
 from slipstream.base import registry
 from slipstream.base.errors import InputError
 from slipstream.speculate.drafter import Around, Drafter
+from slipstream.speculate.weighing import Dice, Weighed
 
-DRAFTERS = "slipstream.speculate.drafters"
+DRAFTERS, RULES = "slipstream.speculate.drafters", "slipstream.speculate.verify"
 _WORDS = {"true": True, "false": False}
 
 
@@ -31,8 +32,35 @@ class Choice:
         """The model that it wants to run beside the one of `source`, if any."""
         return self.module.beside(self.options, source) if hasattr(self.module, "beside") else None
 
+    def heads(self, source: Path | str) -> tuple[str, Path | str] | None:
+        """(kind, folder) of the head on the hidden states of `source` that it guesses with, if any."""
+        return self.module.heads(self.options, source) if hasattr(self.module, "heads") else None
+
     def make(self, around: Around) -> Drafter:
         return self.module.make(self.options, around)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A rule of verification and its options, both checked."""
+
+    name: str
+    module: ModuleType
+    options: Any
+
+    @property
+    def weighs(self) -> bool:
+        """Whether it weighs drafts by distributions; `match` does not."""
+        return hasattr(self.module, "walk")
+
+    @property
+    def exact(self) -> bool:
+        """Whether the text is distributed as without drafts."""
+        return self.module.EXACT
+
+    def walk(self, weighed: Weighed, dice: Dice) -> tuple[list[int], list[int]]:
+        """The kept nodes of a draft, and their tokens followed by one more."""
+        return self.module.walk(self.options, weighed, dice)
 
 
 def choose(text: str) -> Choice:
@@ -41,26 +69,36 @@ def choose(text: str) -> Choice:
     Raises:
         InputError: there is no such drafter or option, or the value does not fit; says which there are.
     """
+    return Choice(*_read(DRAFTERS, "speculate", text)[1:])
+
+
+def choose_rule(text: str) -> Rule:
+    """The same for a rule of verification."""
+    return Rule(*_read(RULES, "verify", text))
+
+
+def _read(package: str, option: str, text: str) -> tuple[str, ModuleType, Any]:
+    """(name, file, options)."""
     name, _, rest = text.partition(":")
-    module = registry.load(DRAFTERS, name, "speculate")
+    module = registry.load(package, name, option)
     known = {field.name: field.type for field in fields(module.Options)}
     given: dict[str, Any] = {}
     for part in rest.split(",") if rest else ():
         key, equals, value = part.partition("=")
         if not equals:
-            raise InputError(f"speculate={text!r}: {part!r} is not KEY=VALUE; options of {name}: {_listed(known)}")
+            raise InputError(f"{option}={text!r}: {part!r} is not KEY=VALUE; options of {name}: {_listed(known)}")
         if key not in known:
-            raise registry.unknown(f"speculate={text!r}: option of {name}", key, known)
-        given[key] = _value(text, key, value, known[key])
-    return Choice(module, module.Options(**given))
+            raise registry.unknown(f"{option}={text!r}: option of {name}", key, known)
+        given[key] = _value(option, text, key, value, known[key])
+    return name, module, module.Options(**given)
 
 
-def _value(text: str, key: str, value: str, kind: type) -> Any:
+def _value(option: str, text: str, key: str, value: str, kind: type) -> Any:
     """The value as the option's type wants it: bool, int, float or str."""
     try:
         return _WORDS[value] if kind is bool else kind(value)
     except (KeyError, ValueError):
-        raise InputError(f"speculate={text!r}: {key}={value!r} must be {'true or false' if kind is bool else kind.__name__}") from None
+        raise InputError(f"{option}={text!r}: {key}={value!r} must be {'true or false' if kind is bool else kind.__name__}") from None
 
 
 def _listed(known: dict[str, type]) -> str:

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from torch import Tensor
+
+from slipstream.arch.heads import HeadSpec
 from slipstream.arch.spec import ModelSpec
 from slipstream.sampling.sampler import SampleRow, Voice
 from slipstream.step.draft import DraftTree
@@ -23,6 +26,7 @@ class DraftContext:
         voice: how the request samples. A drafter that samples with it uses the noise with which its guess is checked, and
             is right more often.
         passes: calls of a model, one after the other, that pay; 0 if none does. A drafter that needs none need not look.
+        prediction, prompt: tokens that the request says may follow its prompt; length of the prompt.
     """
 
     request: int
@@ -30,6 +34,8 @@ class DraftContext:
     budget: int
     voice: Voice
     passes: int = 64
+    prediction: Sequence[int] = ()
+    prompt: int = 0
 
 
 class Drafter(Protocol):
@@ -48,6 +54,40 @@ class Drafter(Protocol):
         """The request ended or was preempted: forget it. It may come back, as if it were new."""
 
 
+WINDOW = 256  # hidden states of a request that are kept where a drafter lets more than twice as many wait; it begins anew behind the others
+
+
+@dataclass(frozen=True, slots=True)
+class States:
+    """Hidden states that one step has computed for tokens of a request that are there to stay.
+
+    Attributes:
+        request: the request's number.
+        start: position of the first of them. What lies before it was seen in earlier steps, or never is: where the beginning of a
+            text was found in the prefix cache it is not computed again, and the first states of the request begin behind it.
+        rows: one row per token, the watcher's levels side by side. [tokens, levels * hidden] fp32
+    """
+
+    request: int
+    start: int
+    rows: Tensor
+
+
+class Watcher(Drafter, Protocol):
+    """A drafter that looks into the model that it drafts for.
+
+    Attributes:
+        levels: the hidden states that it wants: i is what layer i reads (0: the embeddings), the number of layers what the final
+            norm reads, one more what the head reads.
+    """
+
+    levels: tuple[int, ...]
+
+    def watch(self, states: Sequence[States]) -> None:
+        """What a step has computed, of every request that took part: chunks of prompts and kept guesses as well. Called in every
+        step, before `propose`; positions of one request follow each other until it is dropped."""
+
+
 @dataclass(frozen=True, slots=True)
 class Feed:
     """Tokens of one request for a drafter's own model to read.
@@ -57,12 +97,18 @@ class Feed:
         start: position of the first of them; the model has read all before it.
         tokens: what it reads, at least one.
         ask: the token to draw after the last of them, or None.
+        states: for a head (model/heads): the target's hidden states of the position before each token; None: what came out for the
+            request's last token in the call before. All feeds of a call have some, or none has. [tokens, levels * hidden]
+        further: for a head that guesses several tokens from one place (`Forward.ahead`): what to draw after `ask`, one token further
+            on each.
     """
 
     request: int
     start: int
     tokens: Sequence[int]
     ask: SampleRow | None = None
+    states: Tensor | None = None
+    further: Sequence[SampleRow] = ()
 
 
 class Forward(Protocol):
@@ -73,9 +119,11 @@ class Forward(Protocol):
         max_rows: tokens that one call of `run` may read.
         max_asks: tokens that one call may draw.
         max_len: positions below this may be read.
+        ahead: tokens that it guesses from one place.
     """
 
     vocab: int
+    ahead: int
     max_rows: int
     max_asks: int
     max_len: int
@@ -87,8 +135,22 @@ class Forward(Protocol):
         """Reads. Room for it was reserved.
 
         Returns:
-            The drawn token of each feed that asks, in order.
+            The drawn tokens of the feeds that ask, in order.
         """
+
+    def chain(self, feeds: Sequence[Feed], count: int) -> list[list[int]]:
+        """Goes on by itself: reads what each feed says, draws a token, reads that, and so on. Room for all that is read was reserved.
+
+        Args:
+            feeds: one token each, with the first token to ask for; a head goes on from what came out in the call before.
+            count: tokens to draw for each.
+
+        Returns:
+            Per feed the tokens drawn. [feeds][count]
+        """
+
+    def again(self) -> list[int]:
+        """For each token that the last call drew: the one that would have been drawn if it could not be. Once more: the third choice."""
 
     def drop(self, request: int) -> None:
         """Takes its room back."""
@@ -100,8 +162,11 @@ class Around:
 
     Attributes:
         spec: the model that is drafted for.
-        forward: the model that its file's `beside(options, source)` named, loaded; None if it named none.
+        forward: the model that its file's `beside(options, source)` named, or the head that its `heads(options, source)` did, loaded;
+            None if it named none.
+        head: what that head is made of.
     """
 
     spec: ModelSpec
     forward: Forward | None = None
+    head: HeadSpec | None = None

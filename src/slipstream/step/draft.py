@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 ROOT = -1
+PREDICTION = "prediction"  # kind, and first word of the kinds, of drafts that a request brought itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,17 @@ class DraftTree:
             out.append(node)
             node = self.parents[node]
         return out[::-1]
+
+    def follow(self, tokens: Sequence[int]) -> list[int]:
+        """Node indices along `tokens`, from below the root down, as far as the tree has them."""
+        out, at = [], ROOT
+        places = {(parent, token): node for node, (parent, token) in enumerate(zip(self.parents, self.tokens, strict=True))}
+        for token in tokens:
+            if (at, token) not in places:
+                break
+            at = places[at, token]
+            out.append(at)
+        return out
 
     def prune(self, nodes: int, depth: int, vocab: int) -> "DraftTree":
         """At most `nodes` nodes, none deeper than `depth`, none outside the vocabulary (nor below such a node)."""

@@ -34,6 +34,8 @@ class SamplingParams:
         n: independent samples of the same prompt.
         logprobs: log-probabilities of the chosen and this many top tokens per position (None: none).
         prompt_logprobs: the same for the prompt's tokens.
+        prediction: what the text may well be: it is checked where it fits, whatever drafter was chosen. It changes no text (with
+            verify="match"), only how long that takes.
     """
 
     max_tokens: int = 16
@@ -55,6 +57,7 @@ class SamplingParams:
     n: int = 1
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    prediction: str | None = None
 
     def __post_init__(self):
         for name in ("bad_words", "stop"):
@@ -82,6 +85,8 @@ class SamplingParams:
         for name in ("stop", "bad_words"):
             if any(not isinstance(text, str) or not text for text in getattr(self, name)):
                 raise InputError(f"{name}={getattr(self, name)!r}: must be non-empty strings")
+        if self.prediction is not None and not isinstance(self.prediction, str):
+            raise InputError(f"prediction={self.prediction!r}: must be a text")
         if self.allowed_token_ids is not None and not self.allowed_token_ids:
             raise InputError("allowed_token_ids=[]: at least one token must be allowed; leave it out to allow all")
         for token, bias in self.logit_bias.items():

@@ -26,6 +26,7 @@ class Admission:
         seed, sample: key of the noise: 64-bit seed, index among the n samples of one prompt.
         banned: token sequences of `params.bad_words`.
         ends: end-of-text ids that `min_tokens` must hold back.
+        prediction: tokens that its text may be, after the prompt.
     """
 
     request: int
@@ -36,6 +37,7 @@ class Admission:
     sample: int = 0
     banned: tuple[tuple[int, ...], ...] = ()
     ends: tuple[int, ...] = ()
+    prediction: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

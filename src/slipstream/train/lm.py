@@ -11,9 +11,9 @@ from torch import Tensor, nn
 class Attention(nn.Module):
     """Causal grouped-query attention with rotary positions (half-split pairs, as in Hugging Face Llama)."""
 
-    def __init__(self, hidden: int, heads: int, kv_heads: int):
+    def __init__(self, hidden: int, heads: int, kv_heads: int, head_dim: int | None = None):
         super().__init__()
-        self.heads, self.kv_heads, self.head_dim = heads, kv_heads, hidden // heads
+        self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim or hidden // heads
         self.q_proj = nn.Linear(hidden, heads * self.head_dim, bias=False)
         self.k_proj = nn.Linear(hidden, kv_heads * self.head_dim, bias=False)
         self.v_proj = nn.Linear(hidden, kv_heads * self.head_dim, bias=False)

@@ -5,6 +5,7 @@ near 1.
 """
 
 import zlib
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -22,13 +23,16 @@ class Dummy:
         format: "bf16" or "fp32", the type of embedding and linear layers.
         seed: other seeds give other weights.
         device: where they are made.
+        wanted: the parameters, if they are not those of a whole model.
     """
 
-    def __init__(self, spec: ModelSpec, format: str = "bf16", seed: int = 0, device: str = "cpu"):
+    def __init__(
+        self, spec: ModelSpec, format: str = "bf16", seed: int = 0, device: str = "cpu", wanted: Sequence[TensorSpec] | None = None
+    ):
         self.spec, self.format, self.as_stored = spec, format, format
         self.files, self.shelf = (), None
         self._seed, self._device = seed, device
-        self._wanted = {parameter.name: parameter for parameter in tensors(spec)}
+        self._wanted = {parameter.name: parameter for parameter in (tensors(spec) if wanted is None else wanted)}
 
     def get(self, name: str) -> Tensor:
         """See `Weights.get`."""

@@ -158,7 +158,7 @@ class Loaded:
             return
         counts = ", ".join(f"{kind} ({count})" for kind, count in sorted(kinds.items()))
         native = (kind in _FLOATS or self._checkpoint.native(name) for name, kind in self._matrices().items())
-        if self._device == "cpu" and all(native):  # other devices have no kernels for them
+        if all(native):
             _log.info("%s: matrices are stored as %s, which can run as they are%s", self.spec.name, counts, more)
             return
         why = "which holds every value exactly" if self.format == "bf16" else "since bf16 would round them; quant='int8' takes a quarter"

@@ -9,6 +9,7 @@ that of their depth:
 """
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import numpy as np
 
@@ -29,42 +30,53 @@ class Batcher:
         self.rows = Staging((5, max_rows), np.int32, device)  # ids, positions, slots, request, linear
         self.tail_start = Staging((max_rows + 1,), np.int32, device)
         self.tail_slots = Staging((max_rows * MAX_DRAFT,), np.int32, device)
+        self._made: dict[int, Batch] = {}
 
     def build(self, chunks: Sequence[Chunk]) -> Batch:
         slots = [self.slots[chunk.request] for chunk in chunks]
         for slot, chunk in zip(slots, chunks, strict=True):
             self.slots.extend_table(slot, chunk)
-        counts = np.array([chunk.rows for chunk in chunks], np.int64)  # [chunks]
-        first = np.cumsum(counts) - counts  # [chunks] index of each chunk's first row
-        total = int(counts.sum())
+        counts = [chunk.rows for chunk in chunks]
+        total = sum(counts)
+        first = [0, *accumulate(counts)]  # index of each chunk's first row, and the end
         ids, positions, cells, request, linear = self.rows.host[:, :total]
-        ids[:] = np.fromiter((token for chunk in chunks for part in (chunk.trunk, chunk.draft.tokens) for token in part), np.int32, total)
-        request[:] = np.repeat(np.array([slot.index for slot in slots], np.int32), counts)
-        starts = np.array([chunk.start for chunk in chunks], np.int64)
-        index = np.repeat(starts - first, counts) + np.arange(total)  # place in the page table, [rows]
-        positions[:] = index
-        cells[:] = self.slots.table[request, index // self.page_size] * self.page_size + index % self.page_size
-        linear[:] = index + 1
+        ids[:] = [token for chunk in chunks for part in (chunk.trunk, chunk.draft.tokens) for token in part]
+        of = np.array([slot.index for slot in slots], np.int32)  # [chunks]
+        index = np.array([chunk.start for chunk in chunks])  # [chunks], and then the place in the page table, [rows]
+        if total > len(chunks):
+            of = np.repeat(of, counts)
+            index = np.repeat(index - first[:-1], counts) + np.arange(total)
+        request[:], positions[:], linear[:] = of, index, index + 1
+        page, place = np.divmod(index, self.page_size)
+        cells[:] = self.slots.table[of, page] * self.page_size + place
         tails = self._branches(chunks, first, total)
-        rows = self.rows.upload()[:, :total]
-        attention = AttentionRows(
-            request=rows[3],
-            positions=rows[1],
-            linear=rows[4],
-            tail_start=self.tail_start.upload()[: total + 1],
-            tail_slots=(self.tail_slots.upload() if tails else self.tail_slots.device)[: max(tails, 1)],  # never empty: it has an address
-            page_table=self.slots.page_table(),
-        )
-        return Batch(ids=rows[0], positions=rows[1], slots=rows[2], attention=attention)
+        self.rows.upload()
+        self.tail_start.upload()
+        self.slots.upload()
+        if tails:
+            self.tail_slots.upload()
+        return self._views(total, max(tails, 1))  # never empty: it has an address
 
-    def _branches(self, chunks: Sequence[Chunk], first: np.ndarray, total: int) -> int:
+    def _views(self, total: int, tails: int) -> Batch:
+        """The tensors of a step; those of a step without branches are made once, since their addresses never change."""
+        batch = self._made.get(total) if tails == 1 else None
+        if batch is None:
+            ids, positions, cells, request, linear = self.rows.device[:, :total]
+            start, slots = self.tail_start.device[: total + 1], self.tail_slots.device[:tails]
+            attention = AttentionRows(request, positions, linear, start, slots, self.slots.page_table)
+            batch = Batch(ids, positions, cells, attention)
+            if tails == 1:
+                self._made[total] = batch
+        return batch
+
+    def _branches(self, chunks: Sequence[Chunk], first: Sequence[int], total: int) -> int:
         """Corrects the rows of draft nodes: position by depth, keys past the trunk along the path. Returns how many tail
         slots there are."""
         _, positions, cells, _, linear = self.rows.host[:, :total]
         start, slots, count = self.tail_start.host, self.tail_slots.host, 0
         start[: total + 1] = 0
-        for chunk, begin in zip(chunks, first.tolist(), strict=True):
-            if not chunk.draft:
+        for chunk, begin in zip(chunks, first, strict=False):
+            if not chunk.draft.tokens:
                 continue
             branch = begin + len(chunk.trunk)  # row of node 0
             end = chunk.start + len(chunk.trunk)  # positions before it are linear for every node

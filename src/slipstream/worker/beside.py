@@ -1,20 +1,26 @@
-"""Beside: a small model next to the one that is served, for drafters that run one. It is the `Forward` of speculate/drafter.py.
+"""Beside: a small model or a head next to the one that is served, for drafters that run one. It is the `Forward` of
+speculate/drafter.py.
 
 Owns that model's decoder, its KV pages and who holds them. Knows requests by number only; what is read and kept is the drafter's
 affair.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from slipstream.cache import PagePool
 from slipstream.model.batch import Batch
 from slipstream.model.decoder import Decoder
+from slipstream.model.head import Head
 from slipstream.ops.types import AttentionRows
-from slipstream.sampling.sampler import Sampler
+from slipstream.sampling.noting import apart
+from slipstream.sampling.sampler import Sampler, SampleRow, Voice
 from slipstream.speculate.drafter import Feed
+from slipstream.worker.ahead import Ahead
 from slipstream.worker.pool import KVPool
 from slipstream.worker.staging import Staging
 
@@ -23,14 +29,14 @@ class Beside:
     """A model with pages for the same requests as the one beside it.
 
     Args:
-        decoder: the model; its scratch bounds the rows of a call.
+        decoder: the model, or a head (model/heads); its scratch bounds the rows of a call.
         pool: its pages.
         sampler: draws from its logits.
         requests: that may have room at a time.
         max_rows: tokens of one call.
     """
 
-    def __init__(self, decoder: Decoder, pool: KVPool, sampler: Sampler, requests: int, max_rows: int):
+    def __init__(self, decoder: Decoder | Head, pool: KVPool, sampler: Sampler, requests: int, max_rows: int):
         self._decoder, self._pool, self._sampler = decoder, pool, sampler
         self.vocab = decoder.spec.vocab
         self.max_rows, self.max_asks, self.max_len = max_rows, sampler.max_rows, decoder.max_len
@@ -41,8 +47,16 @@ class Beside:
         self._seats = list(range(requests))[::-1]
         self._held: dict[int, tuple[int, list[int]]] = {}  # request -> its row of the table, its pages
         self._rows = Staging((5, max_rows), np.int32, device)  # ids, positions, slots, request, linear
+        self._ahead = Ahead(decoder, pool.tensor, self._table, self._page, pool.kernels, requests)
         self._none = Staging((max_rows + 1,), np.int32, device)  # no row has tail slots
         self._picked = Staging((self.max_asks,), np.int32, device)
+        self._goes_on = isinstance(decoder, Head)
+        self.ahead, self._apart = (decoder.ahead, decoder.apart) if self._goes_on else (1, 0)
+        self._hidden: Tensor | None = None  # what came out of the last call, [rows, hidden]
+        self._last: dict[int, int] = {}  # request -> its last row there
+        self._asked: list[SampleRow] = []
+        self._drawn: list[int] = []
+        self._logits: Tensor | None = None  # of what was asked for, [asked, vocab]
 
     def reserve(self, request: int, length: int) -> bool:
         seat, pages = self._held.get(request) or (self._seats[-1] if self._seats else None, [])
@@ -63,17 +77,54 @@ class Beside:
         return True
 
     def run(self, feeds: Sequence[Feed]) -> list[int]:
-        hidden = self._decoder.forward(self._batch(feeds), self._pool.tensor)  # [rows, hidden]
+        batch = self._batch(feeds)
+        if self._goes_on:
+            batch.states = self._states(feeds)
+        hidden = self._hidden = self._decoder.forward(batch, self._pool.tensor)  # [rows, hidden]
         asks, last = [], -1
+        self._last.clear()
         for feed in feeds:
             last += len(feed.tokens)
-            if feed.ask is not None:
-                self._picked.host[len(asks)] = last
-                asks.append(feed.ask)
+            self._last[feed.request] = last
+            for depth, ask in enumerate((feed.ask, *feed.further) if feed.ask is not None else ()):
+                self._picked.host[len(asks)] = last + depth * self._apart
+                asks.append(ask)
+        self._asked = asks
         if not asks:
             return []
-        logits: Tensor = self._decoder.logits(hidden, self._picked.upload()[: len(asks)])  # [asks, vocab]
-        return self._sampler.draw(logits, asks)[0]
+        self._logits = self._decoder.logits(hidden, self._picked.upload()[: len(asks)])  # [asks, vocab]
+        self._drawn = self._sampler.draw(self._logits, asks)[0]
+        return self._drawn
+
+    def chain(self, feeds: Sequence[Feed], count: int) -> list[list[int]]:
+        if not count:
+            return [[] for _ in feeds]
+        if any(feed.ask.voice.processors or feed.ask.voice.notes is not None for feed in feeds):
+            return self._one_by_one(feeds, count)
+        if self._goes_on:
+            self._decoder.bring(self._states(feeds))
+        tokens, places = [feed.tokens[-1] for feed in feeds], [feed.start for feed in feeds]
+        seats, voices = [self._held[feed.request][0] for feed in feeds], [feed.ask.voice for feed in feeds]
+        return self._ahead.run(tokens, seats, places, voices, [feed.ask.position for feed in feeds], count)
+
+    def _one_by_one(self, feeds: Sequence[Feed], count: int) -> list[list[int]]:
+        """The same, a call for each token: processors act between them, or notes are made."""
+        out: list[list[int]] = [[] for _ in feeds]
+        for _ in range(count):
+            drawn, asks = self.run(feeds), [feed.ask for feed in feeds]
+            for own, token in zip(out, drawn, strict=True):
+                own.append(token)
+            further = [SampleRow(ask.voice, ask.position + 1, [*ask.path, token]) for ask, token in zip(asks, drawn, strict=True)]
+            feeds = [Feed(f.request, f.start + 1, [token], ask) for f, token, ask in zip(feeds, drawn, further, strict=True)]
+        return out
+
+    def again(self) -> list[int]:
+        if not self._asked:
+            return []
+        self._logits[torch.arange(len(self._drawn)), self._drawn] = float("-inf")
+        self._asked = [replace(ask, voice=_anew(ask)) for ask in self._asked]
+        self._drawn = self._sampler.draw(self._logits, self._asked)[0]
+        return self._drawn
 
     def drop(self, request: int) -> None:
         seat, pages = self._held.pop(request, (None, []))
@@ -81,6 +132,12 @@ class Beside:
             self._pages.release(page)
         if seat is not None:
             self._seats.append(seat)
+
+    def _states(self, feeds: Sequence[Feed]) -> Tensor:
+        """What a head reads beside the tokens. [rows, levels * hidden or hidden]"""
+        if feeds[0].states is not None:
+            return feeds[0].states if len(feeds) == 1 else torch.cat([feed.states for feed in feeds])
+        return self._hidden[[self._last[feed.request] for feed in feeds]]
 
     def _batch(self, feeds: Sequence[Feed]) -> Batch:
         host, table, at = self._rows.host, self._table.host, 0
@@ -101,3 +158,10 @@ class Beside:
             page_table=self._table.device,
         )
         return Batch(ids=rows[0], positions=rows[1], slots=rows[2], attention=attention)
+
+
+def _anew(ask: SampleRow) -> Voice:
+    """Draws once more where processors have had their turn. With notes the noise is fresh: what the first choice left of the old one
+    is no longer distributed as the logits say, once others have moved up among the kept ids."""
+    bare = replace(ask.voice, processors=[])
+    return bare if bare.notes is None else replace(apart(bare, ask.position), notes=bare.notes)

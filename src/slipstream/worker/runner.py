@@ -7,18 +7,22 @@ the pool, per-request state to the slots, the model to the decoder.
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from slipstream.model.decoder import Decoder
 from slipstream.sampling.sampler import Sampler, SampleRow
-from slipstream.speculate.drafter import DraftContext, Drafter
-from slipstream.speculate.verify import match
+from slipstream.speculate.choose import Rule
+from slipstream.speculate.drafter import DraftContext, Drafter, States
+from slipstream.speculate.verify.match import match
 from slipstream.step import Chunk, Outcome, Plan, Result, TokenLogprobs
 from slipstream.step.draft import EMPTY
 from slipstream.worker.batching import Batcher
+from slipstream.worker.judge import Judge
 from slipstream.worker.pool import KVPool
 from slipstream.worker.slots import Slots
 from slipstream.worker.staging import Staging
@@ -40,12 +44,16 @@ class Runner:
         decoder: the model with its scratch.
         pool: KV pages.
         sampler: draws tokens, as many rows at a time as the decoder makes logits for.
-        drafter: guesses ahead; the null drafter does not.
+        drafter: guesses ahead; the null drafter does not. If it is a Watcher, the decoder watches its levels.
         sizes: largest step, batch and request.
+        rule: by which drafts are verified; None: match.
     """
 
-    def __init__(self, decoder: Decoder, pool: KVPool, sampler: Sampler, drafter: Drafter, sizes: Sizes):
+    def __init__(
+        self, decoder: Decoder, pool: KVPool, sampler: Sampler, drafter: Drafter, sizes: Sizes, rule: Rule | None = None
+    ):
         self.decoder, self.pool, self.sampler, self.drafter = decoder, pool, sampler, drafter
+        self._judge = Judge(rule, sampler) if rule is not None and rule.weighs else None
         self.device = str(pool.tensor.device)
         self.slots = Slots(sizes.batch, -(-sizes.tokens // pool.page_size), decoder.spec.vocab, self.device)
         self._picked = Staging((sampler.max_rows,), np.int32, self.device)  # rows that need logits
@@ -53,8 +61,7 @@ class Runner:
 
     def run(self, plan: Plan) -> Result:
         for request in plan.released:
-            self.slots.release(request)
-            self.drafter.drop(request)
+            self._release(request)
         for admission in plan.admitted:
             self.slots.admit(admission)
         if not plan.chunks:
@@ -66,53 +73,70 @@ class Runner:
             first.append(first[-1] + chunk.rows)
         scores = self._scores(hidden, plan.chunks, first)
         drawn = self._draw(hidden, plan.chunks, first)
-        outcomes = [self._keep(chunk, drawn, scores.get(chunk.request)) for chunk in plan.chunks]
+        outcomes = [
+            self._keep(chunk, hidden, begin, drawn, scores.get(chunk.request)) for chunk, begin in zip(plan.chunks, first, strict=False)
+        ]
         began = time.perf_counter()
-        drafted = tuple(self._draft(plan.chunks, outcomes))
-        return Result(drafted, time.perf_counter() - began)
+        if self.decoder.levels:
+            self.drafter.watch(self._states(hidden, plan.chunks, first, outcomes))
+        drafted = self._draft(plan.chunks, outcomes)
+        return Result(tuple(drafted), time.perf_counter() - began)
 
     def reset(self) -> None:
         """Forgets all requests."""
         for request in self.slots.requests():
-            self.slots.release(request)
-            self.drafter.drop(request)
+            self._release(request)
+
+    def _release(self, request: int) -> None:
+        self.slots.release(request)
+        self.drafter.drop(request)
+        if self._judge is not None:
+            self._judge.drop(request)
 
     def _draw(self, hidden: Tensor, chunks: Sequence[Chunk], first: Sequence[int]) -> Iterator[tuple[int, TokenLogprobs | None]]:
-        """A token (with its log-probability, if asked for) for the last trunk row and every node of each sampling chunk."""
+        """A token (with its log-probability, if asked for) for the last trunk row and every node of each sampling chunk, but for drafts
+        that are judged."""
         rows: list[int] = []
         asks: list[SampleRow] = []
         for chunk, begin in zip(chunks, first, strict=False):
-            if not chunk.sample:
-                continue
-            voice, last = self.slots[chunk.request].voice, begin + len(chunk.trunk) - 1
-            end = chunk.start + len(chunk.trunk)  # position of the token that follows the trunk
-            rows.append(last)
-            asks.append(SampleRow(voice, end))
-            for node, depth in enumerate(chunk.draft.depths()):
-                rows.append(last + 1 + node)
-                asks.append(SampleRow(voice, end + depth, [chunk.draft.tokens[n] for n in chunk.draft.path(node)]))
+            if chunk.sample and not (self._judge is not None and chunk.draft.tokens):
+                rows.extend(range(begin + len(chunk.trunk) - 1, begin + chunk.rows))
+                asks.extend(self._asks(chunk))
         for block in _blocks(len(rows), self.sampler.max_rows):
             logits = self._logits(hidden, rows[block])
             yield from zip(*self.sampler.draw(logits, asks[block]), strict=True)
+
+    def _asks(self, chunk: Chunk) -> Iterator[SampleRow]:
+        """What is to be drawn at the last trunk row and at every node."""
+        voice, end = self.slots[chunk.request].voice, chunk.start + len(chunk.trunk)  # position of the token that follows the trunk
+        yield SampleRow(voice, end)
+        for node, depth in enumerate(chunk.draft.depths() if chunk.draft.tokens else ()):
+            yield SampleRow(voice, end + depth, [chunk.draft.tokens[n] for n in chunk.draft.path(node)])
 
     def _logits(self, hidden: Tensor, rows: Sequence[int]) -> Tensor:  # -> [rows, vocab]
         self._picked.host[: len(rows)] = rows
         return self.decoder.logits(hidden, self._picked.upload()[: len(rows)])
 
-    def _keep(self, chunk: Chunk, drawn: Iterator[tuple[int, TokenLogprobs | None]], scores) -> Outcome:
+    def _keep(self, chunk: Chunk, hidden: Tensor, begin: int, drawn: Iterator[tuple[int, TokenLogprobs | None]], scores) -> Outcome:
         """Verifies one chunk's draft and makes the kept path part of the request."""
         if not chunk.sample:
             return Outcome(chunk.request, scores=scores)
-        sampled, logprobs = zip(*(next(drawn) for _ in range(1 + len(chunk.draft))), strict=True)
-        kept, tokens = match(chunk.draft, sampled)
         slot = self.slots[chunk.request]
-        self.pool.move(self.batcher.moves(chunk, slot, kept))
+        if not chunk.draft.tokens:
+            token, logprob = next(drawn)
+            kept, tokens, chosen = (), (token,), (logprob,)
+        elif self._judge is not None:
+            rows = range(begin + len(chunk.trunk) - 1, begin + chunk.rows)
+            kept, tokens, chosen = self._judge.judge(chunk, rows, list(self._asks(chunk)), partial(self._logits, hidden))
+        else:
+            sampled, logprobs = zip(*(next(drawn) for _ in range(1 + len(chunk.draft))), strict=True)
+            kept, tokens = match(chunk.draft, sampled)
+            chosen = tuple(logprobs[row] for row in (0, *(node + 1 for node in kept)))  # that of a token lies where it was drawn
+        if chunk.draft.tokens:
+            self.pool.move(self.batcher.moves(chunk, slot, kept))
         slot.tokens.extend(tokens)
         slot.voice.append(tokens)
-        chosen = None
-        if slot.voice.params.logprobs is not None:  # the entry of a token lies at the row it was drawn at: its parent's
-            chosen = tuple(logprobs[row] for row in (0, *(node + 1 for node in kept)))
-        return Outcome(chunk.request, tuple(tokens), chosen, scores)
+        return Outcome(chunk.request, tuple(tokens), chosen if slot.voice.params.logprobs is not None else None, scores)
 
     def _scores(self, hidden: Tensor, chunks: Sequence[Chunk], first: Sequence[int]) -> dict[int, tuple[TokenLogprobs, ...]]:
         """Prompt log-probabilities: trunk row i scores the prompt's token at start + i + 1."""
@@ -130,18 +154,30 @@ class Runner:
             out[chunk.request] = tuple(entries)
         return out
 
-    def _draft(self, chunks: Sequence[Chunk], outcomes: Sequence[Outcome]) -> Iterator[Outcome]:
-        """Asks the drafter for the next trees of the requests that sampled and may have one."""
-        drafting = (chunk for chunk, outcome in zip(chunks, outcomes, strict=True) if outcome.tokens and chunk.draft_budget > 0)
-        contexts = [self._context(chunk) for chunk in drafting]
-        trees = dict(zip((c.request for c in contexts), self.drafter.propose(contexts), strict=True)) if contexts else {}
-        for outcome in outcomes:
-            tree = trees.get(outcome.request, EMPTY)
-            yield Outcome(outcome.request, outcome.tokens, outcome.logprobs, outcome.scores, tree)
+    def _states(self, hidden: Tensor, chunks: Sequence[Chunk], first: Sequence[int], outcomes: Sequence[Outcome]) -> list[States]:
+        """Hidden states of all trunk rows and kept nodes; those of nodes that were wrong are nobody's."""
+        rows, counts = [], []
+        for chunk, begin, outcome in zip(chunks, first, outcomes, strict=False):
+            branch, nodes = begin + len(chunk.trunk), chunk.draft.follow(outcome.tokens[:-1])
+            rows += [*range(begin, branch), *(branch + node for node in nodes)]
+            counts.append(len(chunk.trunk) + len(nodes))
+        taken = self.decoder.states(hidden, torch.tensor(rows, dtype=torch.int32, device=hidden.device)).split(counts)
+        return [States(chunk.request, chunk.start, part) for chunk, part in zip(chunks, taken, strict=True)]
+
+    def _draft(self, chunks: Sequence[Chunk], outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
+        """Asks the drafter for the next trees of the requests that may have one; only those that said something may."""
+        contexts = [self._context(chunk) for chunk in chunks if chunk.draft_budget]
+        if not contexts:
+            return outcomes
+        trees = dict(zip((context.request for context in contexts), self.drafter.propose(contexts), strict=True))
+        return [
+            replace(outcome, draft=tree) if (tree := trees.get(outcome.request, EMPTY)) is not EMPTY else outcome for outcome in outcomes
+        ]
 
     def _context(self, chunk: Chunk) -> DraftContext:
         slot = self.slots[chunk.request]
-        return DraftContext(chunk.request, slot.tokens, chunk.draft_budget, slot.voice, chunk.passes)
+        voice = slot.voice if self._judge is None else self._judge.voice(chunk.request, slot.voice, len(slot.tokens))
+        return DraftContext(chunk.request, slot.tokens, chunk.draft_budget, voice, chunk.passes, slot.prediction, slot.prompt)
 
 
 def _blocks(count: int, size: int) -> Iterator[slice]:

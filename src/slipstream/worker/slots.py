@@ -24,6 +24,7 @@ class Slot:
         prompt: how many of them are prompt.
         voice: how it samples.
         pages: how many entries of its page table are filled in.
+        prediction: tokens that its output may be.
     """
 
     index: int
@@ -31,6 +32,7 @@ class Slot:
     prompt: int
     voice: Voice
     pages: int = 0
+    prediction: tuple[int, ...] = ()
 
 
 class Slots:
@@ -45,7 +47,8 @@ class Slots:
         self._of: dict[int, Slot] = {}
 
     def admit(self, admission: Admission) -> None:
-        slot = Slot(self._free.pop(), list(admission.tokens), admission.prompt, Voice.of(admission, self.vocab, self.device))
+        voice = Voice.of(admission, self.vocab, self.device)
+        slot = Slot(self._free.pop(), list(admission.tokens), admission.prompt, voice, prediction=admission.prediction)
         self._of[admission.request] = slot
 
     def release(self, request: int) -> None:
@@ -66,9 +69,13 @@ class Slots:
             slot.pages = len(chunk.pages)
             self._changed = True
 
-    def page_table(self) -> Tensor:
-        """The page tables on the device. [slots, max_pages]"""
+    def upload(self) -> None:
+        """Brings the page tables to the device, if they have changed."""
         if self._changed:
             self._staged.upload()
             self._changed = False
+
+    @property
+    def page_table(self) -> Tensor:
+        """The page tables on the device, as of the last upload. [slots, max_pages]"""
         return self._staged.device

@@ -5,13 +5,12 @@ Of the batch one request is the prompt; the others are streams. Each has begun, 
 they run on until it has its first token. Times are those of the readers, from one token of a stream to its next.
 """
 
-import math
 import time
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from slipstream.base.errors import InputError
-from slipstream.bench.point import Measured, Point, Span
+from slipstream.bench.point import Measured, Point, Span, quantile
 from slipstream.engine.llm import LLM
 from slipstream.engine.outputs import Delta
 from slipstream.step import SamplingParams
@@ -99,8 +98,3 @@ def arrival(llm: LLM, point: Point, seed: str) -> tuple[list[float], list[float]
     quiet = [gap for reader in readers for gap in reader.gaps(begun, arrived)]
     busy = [gap for reader in readers for gap in reader.gaps(arrived, time.perf_counter())]
     return quiet, busy, answered - arrived, span
-
-
-def quantile(values: list[float], part: float) -> float:
-    """The least of the values that `part` of them do not exceed."""
-    return sorted(values)[max(0, math.ceil(part * len(values)) - 1)]

@@ -1,30 +1,39 @@
-"""Latency: one request at a time, over prompt lengths. Time to the first token, then time between tokens."""
+"""Latency: one request at a time, over prompt lengths. Time to the first token, then time between tokens, and how much of that is
+not spent in native ops: the host's share, which is Python's."""
 
 import time
 from itertools import pairwise
 from statistics import median
 
+from slipstream.base import native
 from slipstream.bench.point import Measured, Point, Span
 from slipstream.engine.llm import LLM
 
 HELP = "one request at a time: time to the first token and between tokens"
 BATCH, PROMPT_TOKENS, NEW_TOKENS = (1,), (16, 128, 512), 64
-COLUMNS = (("first token ms", "first_token_s", 1e3), ("between tokens ms", "between_tokens_s", 1e3), ("tokens/s", "tokens_per_s", 1))
+COLUMNS = (
+    ("first token ms", "first_token_s", 1e3),
+    ("between tokens ms", "between_tokens_s", 1e3),
+    ("of it host", "host_s", 1e3),
+    ("tokens/s", "tokens_per_s", 1),
+)
 
 
 def measure(llm: LLM, point: Point, seed: int) -> Measured:
     """Streams the point's requests one after the other; figures are medians over them."""
     steps = llm.engine.core.meter.steps
-    firsts, gaps = [], []
+    firsts, gaps, ops = [], [], 0.0
     spans = {"prefill": Span(0.0, []), "decode": Span(0.0, [])}
     for prompt in point.prompts(llm.engine.config.spec.vocab, seed):
-        begin, times, at = len(steps), [time.perf_counter()], []
+        begin, times, at, spent = len(steps), [time.perf_counter()], [], []
         for delta in llm.stream(prompt, point.params()):
             if delta.token_ids:
                 times.append(time.perf_counter())
+                spent.append(native.seconds())
                 at.append(len(steps))
         firsts.append(times[1] - times[0])
         gaps.extend(after - before for before, after in pairwise(times[1:]))
+        ops += spent[-1] - spent[0]
         for name, seconds, part in (
             ("prefill", times[1] - times[0], steps[begin : at[0]]),
             ("decode", times[-1] - times[1], steps[at[0] : at[-1]]),
@@ -33,6 +42,7 @@ def measure(llm: LLM, point: Point, seed: int) -> Measured:
     figures = {"first_token_s": median(firsts), "between_tokens_s": median(gaps) if gaps else 0.0}
     decode = spans["decode"]
     figures["tokens_per_s"] = sum(step.tokens for step in decode.steps) / decode.seconds if decode.seconds else 0.0
+    figures["host_s"] = (decode.seconds - ops) / len(decode.steps) if decode.steps else 0.0  # of a step
     return Measured(
         figures, {name: span for name, span in spans.items() if span.steps}, {"first_token_s": firsts, "between_tokens_s": gaps}
     )

@@ -14,11 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from slipstream.ops.triton import gemm
+from slipstream.base import registry
+from slipstream.ops.triton import gemm, packed
 from slipstream.ops.triton.gemm import Tile
+from slipstream.ops.triton.packing import OUTPUTS, STEP, pack
 from slipstream.ops.types import Declined
 
 Product = Callable[[Any], Tensor]  # what `take` made of x [m, k] -> [m, n]
+FORMATS = "slipstream.quant.formats"
 GROUP = 128  # weights that share a scale and zero point in the 4-bit designs
 LEAST_INT8_ROWS = 17  # torch._int_mm takes no fewer
 FP8_MAX, X_MAX = 448.0, 6.0  # greatest e4m3; greatest activation that the static scale expects
@@ -126,9 +129,9 @@ def int_mm(weight: Tensor) -> Product:
     return lambda taken: torch._int_mm(taken[0], whole)[: len(taken[1])] * taken[1] * scale
 
 
-def _four_bits(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Whole numbers 0..15 [n, k] int32, scale and least value [n, k / GROUP, 1] of asymmetric 4-bit groups."""
-    groups = weight.float().unflatten(1, (-1, GROUP))
+def _four_bits(weight: Tensor, group: int = GROUP) -> tuple[Tensor, Tensor, Tensor]:
+    """Whole numbers 0..15 [n, k] int32, scale and least value [n, k / group, 1] of asymmetric 4-bit groups."""
+    groups = weight.float().unflatten(1, (-1, group))
     least, most = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
     scale = (most - least).clamp(min=1e-6) / 15
     return torch.round((groups - least) / scale).clamp(0, 15).int().flatten(1), scale, least
@@ -165,6 +168,39 @@ def gemlite(weight: Tensor) -> Product | Declined:
     return lambda x: layer(x)
 
 
+def packed_weight(format: str, group: int, tile: Tile | None = None) -> Callable[[Tensor], Product | Declined]:
+    """The whole-number products of ops/triton/packed.py as the engine runs them, fp32 results; `tile`: whatever the number of rows."""
+
+    def make(weight: Tensor) -> Product | Declined:
+        n, k = weight.shape
+        if k % group:
+            return Declined(f"takes k a multiple of {group}, not {k}")
+        if not weight.is_cuda and (tile is not None or n > OUTPUTS):
+            return Declined("tiles are compared on CUDA only, as are layers of more than one")
+        layer = pack(_stored(format, weight, group))
+
+        def product(x: Tensor) -> Tensor:
+            out = torch.empty(x.shape[0], n, device=x.device)
+            packed.product(F.pad(x, (0, layer.form.k - k)) if layer.form.k > k else x, layer, None, out, tile)
+            return out
+
+        return product
+
+    return make
+
+
+def _stored(format: str, weight: Tensor, group: int) -> dict[str, Tensor]:
+    """What the engine would be given: rounded by the format, or, with zeros, in groups as GPTQ and AWQ store them."""
+    if format != "int4_zero":
+        return registry.load(FORMATS, format).quantise(weight)
+    whole, scale, least = _four_bits(weight, group)
+    zero = torch.round(-least / scale).clamp(0, 15).squeeze(-1)  # [n, k / group]
+    halves = whole.to(torch.uint8).unflatten(1, (-1, 2, 16))
+    scales = scale.squeeze(-1).half().repeat_interleave(group // 32, 1)
+    zeros = zero.to(torch.uint8).repeat_interleave(group // 32, 1)
+    return {"weight": (halves[:, :, 0] | halves[:, :, 1] << 4).flatten(1), "scale": scales, "least": zeros}
+
+
 FOUR_BITS = 4 + 32 / GROUP
 DESIGNS = (
     Design("cublas", 16, 1, True, cublas, "bfloat16"),
@@ -176,6 +212,12 @@ DESIGNS = (
     Design("scaled_mm", 8, 2, False, scaled_mm(False), "fp8", at_once),
     Design("scaled_mm_rows", 8, 2, False, scaled_mm(True), "fp8", by_row),
     Design("int_mm", 8, 2, False, int_mm, None, whole_rows),
+    Design("packed_int4", 4.5, 1, False, packed_weight("int4", 32)),
+    Design("packed_int4_zero_128", 4 + 24 / 128, 1, False, packed_weight("int4_zero", 128)),
+    Design("packed_int4_zero_128_tile16", 4 + 24 / 128, 1, False, packed_weight("int4_zero", 128, Tile(16, OUTPUTS, STEP, 8, 4))),
+    Design("packed_int4_zero_128_tile64", 4 + 24 / 128, 1, False, packed_weight("int4_zero", 128, Tile(64, OUTPUTS, STEP, 8, 4))),
+    Design("packed_int4_zero_128_tile128", 4 + 24 / 128, 1, False, packed_weight("int4_zero", 128, Tile(128, OUTPUTS, STEP, 8, 4))),
+    Design("packed_int8", 8, 1, False, packed_weight("int8", 1)),
     Design("tinygemm", FOUR_BITS, 1, False, tinygemm),
     Design("gemlite", FOUR_BITS, 1, False, gemlite),
 )

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from slipstream.base import registry
 from slipstream.bench.gpu.shapes import Heads
 from slipstream.ops import triton as candidate
 from slipstream.ops import triton_deterministic
-from slipstream.ops.types import KV, OPS, AttentionRows, Declined, SampleRows
+from slipstream.ops.types import FAMILY_OPS, KV, OPS, AttentionRows, Declined, SampleRows
 
 EXACT = 0.0
 Compute = Callable[[Any, dict[str, Tensor], Tensor], list[Tensor]]  # kernels, tensors, index [n] int64
@@ -63,7 +64,7 @@ def triton_kernels(deterministic: bool = False) -> SimpleNamespace:
     """The Triton candidate's callables, whatever device there is; `linear(format)` too, those of deterministic settings if asked
     for. An op that it does not have is None."""
     linear = triton_deterministic if deterministic else candidate
-    ops = {op: candidate.offer(op, "cuda") for op in OPS}
+    ops = {op: candidate.offer(op, "cuda") for op in OPS + FAMILY_OPS}
     served = {op: None if isinstance(answer, Declined) else answer for op, answer in ops.items()}
     return SimpleNamespace(**served, linear=lambda format: linear.offer(f"linear_{format}", "cuda"))
 
@@ -168,22 +169,18 @@ def attention(rows: int, heads: Heads, dtype: torch.dtype, context: int, window:
 
 
 def linear(rows: int, n: int, k: int, format: str) -> Scene:
-    weight = noise(n, k, seed=5) / math.sqrt(k)
-    tensors = {"x": noise(rows, k, seed=1), "bias": noise(n, seed=2), "weight": weight}
-    if format == "bf16":
-        tensors["weight"] = weight.bfloat16()
-    elif format == "int8":
-        tensors["scale"] = weight.abs().amax(1) / 127
-        tensors["weight"] = torch.round(weight / tensors["scale"][:, None]).to(torch.int8)
+    """A layer in a format that weights can be rounded to."""
+    stored = registry.load("slipstream.quant.formats", format).quantise(noise(n, k, seed=5) / math.sqrt(k))
+    tensors = {"x": noise(rows, k, seed=1), "bias": noise(n, seed=2), **stored}
 
     def run(kernels, t, index):
         kernel = kernels.linear(format)
         out = torch.full((len(index), n), torch.nan, device=index.device)
-        prepared = kernel.prepare({name: t[name] for name in ("weight", "scale") if name in t})
+        prepared = kernel.prepare({name: t[name] for name in stored})
         kernel.run(t["x"][index], prepared, t["bias"], out)
         return [out]
 
-    return Scene(f"linear_{format}", f"{n}x{k}", rows, tensors, run, {"fp32": 1e-5, "bf16": 5e-3, "int8": 2e-2}[format])
+    return Scene(f"linear_{format}", f"{n}x{k}", rows, tensors, run, {"fp32": 1e-5, "bf16": 5e-3}.get(format, 2e-2))
 
 
 def sample(rows: int, vocab: int) -> Scene:

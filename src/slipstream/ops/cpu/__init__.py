@@ -29,7 +29,7 @@ from slipstream.ops.cpu.sampling import logprobs, sample
 from slipstream.ops.types import LINEAR_OPS, Declined, of_linear_op
 
 NAME = "cpu"
-VERSION = 1
+VERSION = 2
 _native = native.module
 PROFILE = f"cpu-{_native.isa()}.{VERSION}" if _native else ""  # every instruction set gives the same bits; the name tells the speed
 

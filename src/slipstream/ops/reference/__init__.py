@@ -32,7 +32,7 @@ from slipstream.ops.reference.sampling import logprobs, sample
 from slipstream.ops.types import LINEAR_OPS, Declined, LinearKernel, Op, of_linear_op
 
 NAME = "reference"
-VERSION = 1
+VERSION = 2
 PROFILE = f"{NAME}.{VERSION}"
 
 OFFERED: dict[str, Op | LinearKernel] = {

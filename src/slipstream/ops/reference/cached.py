@@ -50,7 +50,7 @@ def attention_softcap(
     Args:
         qkv: q is the first heads * head_dim columns. [rows, any width]
         heads: query heads; a multiple of the cache's (grouped-query attention, Ainslie et al. 2023).
-        scale: factor of the scores.
+        scale: factor of q, and so of the scores.
         window: how many keys a row sees at most, its own included; 0 is all.
         out: [rows, heads * head_dim]
         cap: scores s become cap * tanh(s / cap); 0 leaves them.
@@ -60,7 +60,7 @@ def attention_softcap(
     starts = rows.tail_start.tolist()
     facts = zip(rows.request.tolist(), rows.positions.tolist(), rows.linear.tolist(), strict=True)
     for row, (request, position, linear) in enumerate(facts):
-        q = qkv[row, : heads * head_dim].clone().view(kv_heads, heads // kv_heads, head_dim)
+        q = (qkv[row, : heads * head_dim] * scale).view(kv_heads, heads // kv_heads, head_dim)
         first = max(0, position - window + 1) if window else 0
         slots = row_slots(rows.page_table[request], page_size, first, linear)
         if starts[row + 1] > starts[row]:
@@ -74,7 +74,7 @@ def attention_softcap(
             here = slice(begin - first, end - first)
             keys = kv.keys[page[here], :, offset[here]].float()  # [n, kv_heads, head_dim]
             values = kv.values[page[here], :, offset[here]].float()
-            part = segment(q, keys, values, scale, cap)
+            part = segment(q, keys, values, cap)
             merged = part if merged is None else merge(merged, part)
             begin = end
         if sinks is not None:
@@ -90,17 +90,18 @@ def row_slots(pages: Tensor, page_size: int, first: int, end: int) -> Tensor:
     return pages[position // page_size] * page_size + position % page_size
 
 
-def segment(q: Tensor, keys: Tensor, values: Tensor, scale: float, cap: float) -> tuple[Tensor, Tensor, Tensor]:
+def segment(q: Tensor, keys: Tensor, values: Tensor, cap: float) -> tuple[Tensor, Tensor, Tensor]:
     """One segment of one row, from scratch.
 
     Args:
-        q: [kv_heads, group, head_dim]; keys, values: [n, kv_heads, head_dim], by position.
+        q: scaled. [kv_heads, group, head_dim]
+        keys, values: by position. [n, kv_heads, head_dim]
 
     Returns:
         greatest score [kv_heads, group, 1], sum of exp(score - greatest) [kv_heads, group, 1], and the values mixed
         with these weights [kv_heads, group, head_dim].
     """
-    scores = (q @ keys.permute(1, 2, 0)) * scale  # [kv_heads, group, n]
+    scores = q @ keys.permute(1, 2, 0)  # [kv_heads, group, n]
     if cap:
         softcap(scores, cap)
     greatest = scores.amax(-1, keepdim=True)

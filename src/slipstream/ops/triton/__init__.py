@@ -1,6 +1,7 @@
-"""Candidate "triton": plain Triton kernels for one CUDA device, linear layers by torch.
+"""Candidate "triton": plain Triton kernels for one CUDA device, linear layers by torch or by kernels of their own.
 
-    norm rope attention gated sample logprobs embed move linear    one file per family of kernels
+    norm rope attention gated elementwise experts sample logprobs embed move linear    one file per family of kernels
+    gemm packed  the products that a linear layer may use; packing: how whole-number weights lie
     elementary   functions that several kernels use
     launch       one compiled form of a kernel; checks of tensors
     compile      ahead-of-time compilation to sm_90 and what each kernel takes of the machine; needs no GPU
@@ -11,8 +12,8 @@ Owns the answer to "who serves this op". Must not know any kernel's arithmetic, 
 
 Its arithmetic is a profile of its own (docs/numerics.md, section 5 has the structure): one compiled form per model shape and
 storage type serves every number of rows, mul and add are fused only where written, and no kernel is given the number of rows,
-so a row's bits do not depend on its neighbours. The linear layers are cuBLAS, which chooses by the number of rows: this
-profile is fast, not deterministic, until they are replaced.
+so a row's bits do not depend on its neighbours. Linear layers of plain weights are cuBLAS, which chooses by the number of rows:
+this profile is fast, not deterministic.
 """
 
 import importlib
@@ -21,10 +22,16 @@ import importlib.util
 from slipstream.ops.types import OPS, Declined, LinearKernel, Op
 
 NAME = "triton"
-VERSION = 1
+VERSION = 2
 PROFILE = f"{NAME}.{VERSION}"
 
-_FILES = {**dict.fromkeys(OPS, ""), "rope_write": "rope"}  # op -> its file, where it has another name
+_FILES = {op: op for op in OPS} | {  # op -> its file
+    **{"rope_write": "rope", "layer_norm": "norm", "norm_slices": "norm"},
+    **dict.fromkeys(("attention_softcap", "attention_sinks"), "attention"),
+    **dict.fromkeys(("gated_gelu", "gated_gelu_tanh", "gated_clamped"), "gated"),
+    **dict.fromkeys(("gelu", "gelu_tanh", "add", "scale", "softcap", "gate_rows"), "elementwise"),
+    **dict.fromkeys(("route", "add_rows"), "experts"),
+}
 
 
 def offer(op: str, device: str) -> Op | LinearKernel | Declined:
@@ -33,7 +40,7 @@ def offer(op: str, device: str) -> Op | LinearKernel | Declined:
         return Declined(f"runs on cuda, not on {device}")
     if importlib.util.find_spec("triton") is None:
         return Declined("triton is not installed")
-    if op in OPS:
-        return getattr(importlib.import_module(f"{__name__}.{_FILES[op] or op}"), op)
+    if op in _FILES:
+        return getattr(importlib.import_module(f"{__name__}.{_FILES[op]}"), op)
     linear = importlib.import_module(f"{__name__}.linear").KERNELS
     return linear.get(op) or Declined(f"has no kernel for {op}")

@@ -13,6 +13,9 @@ Why a row's bits depend on that row only:
     has none.)
   * Segments merge left to right by written-out FMAs, in registers or from the workspace by the second kernel, to the same bits.
 The matrix products take the cache's type (queries and weights are rounded to bf16 for a bf16 cache) and sum in fp32.
+
+Soft caps and sinks are forms of the same kernels: a cap bounds scores before the mask, a sink is one more part, merged last, that
+has a mass and no values.
 """
 
 import math
@@ -24,14 +27,16 @@ import triton.language as tl
 from torch import Tensor
 
 from slipstream.base.errors import InputError
+from slipstream.ops.triton.elementary import tanh
 from slipstream.ops.triton.launch import Variant, fits, power_of_two, row_facts, type_name
 from slipstream.ops.types import KV, SEGMENT, AttentionRows
 
 LOG2E = math.log2(math.e)
+_LOG2E = tl.constexpr(LOG2E)
 KEYS = 64  # keys per block within a segment; half of it for wide heads in fp32, which would not fit into registers
 ROWS = {"*bf16": 64, "*fp32": 16}  # query rows (rows of the step times heads of a group) per program: 64 is what wgmma takes
 FILL = 264  # programs that keep an H200 busy, two per multiprocessor; with fewer, segments go to programs of their own
-INDICES = ["request", "positions", "linear", "tail_start", "tail_slots", "page_table"]
+INDICES = ["request", "positions", "linear", "tail_start", "tail_slots", "page_table", "sinks"]
 SIZES = ["rows", "width", "max_pages", "page_size", "window", "segments"]
 
 
@@ -45,8 +50,8 @@ def _shares(top, new_top):
 
 @triton.jit
 def _segment(
-    q, keys, values, page_table, tail_slots, first, last, linear, lowest, position, scale, head, begin, end, page_size,
-    kv_heads: tl.constexpr, head_dim: tl.constexpr, block_dim: tl.constexpr, block_keys: tl.constexpr,
+    q, keys, values, page_table, tail_slots, first, last, linear, lowest, position, scale, cap, head, begin, end, page_size,
+    kv_heads: tl.constexpr, head_dim: tl.constexpr, block_dim: tl.constexpr, block_keys: tl.constexpr, has_cap: tl.constexpr,
 ):  # fmt: skip
     """Greatest score, mass and mixed values of the key blocks begin .. end - 1, from scratch; scores are in powers of two."""
     column = tl.arange(0, block_dim)
@@ -64,6 +69,8 @@ def _segment(
         inside = there[:, None] & (column < head_dim)[None, :]
         k = tl.load(keys + cell, mask=inside, other=0.0)
         score = tl.dot(q, tl.trans(k), input_precision="ieee") * scale  # [query rows, keys]
+        if has_cap:
+            score = tanh(score) * cap
         seen = (key[None, :] >= lowest[:, None]) & (key[None, :] <= position[:, None])
         score = tl.where(seen, score, float("-inf"))
         new_top = tl.maximum(top, tl.max(score, axis=1))
@@ -79,10 +86,10 @@ def _segment(
 
 @triton.jit(do_not_specialize=SIZES, do_not_specialize_on_alignment=INDICES)
 def _attend(
-    qkv, keys, values, request, positions, linear, tail_start, tail_slots, page_table, out, tops, mixes,
-    rows, width, max_pages, page_size, window, segments, scale,
+    qkv, keys, values, request, positions, linear, tail_start, tail_slots, page_table, sinks, out, tops, mixes,
+    rows, width, max_pages, page_size, window, segments, scale, cap,
     heads: tl.constexpr, kv_heads: tl.constexpr, head_dim: tl.constexpr, block_dim: tl.constexpr,
-    query_rows: tl.constexpr, block_keys: tl.constexpr, segment_keys: tl.constexpr,
+    query_rows: tl.constexpr, block_keys: tl.constexpr, segment_keys: tl.constexpr, has_cap: tl.constexpr, has_sinks: tl.constexpr,
 ):  # fmt: skip
     group: tl.constexpr = heads // kv_heads
     tile: tl.constexpr = query_rows // group
@@ -99,9 +106,8 @@ def _attend(
     member = line // group
     here = row + member
     inside = (here < rows) & (here < row - row % tile + tile) & (member < tile)
-    starts = tl.load(tail_start + here, mask=inside, other=0)
-    ends = tl.load(tail_start + here + 1, mask=inside, other=0)
-    same = (tl.load(request + here, mask=inside, other=-1) == own) & (starts == ends) & (tails == 0)
+    more = tl.load(tail_start + here + 1, mask=inside, other=0) - tl.load(tail_start + here, mask=inside, other=0)
+    same = (tl.load(request + here, mask=inside, other=-1) == own) & (more == 0) & (tails == 0)
     live = inside & (same | (member == 0))
     position = tl.load(positions + here, mask=live, other=-1)
     lowest = tl.where(window > 0, tl.maximum(position - window + 1, 0), 0)
@@ -109,8 +115,7 @@ def _attend(
     first = tl.min(tl.where(live, lowest, last), axis=0)
     by_page = tl.where(tails == 0, last + 1, tl.load(linear + row))  # keys before it are found through the page table
 
-    column = tl.arange(0, block_dim)
-    query = head * group + line % group
+    column, query = tl.arange(0, block_dim), head * group + line % group
     cells = live[:, None] & (column < head_dim)[None, :]
     place = here.to(tl.int64)[:, None] * width + query[:, None] * head_dim + column[None, :]
     q = tl.load(qkv + place, mask=cells, other=0.0).to(keys.dtype.element_ty)
@@ -123,7 +128,7 @@ def _attend(
         end = tl.minimum(last, segment * segment_keys + segment_keys - 1) // block_keys + 1
         top, mass, mix = _segment(
             q, keys, values, page_table + own.to(tl.int64) * max_pages, tail_slots + tail, first, last, by_page, lowest, position,
-            scale, head, begin, end, page_size, kv_heads, head_dim, block_dim, block_keys,
+            scale, cap, head, begin, end, page_size, kv_heads, head_dim, block_dim, block_keys, has_cap,
         )  # fmt: skip
         if splits > 1:
             part = result * segments + segment
@@ -135,14 +140,17 @@ def _attend(
             whole_mass = tl.fma(whole_mass, a, mass * b)
             whole_mix = tl.fma(whole_mix, tl.broadcast_to(a[:, None], whole_mix.shape), mix * b[:, None])
     if splits == 1:
+        if has_sinks:
+            whole_top, a, b = _shares(whole_top, tl.load(sinks + query) * _LOG2E)
+            whole_mass, whole_mix = tl.fma(whole_mass, a, b), whole_mix * a[:, None]
         divisor = tl.where(live, whole_mass, 1.0)
         tl.store(out + result[:, None] * head_dim + column[None, :], tl.div_rn(whole_mix, divisor[:, None]), mask=cells)
 
 
-@triton.jit(do_not_specialize=["window", "segments"], do_not_specialize_on_alignment=["positions"])
+@triton.jit(do_not_specialize=["window", "segments"], do_not_specialize_on_alignment=["positions", "sinks"])
 def _merge(
-    positions, tops, mixes, out, window, segments,
-    heads: tl.constexpr, head_dim: tl.constexpr, block_dim: tl.constexpr, segment_keys: tl.constexpr,
+    positions, tops, mixes, sinks, out, window, segments,
+    heads: tl.constexpr, head_dim: tl.constexpr, block_dim: tl.constexpr, segment_keys: tl.constexpr, has_sinks: tl.constexpr,
 ):  # fmt: skip
     position = tl.load(positions + tl.program_id(0))
     result = tl.program_id(0).to(tl.int64) * heads + tl.program_id(1)
@@ -158,11 +166,14 @@ def _merge(
         mix = tl.load(mixes + part * head_dim + column, mask=inside, other=0.0)
         whole_mass = tl.fma(whole_mass, a, tl.load(tops + part * 2 + 1 + tl.arange(0, 1)) * b)
         whole_mix = tl.fma(whole_mix, tl.broadcast_to(a, whole_mix.shape), mix * b)
+    if has_sinks:
+        whole_top, a, b = _shares(whole_top, tl.load(sinks + tl.program_id(1) + tl.arange(0, 1)) * _LOG2E)
+        whole_mass, whole_mix = tl.fma(whole_mass, a, b), whole_mix * tl.broadcast_to(a, whole_mix.shape)
     tl.store(out + result * head_dim + column, tl.div_rn(whole_mix, tl.broadcast_to(whole_mass, whole_mix.shape)), mask=inside)
 
 
 @cache
-def variant(heads: int, kv_heads: int, head_dim: int, cache_type: str) -> Variant:
+def variant(heads: int, kv_heads: int, head_dim: int, cache_type: str, has_cap: bool = False, has_sinks: bool = False) -> Variant:
     """The form for these heads and a cache of this type, "*fp32" or "*bf16"."""
     block_dim = power_of_two(head_dim, 16)
     wide = block_dim > 64
@@ -174,16 +185,20 @@ def variant(heads: int, kv_heads: int, head_dim: int, cache_type: str) -> Varian
         "query_rows": power_of_two(heads // kv_heads, ROWS[cache_type]),
         "block_keys": KEYS // 2 if wide and cache_type == "*fp32" else KEYS,
         "segment_keys": SEGMENT,
+        "has_cap": has_cap,
+        "has_sinks": has_sinks,
     }
-    types = ("*fp32", cache_type, cache_type, *["*i32"] * 6, "*fp32", "*fp32", "*fp32", *["i32"] * 6, "fp32")
+    types = ("*fp32", cache_type, cache_type, *["*i32"] * 6, *["*fp32"] * 4, *["i32"] * 6, "fp32", "fp32")
     return Variant(_attend, constants, types, warps=8 if wide and cache_type == "*bf16" else 4, stages=3)
 
 
 @cache
-def merge_variant(heads: int, head_dim: int) -> Variant:
+def merge_variant(heads: int, head_dim: int, has_sinks: bool = False) -> Variant:
     """The form that merges what the programs of `variant` left in the workspace."""
-    constants = {"heads": heads, "head_dim": head_dim, "block_dim": power_of_two(head_dim), "segment_keys": SEGMENT}
-    return Variant(_merge, constants, ("*i32", "*fp32", "*fp32", "*fp32", "i32", "i32"), warps=1, stages=4)
+    constants = {
+        "heads": heads, "head_dim": head_dim, "block_dim": power_of_two(head_dim), "segment_keys": SEGMENT, "has_sinks": has_sinks
+    }  # fmt: skip
+    return Variant(_merge, constants, ("*i32", *["*fp32"] * 4, "i32", "i32"), warps=1, stages=4)
 
 
 def splits(rows: int, kv_heads: int, segments: int) -> int:
@@ -206,6 +221,25 @@ def attention(qkv: Tensor, kv: KV, rows: AttentionRows, heads: int, scale: float
         qkv: q is the first heads * head_dim columns. [rows, any width]
         scale: factor of the scores, positive.
     """
+    _run(qkv, kv, rows, heads, scale, window, out)
+
+
+def attention_softcap(qkv: Tensor, kv: KV, rows: AttentionRows, heads: int, scale: float, window: int, out: Tensor, cap: float) -> None:
+    """`attention` with scores s bounded to cap * tanh(s / cap); cap > 0."""
+    if not cap > 0:
+        raise InputError(f"attention_softcap: cap={cap} must be above 0")
+    _run(qkv, kv, rows, heads, scale, window, out, cap=cap)
+
+
+def attention_sinks(qkv: Tensor, kv: KV, rows: AttentionRows, heads: int, scale: float, window: int, out: Tensor, sinks: Tensor) -> None:
+    """`attention` where each head's softmax has one more score, sinks [heads], that has no value."""
+    _run(qkv, kv, rows, heads, scale, window, out, sinks=row_facts("attention_sinks", "sinks", sinks, heads, torch.float32))
+
+
+def _run(
+    qkv: Tensor, kv: KV, rows: AttentionRows, heads: int, scale: float, window: int, out: Tensor, cap: float = 0.0,
+    sinks: Tensor | None = None,
+) -> None:  # fmt: skip
     count, width = qkv.shape
     _, kv_heads, page_size, head_dim = shape = kv.keys.shape
     if not scale > 0 or window < 0 or width < heads * head_dim or heads % kv_heads:
@@ -229,9 +263,12 @@ def attention(qkv: Tensor, kv: KV, rows: AttentionRows, heads: int, scale: float
     if programs > 1:
         tops = torch.empty(count, heads, segments, 2, device=out.device)
         mixes = torch.empty(count, heads, segments, head_dim, device=out.device)
-    variant(heads, kv_heads, head_dim, kind).launch(
+    drains, factor = out if sinks is None else sinks, scale / cap if cap else scale * LOG2E
+    variant(heads, kv_heads, head_dim, kind, cap > 0, sinks is not None).launch(
         (count, kv_heads, programs), qkv, kv.keys, kv.values, rows.request, rows.positions, rows.linear, rows.tail_start,
-        rows.tail_slots, rows.page_table, out, tops, mixes, count, width, max_pages, page_size, window, segments, scale * LOG2E,
+        rows.tail_slots, rows.page_table, drains, out, tops, mixes, count, width, max_pages, page_size, window, segments, factor,
+        cap * LOG2E,
     )  # fmt: skip
     if programs > 1:
-        merge_variant(heads, head_dim).launch((count, heads), rows.positions, tops, mixes, out, window, segments)
+        merges = merge_variant(heads, head_dim, sinks is not None)
+        merges.launch((count, heads), rows.positions, tops, mixes, drains, out, window, segments)

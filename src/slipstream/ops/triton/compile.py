@@ -1,6 +1,6 @@
 """Ahead-of-time compilation of the kernels to sm_90, and what each form takes of a multiprocessor. Needs Triton, but no GPU.
 
-    python -m slipstream.ops.triton.compile [--shapes tiny llama-3.1-8b] [--kernels attention norm] [--json]
+    python -m slipstream.ops.triton.compile [--shapes tiny llama-3.1-8b] [--formats int4 int8] [--kernels attention norm] [--json]
 
 Owns the list of forms that a model shape uses. Must not know what they compute.
 """
@@ -19,15 +19,29 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from slipstream.arch.shapes import shape
-from slipstream.arch.spec import ModelSpec
+from slipstream.arch.spec import ModelSpec, RouterSpec
 from slipstream.base.errors import BackendError
-from slipstream.ops.triton import attention, embed, gated, logprobs, move, norm, rope, sample
+from slipstream.ops.triton import attention, elementwise, embed, experts, gated, gemm, logprobs, move, norm, packed, rope, sample
 from slipstream.ops.triton.launch import Variant
+from slipstream.ops.triton.packing import Form
 
 TARGET = GPUTarget("cuda", 90, 32)
 SHAPES = ("tiny", "demo", "llama-3.2-1b", "llama-3.1-8b")
 SHARED_LIMIT = 227 * 1024  # bytes of shared memory that a program may have on sm_90
 CACHES = {"fp32": "*fp32", "bf16": "*bf16"}
+ROUTERS = {
+    "mixtral": RouterSpec(8, 2),
+    "qwen3-moe": RouterSpec(128, 8),
+    "deepseek-v3": RouterSpec(256, 8, "sigmoid", groups=8, kept=4, group_best=2, scale=2.5, correction=True),
+}
+PACKED = {  # format -> (name, Form of n outputs and k inputs); the 4-bit formats of checkpoints also in the groups that GPTQ and AWQ use
+    "int4": (("group 32", lambda n, k: Form(n, k, 4, 32, "*fp16", middle=8)),),
+    "int4_zero": tuple((f"group {size}", lambda n, k, size=size: Form(n, k, 4, size, "*fp16", "zero")) for size in (32, 64, 128)),
+    "int8": (("", lambda n, k: Form(n, k, 8, 0, "*fp32")),),
+    "q8_0": (("", lambda n, k: Form(n, k, 8, 32, "*fp16")),),
+    "q4_k": (("", lambda n, k: Form(n, k, 4, 32, "*u8", "sum", wide=256)),),
+    "q6_k": (("", lambda n, k: Form(n, k, 8, 16, "*i8", wide=256)),),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +99,61 @@ def _of(spec: ModelSpec) -> Iterator[tuple[str, str, Variant]]:
     yield "logprobs", "", logprobs.variant(spec.vocab)
 
 
+def products(names: Iterable[str], formats: Iterable[str]) -> list[tuple[str, str, Variant]]:
+    """(kernel, form, variant) of the linear layers of the named shapes in whole-number formats: every tile, in one program and in parts."""
+    found: dict[tuple, tuple[str, str, Variant]] = {}
+    for name, format in ((name, format) for name in names for format in formats):
+        for layer, (n, k) in _layers(shape(name)).items():
+            for kind, make in PACKED[format]:
+                for kernel, label, variant in _products(make(n, k)):
+                    key = (kernel, variant.types, variant.warps, variant.stages, tuple(variant.constants.items()))
+                    found.setdefault(key, (kernel, " ".join(filter(None, (name, layer, format, kind, label))), variant))
+    return list(found.values())
+
+
+def _products(form: Form) -> Iterator[tuple[str, str, Variant]]:
+    tiles = dict.fromkeys(packed.tile_of(form, most) for most, _ in packed.BY_ROWS)
+    segments, _ = gemm.segments_of(form.n, form.k, next(iter(tiles)))
+    for tile in tiles:
+        yield "packed", f"rows {tile.m}", packed.variant(form, False, False, tile)
+        if segments > 1 and triton.cdiv(form.n, tile.n) < gemm.WHOLE_FROM:
+            yield "packed", f"rows {tile.m} in parts", packed.variant(form, True, False, tile)
+    if segments > 1:
+        yield "packed_merge", "", packed.merge_variant(form, segments, False)
+
+
+def _layers(spec: ModelSpec) -> dict[str, tuple[int, int]]:
+    """(outputs, inputs) of the linear layers of a shape, as the model fuses them."""
+    mixer, ffn = spec.layers[0].mixer, spec.layers[0].ffn
+    return {
+        "qkv": ((mixer.heads + 2 * mixer.kv_heads) * mixer.head_dim, spec.hidden),
+        "o": (spec.hidden, mixer.heads * mixer.head_dim),
+        "gate_up": (2 * ffn.width, spec.hidden),
+        "down": (spec.hidden, ffn.width),
+        "head": (spec.vocab, spec.hidden),
+    }
+
+
+def families() -> Iterator[tuple[str, str, Variant]]:
+    """(kernel, form, variant) of what only some families use, at measures of real ones."""
+    for label, kind in CACHES.items():
+        yield "attention_softcap", f"gemma-2 kv {label}", attention.variant(16, 8, 256, kind, has_cap=True)
+        yield "attention_sinks", f"gpt-oss kv {label}", attention.variant(64, 8, 64, kind, has_sinks=True)
+    yield "attention_merge", "sinks", attention.merge_variant(64, 64, has_sinks=True)
+    for op in ("gelu", "gelu_tanh", "add", "scale", "softcap", "gate_rows"):
+        yield op, "", elementwise.variant(op)
+    for activation in ("gelu", "gelu_tanh"):
+        yield f"gated_{activation}", "", gated.variant(14336, activation)
+    yield "gated_clamped", "", gated.clamped_variant(2880)
+    for has_residual in (False, True):
+        yield "layer_norm", "residual" if has_residual else "", norm.variant(8192, has_residual, centred=True)
+    for size in (64, 128, 256, 5120):
+        yield "norm_slices", f"of {size}", norm.parts_variant(size)
+    for label, router in ROUTERS.items():
+        yield "route", label, experts.route_variant(router, router.correction)
+    yield "add_rows", "", experts.add_variant()
+
+
 def compiled(variant: Variant):
     """The form as Triton compiles it for a launch with aligned tensors."""
     kernel = variant.kernel
@@ -129,10 +198,13 @@ def measure(kernel: str, form: str, variant: Variant) -> Resources:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Compiles the Triton kernels to sm_90 and prints what they take.")
     parser.add_argument("--shapes", nargs="+", default=SHAPES, help="named model shapes")
+    parser.add_argument("--formats", nargs="+", default=(), choices=PACKED, help="also the linear layers of the shapes in these formats")
+    parser.add_argument("--families", action="store_true", help="also what only some families use")
     parser.add_argument("--kernels", nargs="+", help="only kernels whose name begins with one of these")
     parser.add_argument("--json", action="store_true", help="one JSON object per line")
     arguments = parser.parse_args()
-    for kernel, form, variant in forms(arguments.shapes):
+    wanted = [*forms(arguments.shapes), *products(arguments.shapes, arguments.formats), *(families() if arguments.families else ())]
+    for kernel, form, variant in wanted:
         if arguments.kernels and not kernel.startswith(tuple(arguments.kernels)):
             continue
         found = measure(kernel, form, variant)

@@ -1,13 +1,16 @@
-"""Functions that several kernels compute with: exp and log to half an ulp, logits made finite, Philox.
+"""Functions that several kernels compute with: exp and log to half an ulp, logits made finite, Philox; tanh, gelu and their kin.
 
-Owns their arithmetic, which is that of ops/reference operation by operation (fp64 inside, nothing fused), so that noise and
-masses have the reference's bits. The hardware's own logarithm is too coarse near 1, where the winners of a draw come from.
+Owns their arithmetic. That of exp, log and the noise is ops/reference's operation by operation (fp64 inside, nothing fused), so that
+noise and masses have the reference's bits: the hardware's own logarithm is too coarse near 1, where the winners of a draw come from.
+Activations are in fp32 by the hardware's exponential, as `gated` always was.
 """
 
 import math
 
 import triton
 import triton.language as tl
+
+from slipstream.ops.reference.arithmetic import ERF_TAIL
 
 LARGEST = tl.constexpr(3.4028234663852886e38)
 _LOG2E, _LN2 = tl.constexpr(math.log2(math.e)), tl.constexpr(math.log(2))
@@ -16,6 +19,9 @@ _SQRT_HALF_BITS = tl.constexpr(0x3F3504F3)  # of fp32 sqrt(1/2)
 _EXP_TERMS = tl.constexpr(tuple(1 / math.factorial(k) for k in range(7, -1, -1)))
 _EXP_FIRST = tl.constexpr(1 / math.factorial(8))
 _LOG_TERMS = tl.constexpr(tuple(1 / k for k in (11, 9, 7, 5, 3, 1)))
+_ERF_TERMS = tl.constexpr(tuple(reversed(ERF_TAIL)))
+_ERF_DEGREE = tl.constexpr(len(ERF_TAIL) - 1)
+_SQRT_HALF = tl.constexpr(math.sqrt(0.5))
 
 
 @triton.jit
@@ -59,6 +65,50 @@ def gumbel(word):
     w = 1.0 - v
     exponential = tl.where(w == 1.0, v, tl.div_rn(-log(w) * v, tl.where(w == 1.0, 1.0, 1.0 - w)))
     return -log(exponential)
+
+
+@triton.jit
+def sigmoid(x):
+    """1 / (1 + exp(-x))."""
+    return tl.div_rn(1.0, 1.0 + tl.exp(-x))
+
+
+@triton.jit
+def tanh(x):
+    """Of y = abs x: below 1/4 the series to y^9, else (1 - e) / (1 + e) with e = exp(-2 y)."""
+    y = tl.abs(x)
+    z = y * y
+    near = y + y * z * (z * (2 / 15 + z * (z * (62 / 2835) - 17 / 315)) - 1 / 3)
+    e = tl.exp(-2.0 * y)
+    size = tl.where(y < 0.25, near, tl.div_rn(1.0 - e, 1.0 + e))
+    return tl.where(x < 0.0, -size, size)
+
+
+@triton.jit
+def gelu(x):
+    """x / 2 * (1 + erf(x / sqrt(2))), by the polynomial of docs/numerics.md."""
+    t = tl.abs(x) * _SQRT_HALF
+    s = tl.div_rn(1.0, t * 0.35 + 1.0)
+    p = tl.full(x.shape, _ERF_TERMS[0], tl.float32)
+    for k in tl.static_range(_ERF_DEGREE):
+        p = p * s + _ERF_TERMS[k + 1]
+    tail = x * (tl.exp(-(t * t)) * (s * p))
+    return tl.where(x < 0.0, tail, x - tail)
+
+
+@triton.jit
+def gelu_tanh(x):
+    """x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))), as x / (1 + exp(-w))."""
+    w = x * (x * x * 0.0713548163 + 1.59576912)
+    return tl.div_rn(x, 1.0 + tl.exp(-w))
+
+
+@triton.jit
+def activated(x, activation: tl.constexpr):
+    """One of the activations by name: "silu", "gelu" or "gelu_tanh"."""
+    if activation == "silu":
+        return tl.div_rn(x, 1.0 + tl.exp(-x))
+    return gelu(x) if activation == "gelu" else gelu_tanh(x)
 
 
 @triton.jit

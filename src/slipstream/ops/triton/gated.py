@@ -1,4 +1,4 @@
-"""SwiGLU's gate: silu(gate) * up. Owns its kernel; every number by itself."""
+"""Gates of feed-forward layers: activation(gate) * up. Owns their kernels; every number by itself."""
 
 from functools import cache
 
@@ -6,30 +6,74 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from slipstream.ops.triton.elementary import activated, sigmoid
 from slipstream.ops.triton.launch import Variant, fits
 
 BLOCK = 1024  # numbers of a row per program
 
 
 @triton.jit
-def _gated(gate_up, out, width: tl.constexpr, block: tl.constexpr):
+def _gated(gate_up, out, width: tl.constexpr, activation: tl.constexpr, block: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * block + tl.arange(0, block)
     inside = column < width
     gate = tl.load(gate_up + row * (2 * width) + column, mask=inside, other=0.0)
     up = tl.load(gate_up + row * (2 * width) + width + column, mask=inside, other=0.0)
-    tl.store(out + row * width + column, tl.div_rn(gate, 1.0 + tl.exp(-gate)) * up, mask=inside)
+    tl.store(out + row * width + column, activated(gate, activation) * up, mask=inside)
+
+
+@triton.jit
+def _gated_clamped(gate_up, out, limit, slope, width: tl.constexpr, block: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * block + tl.arange(0, block)
+    inside = column < width
+    gate = tl.minimum(tl.load(gate_up + row * (2 * width) + column, mask=inside, other=0.0), limit)
+    up = tl.load(gate_up + row * (2 * width) + width + column, mask=inside, other=0.0)
+    up = tl.minimum(tl.maximum(up, -limit), limit)
+    tl.store(out + row * width + column, gate * sigmoid(gate * slope) * (up + 1.0), mask=inside)
 
 
 @cache
-def variant(width: int) -> Variant:
+def variant(width: int, activation: str = "silu") -> Variant:
     """The form for `width` outputs."""
-    return Variant(_gated, {"width": width, "block": BLOCK}, ("*fp32", "*fp32"))
+    return Variant(_gated, {"width": width, "activation": activation, "block": BLOCK}, ("*fp32", "*fp32"))
+
+
+@cache
+def clamped_variant(width: int) -> Variant:
+    """The form of `gated_clamped`."""
+    return Variant(_gated_clamped, {"width": width, "block": BLOCK}, ("*fp32", "*fp32", "fp32", "fp32"))
 
 
 def gated(gate_up: Tensor, out: Tensor) -> None:
     """out [rows, f] = silu(gate) * up of gate_up [rows, 2 * f], gate first (Shazeer 2020)."""
+    _launch("gated", "silu", gate_up, out)
+
+
+def gated_gelu(gate_up: Tensor, out: Tensor) -> None:
+    """out [rows, f] = gelu(gate) * up of gate_up [rows, 2 * f], gate first."""
+    _launch("gated_gelu", "gelu", gate_up, out)
+
+
+def gated_gelu_tanh(gate_up: Tensor, out: Tensor) -> None:
+    """out [rows, f] = gelu_tanh(gate) * up of gate_up [rows, 2 * f], gate first."""
+    _launch("gated_gelu_tanh", "gelu_tanh", gate_up, out)
+
+
+def gated_clamped(gate_up: Tensor, out: Tensor, limit: float, slope: float) -> None:
+    """out [rows, f] = g * sigmoid(slope * g) * (u + 1) of gate_up [rows, 2 * f], gate first; g = min(gate, limit), u = up held within
+    -limit .. limit."""
+    rows, width = _check("gated_clamped", gate_up, out)
+    clamped_variant(width).launch((rows, triton.cdiv(width, BLOCK)), gate_up, out, limit, slope)
+
+
+def _launch(op: str, activation: str, gate_up: Tensor, out: Tensor) -> None:
+    rows, width = _check(op, gate_up, out)
+    variant(width, activation).launch((rows, triton.cdiv(width, BLOCK)), gate_up, out)
+
+
+def _check(op: str, gate_up: Tensor, out: Tensor) -> tuple[int, int]:
     rows, width = out.shape
-    fits("gated", "gate_up", gate_up, (rows, 2 * width))
-    fits("gated", "out", out, (rows, width))
-    variant(width).launch((rows, triton.cdiv(width, BLOCK)), gate_up, out)
+    fits(op, "gate_up", gate_up, (rows, 2 * width))
+    fits(op, "out", out, (rows, width))
+    return rows, width

@@ -20,12 +20,11 @@ import triton.language as tl
 from torch import Tensor
 
 from slipstream.base.errors import InputError
-from slipstream.ops.triton.launch import Variant, fits
+from slipstream.ops.triton.launch import Variant, fits, type_name
 
 FILL = 264  # programs that fill an H100 or H200, two per multiprocessor; decides how many segments a layer has
 WHOLE_FROM = 264  # tiles from which one program goes through all segments; with fewer they are programs of their own; no bits depend on it
 MERGE_BLOCK = 1024  # numbers per program of the sum over segments
-OUTPUTS = {torch.float32: "*fp32", torch.bfloat16: "*bf16"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +39,7 @@ class Tile:
 
 
 TILE = Tile()
+TILE_FP32 = Tile(32, 64, 32, 4, 3)  # without tensor cores: products in fp32, none of them rounded to TF32
 
 
 @triton.jit(do_not_specialize=["m"])
@@ -66,7 +66,7 @@ def _product(
             else:
                 a = tl.load(left + at, mask=here[:, None] & (at + inner < k)[None, :], other=0.0)
                 b = tl.load(right + at, mask=there[None, :] & (at + inner < k)[:, None], other=0.0)
-            part = tl.dot(a, b, part)
+            part = tl.dot(a, b, part, input_precision="ieee")
         total = part if number == first else total + part
     place = row.to(tl.int64)[:, None] * n + column[None, :]
     if parts:
@@ -94,13 +94,13 @@ def segments_of(n: int, k: int, tile: Tile = TILE) -> tuple[int, int]:
 
 
 @cache
-def variant(n: int, k: int, out: str, parts: bool, tile: Tile = TILE) -> Variant:
-    """The form for a layer [n, k], results of type "*fp32" or "*bf16"; `parts`: segments as programs of their own."""
+def variant(n: int, k: int, out: str, parts: bool, tile: Tile = TILE, kind: str = "*bf16") -> Variant:
+    """The form for a layer [n, k] of type `kind`, results of type `out`, "*fp32" or "*bf16"; `parts`: segments as programs of their own."""
     segments, length = segments_of(n, k, tile)
     constants = {
         "n": n, "k": k, "segments": segments, "segment": length, "parts": parts, "block_m": tile.m, "block_n": tile.n, "block_k": tile.k,
     }  # fmt: skip
-    return Variant(_product, constants, ("*bf16", "*bf16", out, "i32"), tile.warps, tile.stages)
+    return Variant(_product, constants, (kind, kind, out, "i32"), tile.warps, tile.stages)
 
 
 @cache
@@ -116,32 +116,32 @@ def scratch_size(m: int, n: int, k: int, tile: Tile = TILE) -> int:
     return segments * m * n if segments > 1 and tiles < WHOLE_FROM else 0
 
 
-def matmul(x: Tensor, weight: Tensor, out: Tensor, scratch: Tensor | None = None, *, tile: Tile = TILE) -> None:
+def matmul(x: Tensor, weight: Tensor, out: Tensor, scratch: Tensor | None = None, *, tile: Tile | None = None) -> None:
     """out = x @ weight.T with the same bits for a row whatever `m` is and wherever in x it stands.
 
     Args:
-        x: [m, k] bf16; weight: [n, k] bf16; out: [m, n] fp32 or bf16.
+        x: [m, k], weight: [n, k], both bf16 or both fp32; out: [m, n] fp32 or bf16.
         scratch: fp32, at least `scratch_size(m, n, k)` numbers; allocated where it is not given.
-        tile: another one is another arithmetic as long as the device has not been asked.
+        tile: None is the one for the type; another is another arithmetic as long as the device has not been asked.
 
     Raises:
         InputError: a tensor does not fit.
     """
     (m, k), n = x.shape, weight.shape[0]
-    if out.dtype not in OUTPUTS:
-        raise InputError(f"matmul: out must be fp32 or bf16; found {out.dtype}")
-    fits("matmul", "x", x, (m, k), torch.bfloat16)
-    fits("matmul", "weight", weight, (n, k), torch.bfloat16)
+    kind, result = type_name("matmul", "x", x), type_name("matmul", "out", out)
+    tile = tile or (TILE_FP32 if x.dtype is torch.float32 else TILE)
+    fits("matmul", "x", x, (m, k), x.dtype)
+    fits("matmul", "weight", weight, (n, k), x.dtype)
     fits("matmul", "out", out, (m, n), out.dtype)
     tiles = (triton.cdiv(n, tile.n), triton.cdiv(m, tile.m))
     needed = scratch_size(m, n, k, tile)
     if not needed:
-        variant(n, k, OUTPUTS[out.dtype], False, tile).launch(tiles, x, weight, out, m)
+        variant(n, k, result, False, tile, kind).launch(tiles, x, weight, out, m)
         return
     if scratch is None:
         scratch = torch.empty(needed, device=x.device)
     elif scratch.dtype is not torch.float32 or scratch.numel() < needed:
         raise InputError(f"matmul: scratch must hold {needed} fp32 numbers; found {scratch.numel()} of {scratch.dtype}")
     segments, _ = segments_of(n, k, tile)
-    variant(n, k, "*fp32", True, tile).launch((*tiles, segments), x, weight, scratch, m)
-    merge_variant(segments, OUTPUTS[out.dtype]).launch((triton.cdiv(m * n, MERGE_BLOCK),), scratch, out, m * n)
+    variant(n, k, "*fp32", True, tile, kind).launch((*tiles, segments), x, weight, scratch, m)
+    merge_variant(segments, result).launch((triton.cdiv(m * n, MERGE_BLOCK),), scratch, out, m * n)

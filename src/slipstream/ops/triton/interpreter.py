@@ -3,7 +3,7 @@
 Owns what is wrong there:
   * loop bounds that are loaded or derived from program ids are arrays of one number, which NumPy 2.4 no longer takes as an index;
   * fp32 is cut to bf16 where the hardware rounds to nearest even;
-  * bf16 products are made of the bit patterns, as if they were whole numbers;
+  * bf16 products and differences are made of the bit patterns, as if they were whole numbers;
   * a row of a product depends on its place, because NumPy's BLAS cuts matrices by size; on the GPU it does not.
 """
 
@@ -15,7 +15,7 @@ from triton.runtime import interpreter
 def repair() -> None:
     """Mends the interpreter of this process, once."""
     builder = interpreter.InterpreterBuilder
-    builder.cast_impl, builder.create_dot = _cast, _dot
+    builder.cast_impl, builder.create_dot, builder.create_fsub = _cast, _dot, _subtract
     patch = interpreter._patch_lang_tensor
 
     def patch_tensor(tensor, scope) -> None:
@@ -47,6 +47,15 @@ def _cast(builder, source, target_type):
     if (before, after) == (tl.float32, tl.bfloat16):
         return interpreter.TensorHandle(_narrowed(source.data), after)
     return _plain_cast(builder, source, target_type)
+
+
+_plain_subtract = interpreter.InterpreterBuilder.create_fsub
+
+
+def _subtract(builder, a, b):
+    if a.dtype.scalar != tl.bfloat16:
+        return _plain_subtract(builder, a, b)
+    return interpreter.TensorHandle(_narrowed(_widened(a.data) - _widened(b.data)), tl.bfloat16)
 
 
 def _dot(builder, a, b, d, input_precision, max_num_imprecise_acc):

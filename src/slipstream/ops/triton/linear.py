@@ -1,82 +1,121 @@
-"""Linear layers by torch, which calls cuBLAS. Owns the types that go into each product.
+"""Linear layers: the face of each weight format. Owns the types that go into each product; who multiplies is cuBLAS or packed.py.
 
-    fp32   fp32 x fp32, TF32 off as torch has it by default
-    bf16   activations rounded to bf16, products on tensor cores, sums and results in fp32
-    int8   as bf16, with the weight's whole numbers as bf16 (exact up to 256); then times the scale of the output, in fp32
+    fp32                   fp32 x fp32, TF32 off as torch has it by default: cuBLAS, or gemm.py
+    bf16                   activations rounded to bf16, products on tensor cores, sums and results in fp32: cuBLAS, or gemm.py
+    whole-number weights   activations rounded to bf16, weights as they are: packed.py
 
-cuBLAS picks an algorithm by the number of rows, so a row's bits may depend on it: these layers are fast, not deterministic.
-The int8 weight is widened whole in every call: n * k * 2 bytes of scratch, and three times the traffic of a bf16 weight.
+cuBLAS picks an algorithm by the number of rows, so a row's bits may depend on it: those layers are fast, not deterministic.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from slipstream.base.errors import InputError
+from slipstream.ops.triton import packed
 from slipstream.ops.triton.launch import fits
+from slipstream.ops.triton.packing import Packed, pack
+from slipstream.ops.types import LINEAR_FORMATS, check_stored
 
-_STORED = {
-    "fp32": {"weight": torch.float32},
-    "bf16": {"weight": torch.bfloat16},
-    "int8": {"weight": torch.int8, "scale": torch.float32},
-}
+PLAIN = ("fp32", "bf16")
 
 
 @dataclass(frozen=True, slots=True)
-class Linear:
-    """out = x @ weight.T + bias for one weight format.
+class PlainLinear:
+    """out = x @ weight.T + bias of fp32 or bf16 weights.
 
     Attributes:
         format: of the weight.
-        product: (x [rows, k], weight [n, k], both bf16, out [rows, n] fp32), which makes the product; not used by fp32.
+        product: (x [rows, k], weight [n, k], both of the format's type, out [rows, n] fp32), which makes the product.
+        invariant: whether a row has the same bits for every number of rows.
     """
 
     format: str
     product: Callable[[Tensor, Tensor, Tensor], None]
+    invariant: bool = False
 
-    def with_product(self, product: Callable[[Tensor, Tensor, Tensor], None]) -> "Linear":
-        """The same layer with another way to multiply."""
-        return replace(self, product=product)
+    def with_product(self, product: Callable[[Tensor, Tensor, Tensor], None]) -> "PlainLinear":
+        """The same layer with a product that gives a row the same bits for every number of rows."""
+        return replace(self, product=product, invariant=True)
 
     @property
     def name(self) -> str:
         return f"triton_{self.format}"
 
-    def prepare(self, stored: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Checks {"weight": [n, k]} (int8: and {"scale": fp32 [n]}); nothing is packed."""
-        wanted = _STORED[self.format]
-        if set(stored) != set(wanted) or stored["weight"].dim() != 2:
-            found = {name: list(tensor.shape) for name, tensor in stored.items()}
-            raise InputError(f"{self.name}: needs exactly the tensors {sorted(wanted)}, weight as [n, k]; found {found}")
-        n, k = stored["weight"].shape
-        shapes = {"weight": (n, k), "scale": (n,)}
-        return {name: fits(self.name, name, stored[name], shapes[name], dtype) for name, dtype in wanted.items()}
+    def prepare(self, stored: dict[str, Tensor]) -> Tensor:
+        """Checks {"weight": [n, k]}; nothing is packed."""
+        shape = check_stored(self.name, self.format, stored)
+        return fits(self.name, "weight", stored["weight"], shape, stored["weight"].dtype)
 
-    def run(self, x: Tensor, prepared: dict[str, Tensor], bias: Tensor | None, out: Tensor) -> None:
-        """Writes out [rows, n] from x [rows, k] and bias [n] or None."""
-        weight = prepared["weight"]
-        n, k = weight.shape
-        rows = x.shape[0]
+    def run(self, x: Tensor, prepared: Tensor, bias: Tensor | None, out: Tensor) -> None:
+        """See LinearKernel."""
+        (n, k), rows = prepared.shape, x.shape[0]
         fits(self.name, "x", x, (rows, k))
-        fits(self.name, "out", out, (rows, n))
-        if self.format == "fp32":
-            torch.mm(x, weight.t(), out=out)
-        else:
-            self.product(x.bfloat16(), weight.bfloat16(), out)
-        if "scale" in prepared:
-            out.mul_(prepared["scale"])
+        _check_out(self.name, out, rows, n)
+        whole = out if out.is_contiguous() else torch.empty(rows, n, device=x.device)
+        self.product(x.to(prepared.dtype), prepared, whole)
         if bias is not None:
-            out.add_(fits(self.name, "bias", bias, (n,)))
+            whole.add_(fits(self.name, "bias", bias, (n,)))
+        if whole is not out:
+            out.copy_(whole)
 
 
-def _narrow(x: Tensor, weight: Tensor, out: Tensor) -> None:
-    """out [rows, n] fp32 = x [rows, k] @ weight [n, k].T, both bf16, sums in fp32; in tests without a GPU, on the CPU."""
-    if x.is_cuda:
+@dataclass(frozen=True, slots=True)
+class PackedLinear:
+    """out = x @ weight.T + bias of whole-number weights."""
+
+    format: str
+    invariant = True
+
+    @property
+    def name(self) -> str:
+        return f"triton_{self.format}"
+
+    def prepare(self, stored: dict[str, Tensor]) -> Packed:
+        """Packs the stored tensors (ops/types.py, LINEAR_FORMATS) once; the result holds a copy."""
+        check_stored(self.name, self.format, stored)
+        return pack(stored)
+
+    def run(self, x: Tensor, prepared: Packed, bias: Tensor | None, out: Tensor) -> None:
+        """See LinearKernel."""
+        rows, form = x.shape[0], prepared.form
+        fits(self.name, "x", x, (rows, form.inputs))
+        _check_out(self.name, out, rows, form.outputs)
+        narrow = x.bfloat16()
+        packed.product(narrow if form.k == form.inputs else F.pad(narrow, (0, form.k - form.inputs)), prepared, bias, out)
+
+
+class GatheringLinear(PackedLinear):
+    """Where inputs share scales, a row of the weight can be had alone."""
+
+    __slots__ = ()
+
+    def gather(self, ids: Tensor, prepared: Packed, out: Tensor) -> None:
+        """See LinearKernel."""
+        packed.gather(ids, prepared, out)
+
+
+def _check_out(name: str, out: Tensor, rows: int, n: int) -> None:
+    if out.shape != (rows, n) or out.dtype is not torch.float32 or out.stride(1) != 1:
+        raise InputError(f"{name}: out must be fp32 [{rows}, {n}] with rows in one piece; found {list(out.shape)} of {out.dtype}")
+
+
+def _cublas(x: Tensor, weight: Tensor, out: Tensor) -> None:
+    """out [rows, n] fp32 = x [rows, k] @ weight [n, k].T, both fp32 or bf16, sums in fp32; in tests without a GPU, on the CPU."""
+    if x.is_cuda and x.dtype is torch.bfloat16:
         torch.mm(x, weight.t(), out_dtype=torch.float32, out=out)
     else:
         torch.mm(x.float(), weight.float().t(), out=out)
 
 
-KERNELS = {f"linear_{format}": Linear(format, _narrow) for format in _STORED}
+def _layer(format: str) -> PlainLinear | PackedLinear:
+    if format in PLAIN:
+        return PlainLinear(format, _cublas)
+    by_group = any(shared > 1 for name, (_, shared) in LINEAR_FORMATS[format].items() if name != "weight")
+    return GatheringLinear(format) if by_group else PackedLinear(format)
+
+
+KERNELS = {f"linear_{format}": _layer(format) for format in LINEAR_FORMATS}

@@ -1,4 +1,7 @@
-"""RMSNorm with the residual addition before it. Owns its kernel: one program per row; a row's sum has one tree per width."""
+"""Norms, with the residual addition before those of whole rows: RMSNorm, LayerNorm, RMSNorm of parts of a row.
+
+Owns their kernels: one program per row, or per row and block of parts; a sum has one tree per width.
+"""
 
 from functools import cache
 
@@ -6,11 +9,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from slipstream.base.errors import InputError
 from slipstream.ops.triton.launch import Variant, fits, power_of_two
+
+PART_BLOCK = 1024  # numbers of a row per program where its parts are normed
 
 
 @triton.jit
-def _norm(x, residual, weight, out, eps, hidden: tl.constexpr, block: tl.constexpr, has_residual: tl.constexpr):
+def _norm(
+    x, residual, weight, bias, out, eps,
+    hidden: tl.constexpr, block: tl.constexpr, has_residual: tl.constexpr, centred: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, block)
     inside = column < hidden
@@ -19,18 +28,47 @@ def _norm(x, residual, weight, out, eps, hidden: tl.constexpr, block: tl.constex
     if has_residual:
         value += tl.load(residual + place, mask=inside, other=0.0)
         tl.store(x + place, value, mask=inside)
+    if centred:
+        value = tl.where(inside, value - tl.div_rn(tl.sum(value, axis=0), hidden * 1.0), 0.0)
     mean = tl.div_rn(tl.sum(value * value, axis=0), hidden * 1.0)
     scale = tl.div_rn(1.0, tl.sqrt_rn(mean + eps))
-    tl.store(out + place, (value * scale) * tl.load(weight + column, mask=inside, other=0.0), mask=inside)
+    factor = tl.load(weight + column, mask=inside, other=0.0)
+    result = (value * scale) * factor
+    if centred:
+        result = tl.fma(value * scale, factor, tl.load(bias + column, mask=inside, other=0.0))
+    tl.store(out + place, result, mask=inside)
+
+
+@triton.jit(do_not_specialize=["width", "start", "parts"])
+def _norm_parts(x, weight, eps, width, start, parts, size: tl.constexpr, block: tl.constexpr, count: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    part = tl.program_id(1) * count + tl.arange(0, count)
+    column = tl.arange(0, block)
+    inside = (part < parts)[:, None] & (column < size)[None, :]
+    own = part[:, None] * size + column[None, :]
+    place = row * width + start + own
+    value = tl.load(x + place, mask=inside, other=0.0)
+    mean = tl.div_rn(tl.sum(value * value, axis=1), size * 1.0)
+    scale = tl.div_rn(1.0, tl.sqrt_rn(mean + eps))
+    tl.store(x + place, (value * scale[:, None]) * tl.load(weight + own, mask=inside, other=0.0), mask=inside)
 
 
 @cache
-def variant(hidden: int, has_residual: bool) -> Variant:
-    """The form for rows of `hidden` numbers."""
+def variant(hidden: int, has_residual: bool, centred: bool = False) -> Variant:
+    """The form for rows of `hidden` numbers; `centred`: LayerNorm."""
     block = power_of_two(hidden)
     warps = min(16, max(1, block // 1024))
-    constants = {"hidden": hidden, "block": block, "has_residual": has_residual}
-    return Variant(_norm, constants, ("*fp32", "*fp32", "*fp32", "*fp32", "fp32"), warps)
+    constants = {"hidden": hidden, "block": block, "has_residual": has_residual, "centred": centred}
+    return Variant(_norm, constants, ("*fp32", "*fp32", "*fp32", "*fp32", "*fp32", "fp32"), warps)
+
+
+@cache
+def parts_variant(size: int) -> Variant:
+    """The form for parts of `size` numbers."""
+    block = power_of_two(size)
+    count = max(1, PART_BLOCK // block)
+    types = ("*fp32", "*fp32", "fp32", "i32", "i32", "i32")
+    return Variant(_norm_parts, {"size": size, "block": block, "count": count}, types, min(16, max(4, block // 1024)))
 
 
 def norm(x: Tensor, weight: Tensor, eps: float, out: Tensor, residual: Tensor | None = None) -> None:
@@ -39,9 +77,30 @@ def norm(x: Tensor, weight: Tensor, eps: float, out: Tensor, residual: Tensor | 
     Args:
         x, out, residual: [rows, hidden]; weight: [hidden].
     """
+    _launch("norm", x, weight, None, eps, out, residual)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, out: Tensor, residual: Tensor | None = None) -> None:
+    """out = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias (Ba et al. 2016). Arguments as `norm`; bias [hidden]."""
+    _launch("layer_norm", x, weight, bias, eps, out, residual)
+
+
+def norm_slices(x: Tensor, weight: Tensor, start: int, size: int, eps: float) -> None:
+    """RMSNorm of columns start .. start + len(weight) of x [rows, any], every `size` of them by themselves, in place."""
+    (rows, width), columns = x.shape, weight.shape[0]
+    if size < 1 or columns % size or not 0 <= start <= width - columns:
+        raise InputError(f"norm_slices: {columns} columns from {start} on in slices of {size} do not fit x of {width} columns")
+    fits("norm_slices", "x", x, (rows, width))
+    fits("norm_slices", "weight", weight, (columns,))
+    form, parts = parts_variant(size), columns // size
+    form.launch((rows, triton.cdiv(parts, form.constants["count"])), x, weight, eps, width, start, parts)
+
+
+def _launch(op: str, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, out: Tensor, residual: Tensor | None) -> None:
     rows, hidden = x.shape
-    fits("norm", "x", x, (rows, hidden))
-    fits("norm", "weight", weight, (hidden,))
-    fits("norm", "out", out, (rows, hidden))
-    added = x if residual is None else fits("norm", "residual", residual, (rows, hidden))
-    variant(hidden, residual is not None).launch((rows,), x, added, weight, out, eps)
+    fits(op, "x", x, (rows, hidden))
+    fits(op, "weight", weight, (hidden,))
+    fits(op, "out", out, (rows, hidden))
+    added = x if residual is None else fits(op, "residual", residual, (rows, hidden))
+    moved = weight if bias is None else fits(op, "bias", bias, (hidden,))
+    variant(hidden, residual is not None, bias is not None).launch((rows,), x, added, weight, moved, out, eps)

@@ -20,7 +20,7 @@ def quantise(weight: Tensor) -> dict[str, Tensor]:
 
 def _quantise(weight: Tensor) -> dict[str, Tensor]:
     n, k = weight.shape
-    quantised, scale = torch.empty(n, k, dtype=torch.int8), torch.empty(n)
+    quantised, scale = torch.empty(n, k, dtype=torch.int8, device=weight.device), torch.empty(n, device=weight.device)
     rows = max(1, _CHUNK // k)
     for at in range(0, n, rows):
         part = weight[at : at + rows].float()  # [rows, k]

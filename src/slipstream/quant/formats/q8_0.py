@@ -30,7 +30,8 @@ def quantise(weight: Tensor) -> dict[str, Tensor]:
 
 def _quantise(weight: Tensor) -> dict[str, Tensor]:
     n, k = weight.shape
-    whole, scale = torch.empty(n, k, dtype=torch.int8), torch.empty(n, k // VALUES, dtype=torch.float16)
+    whole = torch.empty(n, k, dtype=torch.int8, device=weight.device)
+    scale = torch.empty(n, k // VALUES, dtype=torch.float16, device=weight.device)
     rows = max(1, _CHUNK // k)
     for at in range(0, n, rows):
         groups = weight[at : at + rows].float().unflatten(1, (-1, VALUES))  # [rows, groups, 32]

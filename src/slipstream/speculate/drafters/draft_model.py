@@ -73,12 +73,12 @@ class DraftModel:
 
     def propose(self, contexts: Sequence[DraftContext]) -> list[DraftTree]:
         guesses: dict[int, list[int]] = {context.request: [] for context in contexts}
-        ready = self._catch_up(contexts, guesses)
-        for depth in range(1, self.max_draft):
-            ready = [context for context in ready if depth < min(context.budget, context.passes)]
-            if not ready:
-                break
-            self._draw([self._feed(context, guesses[context.request]) for context in ready], guesses)
+        longest = max((self._length(context) for context in contexts), default=0)
+        ready = self._catch_up(contexts, guesses, longest)
+        if ready and longest > 1:
+            feeds = [self._feed(context, guesses[context.request]) for context in ready]
+            for context, further in zip(ready, self._forward.chain(feeds, longest - 1), strict=True):
+                guesses[context.request] += further[: self._length(context) - 1]
         for request, guess in guesses.items():
             if guess:
                 self._read[request].guess = guess[:-1]  # the last guess was not read
@@ -88,7 +88,11 @@ class DraftModel:
         self._read.pop(request, None)
         self._forward.drop(request)
 
-    def _catch_up(self, contexts: Sequence[DraftContext], guesses: dict[int, list[int]]) -> list[DraftContext]:
+    def _length(self, context: DraftContext) -> int:
+        """Tokens of a guess."""
+        return min(context.budget, context.passes, self.max_draft)
+
+    def _catch_up(self, contexts: Sequence[DraftContext], guesses: dict[int, list[int]], longest: int) -> list[DraftContext]:
         """Reads what is new, as much as one call can take, and draws the first guesses of the requests of which it has read all."""
         rows, ready, feeds = self._forward.max_rows, [], []
         for context in contexts:
@@ -96,7 +100,7 @@ class DraftModel:
                 continue
             reading, tokens = self._read.setdefault(context.request, Reading()), context.tokens
             start = reading.known(tokens)
-            if rows < 1 or not self._forward.reserve(context.request, len(tokens) + min(context.budget, self.max_draft) - 1):
+            if rows < 1 or not self._forward.reserve(context.request, len(tokens) + longest - 1):
                 continue
             new = tokens[start : start + rows]
             reading.sure += len(new)

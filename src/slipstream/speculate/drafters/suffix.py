@@ -53,7 +53,8 @@ class Places:
     def extend(self) -> None:
         """Takes in what the text has gained: all places that another token follows."""
         tokens, before, last = self.tokens, self._before, self._last
-        before.extend(0 for _ in range(len(before), min(ANCHOR, len(tokens))))
+        while len(before) < min(ANCHOR, len(tokens)):
+            before.append(0)
         for end in range(len(before), len(tokens)):
             anchor = tuple(tokens[end - ANCHOR : end])
             before.append(last.get(anchor, 0))
@@ -62,6 +63,8 @@ class Places:
     def ends(self, text: Sequence[int], most: int) -> list[tuple[int, int]]:
         """(agreement, place) of the latest `most` places where `text`'s last tokens were seen, the best agreement only."""
         place = self._last.get(tuple(text[-ANCHOR:]), 0) if len(text) >= ANCHOR else 0
+        if not place:
+            return []
         found: list[tuple[int, int]] = []
         while place and most:
             found.append((self._agreement(text, place), place))
@@ -97,10 +100,11 @@ class Suffix:
         if own is None:
             own = self._own[context.request] = Places(context.tokens)
         own.extend()
-        choices = [(own, own.ends(context.tokens, self._options.places))]
+        text, ends = own, own.ends(context.tokens, self._options.places)
         if self._options.others:
-            choices.append((self._store, self._store.ends(context.tokens, self._options.places)))
-        text, ends = max(choices, key=lambda choice: choice[1][0][0] if choice[1] else 0)  # one's own text where they are equal
+            theirs = self._store.ends(context.tokens, self._options.places)
+            if theirs and (not ends or theirs[0][0] > ends[0][0]):  # one's own text where they are equal
+                text, ends = self._store, theirs
         if not ends:
             return EMPTY
         agreement = ends[0][0]

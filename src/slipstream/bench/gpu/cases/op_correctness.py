@@ -2,7 +2,7 @@
 
 import torch
 
-from slipstream.bench.gpu import scenes
+from slipstream.bench.gpu import family_scenes, scenes
 from slipstream.bench.gpu.bench import Bench, Unavailable
 from slipstream.bench.gpu.shapes import Heads
 from slipstream.ops import Kernels
@@ -12,6 +12,7 @@ ORDER, SECONDS = 20, 70
 SMALL, REAL = Heads("small", 4, 2, 16), Heads("llama-3.1-8b", 32, 8, 128)
 ODD = Heads("odd", 6, 2, 24)
 FP32, BF16 = torch.float32, torch.bfloat16
+FORMATS = ("fp32", "bf16", "int8", "q8_0", "int4")
 
 
 def makers(dry: bool) -> list[tuple[str, callable]]:
@@ -31,8 +32,9 @@ def makers(dry: bool) -> list[tuple[str, callable]]:
         ("sample", lambda: scenes.sample(6 if dry else 60, 203)),
         ("logprobs", lambda: scenes.logprobs(few, 203)),
         ("move", lambda: scenes.move(9, SMALL, BF16)),
-        *((f"linear {format}", lambda format=format: scenes.linear(few, 96, 64, format)) for format in ("fp32", "bf16", "int8")),
-        *((f"deterministic linear {format}", lambda format=format: scenes.linear(few, 96, 64, format)) for format in ("bf16", "int8")),
+        *((f"linear {format}", lambda format=format: scenes.linear(few, 96, 64, format)) for format in FORMATS),
+        *((f"deterministic linear {format}", lambda format=format: scenes.linear(few, 96, 64, format)) for format in ("fp32", "bf16")),
+        *family_scenes.all_of(few, 96, SMALL, FP32, 40),
     ]
     if dry:
         return out
@@ -46,6 +48,7 @@ def makers(dry: bool) -> list[tuple[str, callable]]:
         ("real rope_write", lambda: scenes.rope_write(65, REAL, BF16)),
         ("real sample", lambda: scenes.sample(12, 128256)),
         ("real logprobs", lambda: scenes.logprobs(8, 128256)),
+        *((f"real {name}", make) for name, make in family_scenes.all_of(65, 4096, REAL, BF16, 1200)),
         ("real linear bf16", lambda: scenes.linear(17, 6144, 4096, "bf16")),
     ]
 

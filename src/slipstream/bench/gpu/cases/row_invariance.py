@@ -69,8 +69,8 @@ def ops(dry: bool) -> list[tuple[str, Callable]]:
         ("embed", lambda: scenes.embed(rows, hidden, 50, torch.bfloat16)),
         ("sample", lambda: scenes.sample(few, vocab)),
         ("logprobs", lambda: scenes.logprobs(few, vocab)),
-        *((f"linear_{f}", lambda f=f: scenes.linear(rows, *layer, f)) for f in ("bf16", "int8", "fp32")),
-        *((f"deterministic linear_{f}", lambda f=f: scenes.linear(rows, *layer, f)) for f in ("bf16", "int8")),
+        *((f"linear_{f}", lambda f=f: scenes.linear(rows, *layer, f)) for f in ("bf16", "fp32")),
+        *((f"deterministic linear_{f}", lambda f=f: scenes.linear(rows, *layer, f)) for f in ("bf16", "fp32")),
     ]
 
 

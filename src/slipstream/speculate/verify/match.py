@@ -5,8 +5,16 @@ temperature, because the noise of a position does not depend on the draft (docs/
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from slipstream.step.draft import ROOT, DraftTree
+
+EXACT = True
+
+
+@dataclass(frozen=True)
+class Options:
+    """There are none."""
 
 
 def match(tree: DraftTree, sampled: Sequence[int]) -> tuple[list[int], list[int]]:

@@ -1,0 +1,148 @@
+"""HeadSpec: small layers on a model's hidden states that guess its next tokens, described by data alone.
+
+Owns their config.json and the list of parameters that follows from it. Such a head has no embedding table and no output layer: it takes
+those of the model that it was trained for (its target). Must not know how any of it is computed.
+
+    eagle   x = A norm(embedding of a token) + B norm(state of the position before); one decoder layer on x, with keys and values of its
+            own; what comes out is the state for the next guess (Li et al. 2024; the two norms after DeepSeek-AI 2024)
+    medusa  x as above, for the last token only; the guess at depth d is read off x + ffn_d(norm_d(x)) (after Cai et al. 2024)
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from slipstream.arch.common import NAMES
+from slipstream.arch.detect import config_to_spec
+from slipstream.arch.fields import Fields
+from slipstream.arch.names import checkpoint_name
+from slipstream.arch.spec import ModelSpec, TensorSpec
+from slipstream.base.errors import CheckpointError, InputError
+from slipstream.files.safetensors import read_json
+
+KINDS = ("eagle", "medusa")
+PREFIX = "model."  # of the names that a whole model has; a head is none
+
+
+@dataclass(frozen=True, slots=True)
+class HeadSpec:
+    """A head.
+
+    Attributes:
+        kind: one of KINDS.
+        levels: hidden states of the target that it reads: i is what layer i reads, the number of layers what the final norm reads, one
+            more what the output layer reads.
+        depth: tokens that it was trained to guess ahead; medusa cannot guess further.
+        body: its layers, as a model: of eagle one layer, of medusa only the width and activation of the ffn are used.
+    """
+
+    kind: str
+    levels: tuple[int, ...]
+    depth: int
+    body: ModelSpec
+
+    @property
+    def ahead(self) -> int:
+        """Tokens that it guesses from one place."""
+        return self.depth if self.kind == "medusa" else 1
+
+    @property
+    def cached(self) -> bool:
+        """Whether it has keys and values."""
+        return self.kind == "eagle"
+
+    def tensors(self) -> list[TensorSpec]:
+        """Every parameter in the order of use, under its canonical name."""
+        hidden, layer = self.body.hidden, self.body.layers[0]
+        out = [TensorSpec(f"{name}.weight", (hidden,), "norm") for name in ("embed_norm", "state_norm")]
+        if len(self.levels) > 1:
+            out.append(TensorSpec("join.weight", (hidden, len(self.levels) * hidden), "linear"))
+        out += [TensorSpec(f"{name}.weight", (hidden, hidden), "linear") for name in ("fuse_embed", "fuse_state")]
+        for number in range(1 if self.kind == "eagle" else self.depth):
+            parts = [("ffn", layer.ffn.tensors(hidden))]
+            if self.kind == "eagle":
+                parts.insert(0, ("mixer", layer.mixer.tensors(hidden)))
+            for part, parameters in parts:
+                out.append(TensorSpec(f"layers.{number}.{part}.norm.weight", (hidden,), "norm"))
+                out += [replace(p, name=f"layers.{number}.{part}.{p.name}") for p in parameters]
+        return [*out, TensorSpec("norm.weight", (hidden,), "norm")]
+
+    def check(self, target: ModelSpec) -> None:
+        """CheckpointError unless it can stand on `target`."""
+        for name, own, other in (("hidden_size", self.body.hidden, target.hidden), ("vocab_size", self.body.vocab, target.vocab)):
+            if own != other:
+                raise CheckpointError(
+                    f"{self.body.name}: {name}={own}, but {target.name} has {other}; take a head that was trained for it, or train one: "
+                    f"slipstream train drafter --kind {self.kind}"
+                )
+        if max(self.levels) > len(target.layers) + 1:
+            raise CheckpointError(
+                f"{self.body.name}: levels={list(self.levels)}: {target.name} has {len(target.layers)} layers, so {len(target.layers) + 1} "
+                "is the last level; take a head that was trained for it"
+            )
+
+
+def stored_name(canonical: str) -> str:
+    """The name in a head's file: "layers.0.mixer.q.weight" -> "layers.0.self_attn.q_proj.weight"."""
+    known = canonical.startswith(("layers.", "norm."))
+    return checkpoint_name(NAMES, canonical).removeprefix(PREFIX) if known else canonical
+
+
+def read_head(folder: Path | str) -> HeadSpec:
+    """Reads folder/config.json.
+
+    Raises:
+        InputError: there is none.
+        CheckpointError: it describes no head.
+    """
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise InputError(f"speculate: path={str(folder)!r} has no config.json; give the folder of a trained head")
+    return head_of(read_json(path), Path(folder).name)
+
+
+def head_of(config: Mapping[str, Any], name: str) -> HeadSpec:
+    """A parsed config.json as a HeadSpec; `name` is for messages."""
+    fields = Fields(config, f"{name}/config.json")
+    kind = fields.get("drafter", "")
+    if kind not in KINDS:
+        raise fields.error("drafter", kind, f"must be one of {', '.join(KINDS)}; slipstream train drafter writes such heads")
+    levels = fields.get("levels")
+    if not isinstance(levels, list) or not levels or not all(type(level) is int and level >= 0 for level in levels):
+        raise fields.error("levels", levels, "must be a list of whole numbers, not empty")
+    own = ("drafter", "levels", "depth")
+    body = config_to_spec({**{key: value for key, value in config.items() if key not in own}, "architectures": ["LlamaForCausalLM"]})
+    return HeadSpec(kind, tuple(levels), fields.whole("depth"), replace(body, name=name))
+
+
+def head_config(kind: str, target: ModelSpec, levels: Sequence[int], depth: int, width: int) -> dict[str, Any]:
+    """The config.json of a new head for `target`.
+
+    Args:
+        width: inner size of its ffn.
+
+    Raises:
+        InputError: the target's attention has no shape that such a head can take.
+    """
+    mixer = target.layers[-1].mixer
+    if mixer.kind != "gqa":
+        raise InputError(f"kind={kind!r}: {target.name} has {mixer.kind} attention, of which a head cannot take its shape")
+    return {
+        "drafter": kind,
+        "levels": list(levels),
+        "depth": depth,
+        "hidden_size": target.hidden,
+        "vocab_size": target.vocab,
+        "intermediate_size": width,
+        "num_hidden_layers": 1,
+        "num_attention_heads": mixer.heads,
+        "num_key_value_heads": mixer.kv_heads,
+        "head_dim": mixer.head_dim,
+        "max_position_embeddings": target.max_len,
+        "rms_norm_eps": target.norm_eps,
+        "rope_theta": 10000.0,
+        "hidden_act": "silu",
+        "tie_word_embeddings": True,
+        "torch_dtype": "bfloat16",
+    }

@@ -1,0 +1,125 @@
+"""What trained heads (arch/heads.py, model/heads) have in common: the target's two ends, the way in for states, and logits.
+
+Owns the calls that whoever runs a head makes, the same as a Decoder's. Must not know what lies between, requests or sampling.
+"""
+
+from abc import ABC, abstractmethod
+from functools import partial
+
+from torch import Tensor
+
+from slipstream.arch.heads import HeadSpec
+from slipstream.base.errors import CapacityError
+from slipstream.model.batch import Batch
+from slipstream.model.decoder import Decoder, step_scratch
+from slipstream.model.fuse import Fuse
+from slipstream.model.norm import Norm
+from slipstream.model.replay import Replay
+from slipstream.model.scratch import Scratch
+from slipstream.ops.dispatch import Kernels
+from slipstream.weights.source import Weights
+
+
+class Head(ABC):
+    """A head with its weights packed and its scratch allocated.
+
+    Args:
+        head: what it is made of.
+        weights: its parameters.
+        target: the model that it guesses for; its embeddings and output layer serve the head too.
+        kernels: who computes.
+        max_rows: rows of the largest step.
+        max_logit_rows: rows of the largest call of `logits`.
+        max_len: positions that may occur.
+
+    Attributes:
+        spec: its layers, as a model.
+        ahead: rows that come out for each row that goes in; the guesses of one row at depths 0, 1, ...
+        records: see Decoder.
+        apart: what comes out for a row at depth d is row number row + d * apart.
+    """
+
+    def __init__(
+        self, head: HeadSpec, weights: Weights, target: Decoder, kernels: Kernels, max_rows: int, max_logit_rows: int, max_len: int
+    ):
+        self.spec, self.max_len, self.ahead, self.apart = head.body, max_len, 1, max_rows
+        hidden = head.body.hidden
+        self._kernels, self._target, self._format = kernels, target, weights.as_stored
+        self._fuse = Fuse(head, weights, self._format, target, kernels)
+        self._norm = Norm(head.body, "norm", weights, kernels)
+        self._scratch = step_scratch(head.body, max_rows, kernels.device, state=hidden, states=len(head.levels) * hidden)
+        self._ends = Scratch(max_logit_rows, {"picked": hidden, "normed": hidden, "logits": head.body.vocab}, device=kernels.device)
+        self._logits = Replay(kernels, True)
+        self.records = True
+        self._forward: Replay
+
+    @abstractmethod
+    def pool_shape(self, pages: int, page_size: int) -> tuple[int, ...]:
+        """Shape of the KV pool that `forward` takes, see Decoder.pool_shape."""
+
+    @abstractmethod
+    def out(self) -> Tensor:
+        """Where everything comes out, whatever the number of rows. [ahead * max_rows, hidden]"""
+
+    @abstractmethod
+    def run(self, batch: Batch, pool: Tensor, buffers: dict[str, Tensor]) -> None:
+        """All ops of `forward` but for bringing the states, in order; what comes out lies in `out`."""
+
+    def forward(self, batch: Batch, pool: Tensor) -> Tensor:
+        """Runs the rows, and writes their keys and values to the cache if there are any.
+
+        Args:
+            batch: the rows; its states are the target's [rows, levels * hidden], or what came out for the row before [rows, hidden].
+            pool: keys and values, see `pool_shape`.
+
+        Returns:
+            `out`; valid until the next call.
+
+        Raises:
+            CapacityError: more rows than max_rows.
+        """
+        rows = batch.ids.shape[0]
+        if rows > self._scratch.max_rows:
+            raise CapacityError(f"step of {rows} rows: the head was made for max_rows={self._scratch.max_rows}; raise it")
+        buffers, keys = self._scratch.rows(rows), batch.attention
+        self.bring(batch.states)
+        rows_in = (batch.ids, batch.positions, batch.slots, keys.request, keys.linear, keys.tail_start)
+        self._forward.run(partial(self.run, batch, pool, buffers), rows, (*rows_in, keys.tail_slots, keys.page_table, pool))
+        return self.out()
+
+    def bring(self, states: Tensor) -> None:
+        """Puts the states of the next pass where it reads them; see `forward`."""
+        self._fuse.bring(states, self._scratch.rows(states.shape[0]))
+
+    def ops(self, batch: Batch, pool: Tensor, every: Tensor, goes_on: bool) -> Tensor:
+        """See Decoder.ops.
+
+        Args:
+            goes_on: the states are what came out of the pass before, row by row; otherwise they have been brought.
+        """
+        buffers = self._scratch.rows(every.shape[0])
+        if goes_on:
+            self._kernels.embed(every, self.out(), buffers["state"])  # a copy that can be recorded
+        self.run(batch, pool, buffers)
+        self._run_logits(self.out(), every)
+        return self._ends.rows(every.shape[0])["logits"]
+
+    def logits(self, hidden: Tensor, rows: Tensor) -> Tensor:
+        """Norm and the target's output layer on some rows only.
+
+        Args:
+            hidden: what `forward` returned.
+            rows: which of them. [n] int32
+
+        Returns:
+            [n, vocab] fp32; valid until the next call.
+        """
+        count = rows.shape[0]
+        self._logits.run(partial(self._run_logits, hidden, rows), count, (hidden, rows))
+        return self._ends.rows(count)["logits"]
+
+    def _run_logits(self, hidden: Tensor, rows: Tensor) -> None:
+        buffers = self._ends.rows(rows.shape[0])
+        self._kernels.embed(rows, hidden, buffers["picked"])  # the same gather as of tokens
+        self._norm(buffers["picked"], buffers["normed"])
+        self._target.head(buffers["normed"], buffers["logits"])

@@ -1,0 +1,165 @@
+"""EAGLE (Li et al. 2024): a trained layer on the model's hidden states guesses ahead, with the noise with which its guesses are checked.
+
+Owns what the head has read of each request. It reads a token together with the state of the position before it, so everything up to the
+last token can be read at once; then it goes on from its own output, one token of all requests a call:
+
+    text     a  b  c  d             states of  a b c  (d is said, but was not computed yet)
+    reads       b  c  d  x  y       with       a b c, then what came out for d, for x
+
+States of what was found in the prefix cache never come, and of what waited too long they are dropped: the head's text begins behind
+them. It counts its places from there, which is the same to it, since rotary positions only tell distances. What it guessed and was not
+kept is read over with true tokens and states; so is what was kept, because true states are better than its own.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from slipstream.sampling.sampler import SampleRow
+from slipstream.speculate.choose import at_least
+from slipstream.speculate.drafter import WINDOW, Around, DraftContext, Feed, Forward, States
+from slipstream.speculate.learned import branched, found
+from slipstream.step.draft import DraftTree
+
+
+@dataclass(frozen=True)
+class Options:
+    """
+    Attributes:
+        path: folder of a trained head (`slipstream train drafter`); the built-in model has one of its own.
+        nodes: tokens of a guess at most, second choices included.
+        depth: tokens that it guesses ahead at most, one after the other.
+        width: choices of the first token at most; others than the best are made as far as there are nodes left.
+    """
+
+    path: str = ""
+    nodes: int = 6
+    depth: int = 6
+    width: int = 2
+
+    def __post_init__(self):
+        at_least(1, nodes=self.nodes, depth=self.depth, width=self.width)
+
+
+@dataclass(slots=True)
+class Reading:
+    """What the head has read of one request, and may read.
+
+    Attributes:
+        first: position of the first token that it reads.
+        read: tokens read with true states.
+        waiting: states for those after them, in order; each has rows [tokens, width].
+        count: rows that wait.
+    """
+
+    first: int
+    read: int = 0
+    waiting: list[Tensor] = field(default_factory=list)
+    count: int = 0
+
+    @property
+    def next(self) -> int:
+        """Position of the state that is to come next."""
+        return self.first - 1 + self.read + self.count
+
+    def add(self, rows: Tensor) -> None:
+        """Takes in more states. If too many wait, all but the last WINDOW are dropped, and the text begins anew behind them."""
+        self.waiting.append(rows)
+        self.count += len(rows)
+        if self.count > 2 * WINDOW:  # seldom, since it copies them
+            self.first, self.read = self.first + self.read + self.count - WINDOW, 0
+            self.waiting, self.count = [torch.cat(self.waiting)[-WINDOW:].clone()], WINDOW
+
+    def take(self, most: int) -> Tensor:
+        """The first `most` states that wait, or all; they count as read."""
+        rows = self.waiting[0] if len(self.waiting) == 1 else torch.cat(self.waiting)
+        taken, left = rows[:most], rows[most:]
+        self.read, self.count = self.read + len(taken), len(left)
+        self.waiting = [left] if len(left) else []
+        return taken
+
+
+class Eagle:
+    """
+    Args:
+        forward: the head.
+        levels: hidden states that it reads.
+        options: the user's.
+    """
+
+    def __init__(self, forward: Forward, levels: tuple[int, ...], options: Options):
+        self.max_draft, self.levels, self._forward = options.nodes, levels, forward
+        self._depth, self._width = min(options.depth, options.nodes), options.width
+        self._read: dict[int, Reading] = {}
+
+    def watch(self, states: Sequence[States]) -> None:
+        for one in states:
+            reading = self._read.get(one.request)
+            if reading is None or reading.next != one.start:
+                reading = self._read[one.request] = Reading(one.start + 1)
+            reading.add(one.rows)
+
+    def propose(self, contexts: Sequence[DraftContext]) -> list[DraftTree]:
+        chosen: dict[int, list[list[int]]] = {context.request: [] for context in contexts}  # per depth: first choice, others
+        longest = max((self._length(context) for context in contexts), default=0)
+        ready = self._catch_up(contexts, chosen, longest)
+        if ready and longest > 1:
+            feeds = [self._feed(context, chosen[context.request][0][0]) for context in ready]
+            for context, further in zip(ready, self._forward.chain(feeds, longest - 1), strict=True):
+                chosen[context.request] += [[token] for token in further[: self._length(context) - 1]]
+        return [branched(chosen[c.request], min(c.budget, self.max_draft), "eagle", len(chosen[c.request])) for c in contexts]
+
+    def drop(self, request: int) -> None:
+        self._read.pop(request, None)
+        self._forward.drop(request)
+
+    def _length(self, context: DraftContext) -> int:
+        """Tokens ahead."""
+        return min(context.budget, context.passes, self._depth)
+
+    def _catch_up(self, contexts: Sequence[DraftContext], chosen: dict[int, list[list[int]]], longest: int) -> list[DraftContext]:
+        """Reads what is new, as much as one call can take, and draws the first guesses of the requests of which it has read all."""
+        rows, ready, feeds = self._forward.max_rows, [], []
+        for context in contexts:
+            reading = self._read.get(context.request)
+            if context.passes < 1 or rows < 1 or reading is None or not reading.count:
+                continue
+            if not self._forward.reserve(context.request, reading.read + reading.count + longest - 1):
+                continue
+            place, states = reading.read, reading.take(rows)
+            begin = reading.first + place
+            rows -= len(states)
+            ask = None
+            if not reading.count and len(ready) < self._forward.max_asks:
+                ask = self._ask(context, ())
+                ready.append(context)
+            feeds.append(Feed(context.request, place, context.tokens[begin : begin + len(states)], ask, states))
+        if feeds:
+            wide = self._width if any(context.budget > self._length(context) for context in ready) else 1
+            choices = [self._forward.run(feeds), *(self._forward.again() for _ in range(1, wide))]
+            for context, *drawn in zip(ready, *choices, strict=True):
+                chosen[context.request].append(drawn)
+        return ready
+
+    def _feed(self, context: DraftContext, guess: int) -> Feed:
+        """The first guess is read, and the next one asked for."""
+        return Feed(context.request, self._read[context.request].read, [guess], self._ask(context, (guess,)))
+
+    def _ask(self, context: DraftContext, guess: Sequence[int]) -> SampleRow:
+        return SampleRow(context.voice, len(context.tokens) + len(guess), guess)
+
+
+def make(options: Options, around: Around) -> Eagle:
+    return Eagle(around.forward, around.head.levels, options)
+
+
+def heads(options: Options, source: Path | str) -> tuple[str, Path | str]:
+    """The head.
+
+    Raises:
+        InputError: none was named, and none comes with the checkpoint.
+    """
+    return "eagle", found("eagle", options.path, source)

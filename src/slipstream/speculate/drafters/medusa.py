@@ -1,0 +1,86 @@
+"""Medusa (Cai et al. 2024): trained blocks on the model's last hidden state guess all tokens of a draft in one call, each with the noise
+with which it is checked.
+
+Owns the last state of each request, which is all that it needs: there are no keys and values, and nothing to catch up with. No guess
+knows the ones before it, so they are worth less the further they are.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from torch import Tensor
+
+from slipstream.sampling.sampler import SampleRow
+from slipstream.speculate.choose import at_least
+from slipstream.speculate.drafter import Around, DraftContext, Feed, Forward, States
+from slipstream.speculate.learned import branched, found
+from slipstream.step.draft import DraftTree
+
+
+@dataclass(frozen=True)
+class Options:
+    """
+    Attributes:
+        path: folder of trained heads (`slipstream train drafter --kind medusa`).
+        nodes: tokens of a guess at most, second choices included.
+        width: choices at a place at most; others than the first are made as far as there are nodes left.
+    """
+
+    path: str = ""
+    nodes: int = 6
+    width: int = 2
+
+    def __post_init__(self):
+        at_least(1, nodes=self.nodes, width=self.width)
+
+
+class Medusa:
+    """
+    Args:
+        forward: the head.
+        levels: hidden states that it reads.
+        options: the user's.
+    """
+
+    def __init__(self, forward: Forward, levels: tuple[int, ...], options: Options):
+        self.max_draft, self.levels, self._forward, self._width = options.nodes, levels, forward, options.width
+        self._state: dict[int, Tensor] = {}  # request -> of the token before its last. [1, levels * hidden]
+
+    def watch(self, states: Sequence[States]) -> None:
+        for one in states:
+            self._state[one.request] = one.rows[-1:].clone()  # a copy, so that the others can go
+
+    def propose(self, contexts: Sequence[DraftContext]) -> list[DraftTree]:
+        feeds, counts = [], {context.request: 0 for context in contexts}
+        for context in contexts:
+            state = self._state.get(context.request)
+            if context.passes < 1 or state is None or len(feeds) == self._forward.max_rows or not self._forward.reserve(context.request, 1):
+                continue
+            count = counts[context.request] = min(context.budget, self.max_draft, self._forward.ahead)
+            first, *further = (SampleRow(context.voice, len(context.tokens) + depth) for depth in range(count))
+            feeds.append(Feed(context.request, 0, context.tokens[-1:], first, state, further))
+        wide = self._width if any(context.budget > counts[context.request] for context in contexts) else 1
+        ranks = [self._forward.run(feeds), *(self._forward.again() for _ in range(1, wide))] if feeds else [[]]
+        drawn = zip(*ranks, strict=True)  # choices at one place after the other
+        chosen = [list(islice(drawn, counts[context.request])) for context in contexts]
+        budgets = [min(context.budget, self.max_draft) for context in contexts]
+        return [branched(choices, budget, "medusa", 1) for choices, budget in zip(chosen, budgets, strict=True)]
+
+    def drop(self, request: int) -> None:
+        self._state.pop(request, None)
+        self._forward.drop(request)
+
+
+def make(options: Options, around: Around) -> Medusa:
+    return Medusa(around.forward, around.head.levels, options)
+
+
+def heads(options: Options, source: Path | str) -> tuple[str, Path | str]:
+    """The head.
+
+    Raises:
+        InputError: none was named, and none comes with the checkpoint.
+    """
+    return "medusa", found("medusa", options.path, source)

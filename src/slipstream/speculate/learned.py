@@ -1,0 +1,54 @@
+"""What trained drafters have in common: where their heads lie, and the tree that they make of what they drew. What a head is,
+arch/heads.py says.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from slipstream.base.errors import InputError
+from slipstream.step.draft import EMPTY, ROOT, DraftTree
+
+
+def found(kind: str, path: str, source: Path | str) -> Path | str:
+    """The folder of a head: the one that the user named, or the one that comes with the checkpoint.
+
+    Args:
+        kind: of head, also the name of its drafter.
+        path: the user's; empty if there is none.
+        source: the model that is drafted for. So far only the built-in one brings heads; they lie beside it.
+
+    Raises:
+        InputError: there is none.
+    """
+    if path:
+        return path
+    beside = Path(source).parent / kind
+    if Path(source).name == "demo" and (beside / "config.json").is_file():
+        return beside
+    raise InputError(
+        f"speculate={kind!r}: no head comes with {source}; name one, {kind}:path=FOLDER, or train one: slipstream train drafter"
+    )
+
+
+def branched(chosen: Sequence[Sequence[int]], nodes: int, kind: str, passes: int) -> DraftTree:
+    """A chain of first choices with other choices beside it, which nothing follows.
+
+    A draft that goes wrong mostly does so where the head was not sure, and then its second choice is the likeliest. Second choices cost
+    the head nothing. The chain comes first, so that cutting the tree cuts them.
+
+    Args:
+        chosen: per depth the first choice, then others; at no depth more than at the first. [depths][choices]
+        nodes: in all at most; what the chain leaves goes to second choices from the first depth on, then to third ones.
+        kind, passes: see DraftTree.
+    """
+    if not chosen:
+        return EMPTY
+    chain = [choices[0] for choices in chosen][:nodes]
+    tokens, parents = chain, list(range(ROOT, len(chain) - 1))
+    for rank in range(1, len(chosen[0])):
+        for depth, choices in enumerate(chosen):
+            new = choices[rank : rank + 1]
+            if len(tokens) < nodes and new and new[0] not in choices[:rank]:  # where hardly any token is allowed, one comes again
+                tokens.append(choices[rank])
+                parents.append(depth - 1 if depth else ROOT)
+    return DraftTree(tuple(tokens), tuple(parents), kind, passes)

@@ -1,0 +1,153 @@
+"""Bodies of trained drafters, for training: plain torch with autograd, parameters named as in the files that the engine loads.
+
+Owns the forward passes, unrolled as deep as the drafter will guess: at depth i it works from what it made itself at depth i - 1, as it
+will have to. Inference never imports this; the two meet in the file (arch/heads.py). Must not know data, loss or optimiser.
+
+    tokens  t0 t1 t2 t3 ...   states  s0 s1 s2 ... of the target      row r reads t[r + 1] and s[r], and guesses t[r + 2] first
+"""
+
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from slipstream.train.lm import MLP, Attention, rotate
+
+
+class Fused(nn.Module):
+    """The bottom of every head: a token's embedding and a hidden state make one vector.
+
+    Args:
+        config: of the head, as arch.heads.head_config makes it.
+    """
+
+    def __init__(self, config: dict):
+        super().__init__()
+        self.config, hidden, eps = config, config["hidden_size"], config["rms_norm_eps"]
+        self.embed_norm = nn.RMSNorm(hidden, eps=eps)
+        self.state_norm = nn.RMSNorm(hidden, eps=eps)
+        if len(config["levels"]) > 1:
+            self.join = nn.Linear(len(config["levels"]) * hidden, hidden, bias=False)
+        self.fuse_embed = nn.Linear(hidden, hidden, bias=False)
+        self.fuse_state = nn.Linear(hidden, hidden, bias=False)
+        self.norm = nn.RMSNorm(hidden, eps=eps)
+
+    def start(self) -> None:
+        """First values: small ones, and the state goes on as it is, which is a guess that is not far off."""
+        for name, parameter in self.named_parameters():
+            if parameter.ndim == 2:
+                nn.init.normal_(parameter, std=0.004 if name.endswith(("o_proj.weight", "down_proj.weight")) else 0.02)
+        hidden = self.config["hidden_size"]
+        with torch.no_grad():
+            self.fuse_state.weight += torch.eye(hidden)
+            if len(self.config["levels"]) > 1:
+                self.join.weight[:, -hidden:] += torch.eye(hidden)
+
+    def fused(self, embedded: Tensor, state: Tensor) -> Tensor:  # both [..., hidden] -> [..., hidden]
+        return self.fuse_embed(self.embed_norm(embedded)) + self.fuse_state(self.state_norm(state))
+
+    def joined(self, states: Tensor) -> Tensor:  # [..., levels * hidden] -> [..., hidden]
+        return self.join(states) if len(self.config["levels"]) > 1 else states
+
+
+class Block(nn.Module):
+    """One decoder layer, or only its ffn."""
+
+    def __init__(self, config: dict, attends: bool):
+        super().__init__()
+        hidden, eps = config["hidden_size"], config["rms_norm_eps"]
+        if attends:
+            self.input_layernorm = nn.RMSNorm(hidden, eps=eps)
+            self.self_attn = Attention(hidden, config["num_attention_heads"], config["num_key_value_heads"], config["head_dim"])
+        self.post_attention_layernorm = nn.RMSNorm(hidden, eps=eps)
+        self.mlp = MLP(hidden, config["intermediate_size"])
+
+    def fed(self, x: Tensor) -> Tensor:
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Eagle(Fused):
+    """One decoder layer that goes on from its own output (Li et al. 2024), unrolled in training as in EAGLE-3 (Li et al. 2025)."""
+
+    def __init__(self, config: dict):
+        super().__init__(config)
+        self.layers = nn.ModuleList([Block(config, attends=True)])
+        self.start()
+
+    def unroll(self, embedded: Tensor, states: Tensor) -> Iterator[Tensor]:
+        """Guesses, one depth after the other.
+
+        Args:
+            embedded: embeddings of the tokens. [batch, time, hidden]
+            states: the target's, of the same tokens. [batch, time, levels * hidden]
+
+        Yields:
+            At depth i (0 first) what the output layer reads, of rows 0 .. time - 2 - i. [batch, time - 1 - i, hidden]
+        """
+        layer, time = self.layers[0], embedded.shape[1] - 1
+        state, past = self.joined(states[:, :time]), []
+        turn = partial(turned, *angles(self.config, time + self.config["depth"], embedded.device))
+        for depth in range(self.config["depth"]):
+            rows = time - depth  # row r stands for a draft that begins behind position r + 1
+            x = self.fused(embedded[:, 1 + depth :], state[:, :rows])
+            x = x + attended(layer.self_attn, layer.input_layernorm(x), turn, past)
+            state = layer.fed(x)
+            yield self.norm(state)
+
+
+class Medusa(Fused):
+    """A block per depth on one state, none of which knows what the others guess (Cai et al. 2024); the last token is known to all."""
+
+    def __init__(self, config: dict):
+        super().__init__(config)
+        self.layers = nn.ModuleList(Block(config, attends=False) for _ in range(config["depth"]))
+        self.start()
+
+    def unroll(self, embedded: Tensor, states: Tensor) -> Iterator[Tensor]:
+        """See Eagle.unroll."""
+        time = embedded.shape[1] - 1
+        x = self.fused(embedded[:, 1:], self.joined(states[:, :time]))
+        for depth, layer in enumerate(self.layers):
+            yield self.norm(layer.fed(x[:, : time - depth]))
+
+
+BODIES = {"eagle": Eagle, "medusa": Medusa}
+
+
+def angles(config: dict, time: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of the rotary positions. [time, head_dim] each"""
+    width = config["head_dim"]
+    inverse = config["rope_theta"] ** (-torch.arange(0, width, 2, device=device).float() / width)
+    turns = torch.arange(time, device=device).float()[:, None] * inverse.repeat(2)
+    return turns.cos(), turns.sin()
+
+
+def turned(cos: Tensor, sin: Tensor, x: Tensor, first: int) -> Tensor:
+    """x [batch, heads, time, head_dim] rotated for positions from `first` on."""
+    at = slice(first, first + x.shape[2])
+    return rotate(x, cos[at], sin[at])
+
+
+def attended(layer: Attention, x: Tensor, turn, past: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """Attention of one depth. Row r sees the keys of depth 0 up to its own, and of later depths those of its own draft.
+
+    Args:
+        x: [batch, rows, hidden]
+        turn: rotates (heads, first position).
+        past: keys and values of the depths before, [batch, heads, rows or more, head_dim] each; those of this one are added.
+    """
+    batch, rows, _ = x.shape
+    depth, group = len(past), layer.heads // layer.kv_heads
+    q, k, v = (part(x).view(batch, rows, -1, layer.head_dim).transpose(1, 2) for part in (layer.q_proj, layer.k_proj, layer.v_proj))
+    q = turn(q, depth) * layer.head_dim**-0.5
+    past.append((turn(k, depth).repeat_interleave(group, 1), v.repeat_interleave(group, 1)))
+    keys, values = past[0][0][:, :, :rows], past[0][1][:, :, :rows]
+    hidden = torch.ones(rows, rows, dtype=torch.bool, device=x.device).triu(1)
+    scores = [(q @ keys.transpose(2, 3)).masked_fill(hidden, float("-inf"))]
+    scores += [(q * own[:, :, :rows]).sum(-1, keepdim=True) for own, _ in past[1:]]
+    shares = torch.cat(scores, -1).softmax(-1)  # [batch, heads, rows, rows + depth]
+    y = shares[..., :rows] @ values
+    for at, (_, own) in enumerate(past[1:]):
+        y = y + shares[..., rows + at, None] * own[:, :, :rows]
+    return layer.o_proj(y.transpose(1, 2).reshape(batch, rows, -1))

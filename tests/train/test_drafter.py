@@ -1,0 +1,133 @@
+"""Training a drafter: what was learned is what the engine runs, for every kind of head, and the same again from the same seed."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from slipstream import LLM, CheckpointError, InputError, SamplingParams
+from slipstream.arch.heads import head_config
+from slipstream.engine.build import BUILTIN
+from slipstream.speculate.drafter import Feed
+from slipstream.train import drafter
+from slipstream.train.heads import BODIES
+from slipstream.train.target import Target, continued
+
+MODEL = "dummy:tiny:fp32"
+PROMPTS = [[5, 6, 7, 8], [9, 10, 11], [12, 13], [300, 301, 302, 303, 304]]
+RECIPE = drafter.Recipe(tokens=4 * 40 * 80, rows=4, length=40, depth=3, width=96, own=1.0, begin=4, muon_lr=0.02, adam_lr=0.01)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Torch splits sums by threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def own():
+    """The greedy texts of a random model. [prompts, length]"""
+    return torch.tensor(list(continued(MODEL, PROMPTS, RECIPE.length, 0.0, 1))).int().numpy()
+
+
+def made(kind: str, levels, seed: int = 1):
+    torch.manual_seed(seed)
+    target = Target(MODEL, levels, RECIPE.rows, RECIPE.length)
+    config = head_config(kind, target.spec, target.levels, RECIPE.depth, RECIPE.width)
+    return target, config, BODIES[kind](config)
+
+
+@pytest.mark.parametrize("kind", BODIES)
+def test_a_text_that_was_learned_is_guessed(own, tmp_path, kind):
+    target, config, body = made(kind, None)
+    drafter.train(body, target, own[0], own, RECIPE, say=lambda line: None)
+    drafter.export(body, config, tmp_path)
+    llm = LLM(MODEL, speculate=f"{kind}:path={tmp_path},nodes={RECIPE.depth}", control=False)
+    said = llm.generate(PROMPTS, SamplingParams(max_tokens=32, temperature=0, ignore_eos=True))
+    assert [[*prompt, *out.outputs[0].token_ids][: RECIPE.length] for prompt, out in zip(PROMPTS, said, strict=True)] == [
+        text[: len(prompt) + 32].tolist() for prompt, text in zip(PROMPTS, own, strict=True)
+    ]
+    assert llm.engine.core.meter.tally.per_draft > 2.5, "of 4; an untrained head has 1.4"
+
+
+@pytest.mark.parametrize("levels", [None, (0, 2)], ids=["one level", "fused"])
+def test_the_engine_computes_what_was_trained(own, tmp_path, levels):
+    target, config, body = made("eagle", levels)
+    for parameter in body.parameters():
+        parameter.data = parameter.data.bfloat16().float()  # what is written
+        if parameter.ndim == 2:
+            parameter.data += 0.1 * torch.randn_like(parameter).bfloat16().float()
+    drafter.export(body, config, tmp_path)
+    body.load_state_dict({name: tensor.float() for name, tensor in load_file(tmp_path / "model.safetensors").items()})
+    text = torch.tensor(own[:1]).long()
+    states, _ = target.read(text)
+    with torch.no_grad():
+        depths = list(body.unroll(target.embedded(text), states))
+    forward = LLM(MODEL, speculate=f"eagle:path={tmp_path}").engine.executor.runner.drafter.other._forward
+    head, tokens = forward._decoder, text[0].tolist()
+    for number, known in enumerate((2, 9, 30)):  # tokens read with true states, the first of the text aside
+        assert forward.reserve(number, known + RECIPE.depth)
+        feeds = [Feed(number, 0, tokens[1 : known + 1], None, states[0, :known])]
+        feeds += [Feed(number, known + step, [tokens[known + 1 + step]]) for step in range(RECIPE.depth - 1)]
+        for depth, feed in enumerate(feeds):
+            forward.run([feed])
+            normed = torch.empty(1, target.spec.hidden)
+            head._norm(forward._hidden[[forward._last[number]]], normed)
+            torch.testing.assert_close(normed[0], depths[depth][0, known - 1], rtol=0.02, atol=0.02)
+
+
+def test_the_same_seed_gives_the_same_head(own, tmp_path):
+    short = replace(RECIPE, tokens=4 * 40 * 3)
+    heads = []
+    for seed in (1, 1, 2):
+        target, _, body = made("eagle", None, seed)
+        drafter.train(body, target, own[0], own, short, say=lambda line: None)
+        heads.append(torch.cat([parameter.detach().flatten() for parameter in body.parameters()]))
+    assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
+
+
+def test_a_run_from_books_to_a_report(tmp_path):
+    """On the built-in model, whose tokenizer can read; a later run may begin with what an earlier one learned."""
+    book = tmp_path / "book.txt"
+    book.write_text("It was the best of times, it was the worst of times. " * 40, encoding="utf-8")
+    recipe = drafter.Recipe(tokens=2 * 24 * 6, rows=2, length=24, depth=2, width=32, own=0.5, texts=2, begin=8)
+    lines, model = [], BUILTIN / "demo"
+    first = drafter.run(model, [book], tmp_path / "first", recipe, say=lines.append)
+    assert set(first["measured"]) == {"T=0.0", "T=0.8"} and "trained on" in lines[-3]
+    again = drafter.run(model, [book], tmp_path / "again", recipe, start=tmp_path / "first", say=lines.append)
+    assert again["start"] == first and again["last_agreement"][0] > first["last_agreement"][0]
+    assert first["measured"]["T=0.0"]["tokens_per_step"] >= 1
+    with pytest.raises(CheckpointError, match=r"expected shape \[48, 256\], found \[32, 256\]"):
+        drafter.run(model, [book], tmp_path / "other", replace(recipe, width=48), start=tmp_path / "first", say=lines.append)
+
+
+def test_a_head_for_another_model_is_refused_by_what_differs(tmp_path):
+    _, config, body = made("eagle", None)
+    drafter.export(body, config, tmp_path)
+    option = f"eagle:path={tmp_path}"
+    with pytest.raises(CheckpointError, match="hidden_size=64, but demo has 256"):
+        LLM("dummy:demo", speculate=option)
+    for field, value, message in (
+        ("vocab_size", 500, "vocab_size=500, but tiny has 512"),
+        ("levels", [4], "tiny has 2 layers"),
+        ("levels", [], "levels=.*not empty"),
+        ("drafter", "hydra", "drafter='hydra'.*eagle"),
+        ("intermediate_size", 95, r"gate_proj.*expected shape \[95, 64\], found \[96, 64\]"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps({**config, field: value}))
+        with pytest.raises(CheckpointError, match=message):
+            LLM(MODEL, speculate=option)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    tensors = load_file(tmp_path / "model.safetensors")
+    save_file({**tensors, "more.weight": torch.zeros(2)}, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="'more.weight': expected shape none"):
+        LLM(MODEL, speculate=option)
+    with pytest.raises(InputError, match="no head comes with"):
+        LLM(MODEL, speculate="eagle")
+    with pytest.raises(InputError, match="no config.json"):
+        LLM(MODEL, speculate="eagle:path=/nowhere")

@@ -1,0 +1,106 @@
+"""Ops that only some families need, in the interpreter: right against fp64, and a row depends on itself only. Run by test_interpreted.py.
+
+The inputs and results are those of tests/ops/test_family_ops.py.
+"""
+
+import pytest
+import torch
+from candidate import KERNELS
+from scenes import attend, build_scene, equal_bits, random
+from test_family_ops import OPS, PLACES, ROWS, capped, with_sinks
+
+from slipstream.arch import RouterSpec
+from slipstream.base.errors import InputError
+from slipstream.ops import Kernels
+from slipstream.ops.reference import arithmetic
+from slipstream.ops.triton import attention, elementary, elementwise, gated
+
+REFERENCE = Kernels(only="reference")
+ONE_PER_ROW, ONE_PER_SEGMENT = 0, 1 << 20  # values of attention.FILL
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_right(op):
+    make, expected = OPS[op]
+    torch.testing.assert_close(make(KERNELS)(torch.arange(ROWS)).double(), expected, rtol=2e-6, atol=3e-6)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_a_row_has_the_same_bits_in_every_batch(op):
+    compute = OPS[op][0](KERNELS)
+    alone = {row: compute(torch.tensor([row]))[0] for row in (0, 5, ROWS - 1)}
+    for index in ([5, 0], [ROWS - 1, 2, 5, 9, 0]):
+        found = compute(torch.tensor(index))
+        assert all(row not in alone or equal_bits(found[place], alone[row]) for place, row in enumerate(index)), (op, index)
+
+
+def test_wide_rows_and_parts():
+    """More numbers than one program takes, and parts of a whole row."""
+    x, gate, weight = random(3, 2500, seed=1) * 3, random(3, 2 * 2500, seed=2) * 3, random(2400, seed=3)
+    slices = [("norm_slices", (weight, start, size, 1e-5)) for start, size in ((60, 2400), (0, 300))]
+    for op, arguments in [("gelu", ()), ("softcap", (5.0,)), *slices]:
+        want, got = x.clone(), x.clone()
+        getattr(REFERENCE, op)(want, *arguments)
+        getattr(KERNELS, op)(got, *arguments)
+        torch.testing.assert_close(got, want, rtol=3e-6, atol=3e-6)
+    want, got = torch.empty(3, 2500), torch.empty(3, 2500)
+    REFERENCE.gated_gelu(gate, want)
+    KERNELS.gated_gelu(gate, got)
+    torch.testing.assert_close(got, want, rtol=3e-6, atol=3e-6)
+
+
+def test_activations_near_zero_and_far_out():
+    small = torch.logspace(-20, 0, 301)
+    x = torch.cat([torch.linspace(-12, 12, 4001), small, -small, torch.tensor([1e30, -1e30, 0.0])])
+    exactly = {"gelu": arithmetic.gelu_of, "gelu_tanh": arithmetic.gelu_tanh_of, "softcap": lambda x: 2 * arithmetic.tanh(x / 2)}
+    for op, exact in exactly.items():
+        got = x[None].clone()
+        getattr(elementwise, op)(got, *([2.0] if op == "softcap" else []))
+        torch.testing.assert_close(got[0], exact(x), rtol=3e-6, atol=1e-7, msg=lambda text, op=op: f"{op}: {text}")
+    assert elementary.activated is gated.activated, "one definition for both kinds of layers"
+
+
+@pytest.mark.parametrize("fill", [ONE_PER_ROW, ONE_PER_SEGMENT])
+@pytest.mark.parametrize("dtype, window", [(torch.float32, 0), (torch.float32, 33), (torch.bfloat16, 300)])
+@pytest.mark.parametrize("way", [capped, with_sinks])
+def test_attention(way, dtype, window, fill, monkeypatch):
+    monkeypatch.setattr(attention, "FILL", fill)
+    scene = build_scene(PLACES, group=3, head_dim=20, dtype=dtype)
+    got = way(KERNELS, scene, window)
+    scene.qkv = scene.qkv.to(dtype).float()  # queries meet keys in the cache's type
+    tolerance = 3e-6 if dtype is torch.float32 else 2**-7
+    torch.testing.assert_close(got, way(REFERENCE, scene, window), atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("way", [capped, with_sinks])
+def test_an_attention_row_has_the_same_bits_in_every_company(way, monkeypatch):
+    together = way(KERNELS, build_scene(PLACES), 700)
+    for fill in (ONE_PER_ROW, ONE_PER_SEGMENT):
+        monkeypatch.setattr(attention, "FILL", fill)
+        for row, place in enumerate(PLACES):
+            assert equal_bits(way(KERNELS, build_scene([place], layout=3, page_size=7), 700)[0], together[row])
+
+
+def test_a_sink_that_nothing_reaches_is_none_and_one_above_all_takes_all():
+    scene = build_scene(PLACES)
+    assert equal_bits(with_sinks(KERNELS, scene, level=-1000), attend(KERNELS, scene))
+    assert (with_sinks(KERNELS, scene, level=1000) == 0).all()
+
+
+def test_experts_with_equal_scores_go_by_their_numbers():
+    numbers, shares = torch.empty(1, 3, dtype=torch.int32), torch.empty(1, 3)
+    KERNELS.route(torch.tensor([[1.0, 2, 1, 2, 1, 1]]), None, RouterSpec(6, 3), numbers, shares)
+    assert numbers.tolist() == [[0, 1, 3]] and shares[0, 1] == shares[0, 2]
+    KERNELS.route(torch.zeros(1, 6), None, RouterSpec(6, 3, groups=3, kept=2), numbers, shares)
+    assert numbers.tolist() == [[0, 1, 2]]
+
+
+def test_what_does_not_fit_is_named():
+    with pytest.raises(InputError, match="cap=0"):
+        KERNELS.softcap(torch.zeros(1, 4), 0)
+    with pytest.raises(InputError, match="cap=0"):
+        capped(KERNELS, build_scene(PLACES), cap=0)
+    with pytest.raises(InputError, match="norm_slices: 8 columns from 4 on in slices of 3"):
+        KERNELS.norm_slices(torch.zeros(1, 12), torch.zeros(8), 4, 3, 1e-5)
+    with pytest.raises(InputError, match="add: y must be"):
+        KERNELS.add(torch.zeros(1, 4), torch.zeros(1, 5))

@@ -1,0 +1,108 @@
+"""Linear layers of whole-number weights in the interpreter, against the weights that they mean. Run by test_interpreted.py."""
+
+import pytest
+import torch
+from candidate import KERNELS
+from scenes import INTEGERS, equal_bits, fitting, meaning, random, stored
+
+from slipstream.base.errors import InputError
+from slipstream.ops.triton import gemm, packed
+from slipstream.ops.triton.packing import OUTPUTS, STEP
+from slipstream.quant.formats import awq, gptq
+from tests.quant import packings
+
+
+def layer(format: str, n: int, k: int):
+    tensors = stored(format, n, fitting(format, k))
+    return KERNELS.linear(format), tensors, meaning(format, tensors)
+
+
+def run(kernel, x, prepared, bias=None):
+    out = torch.full((len(x), prepared.form.outputs), torch.nan)
+    kernel.run(x, prepared, bias, out)
+    return out
+
+
+def assert_means(found, x, weight, bias=0.0):
+    """The product of rounded activations and exact weights, but for the order of sums."""
+    exact = x.bfloat16().double()
+    error = (found.double() - exact @ weight.T - bias).abs()
+    assert (error <= 2e-6 * (exact.abs() @ weight.abs().T + abs(bias))).all()
+
+
+@pytest.mark.parametrize("format", INTEGERS)
+@pytest.mark.parametrize("rows, n, k", [(1, 130, 96), (3, 100, 600)])
+def test_against_what_the_weights_mean(format, rows, n, k):
+    kernel, tensors, weight = layer(format, n, k)
+    x, bias = random(rows, weight.shape[1], seed=2), random(n, seed=3)
+    prepared = kernel.prepare(tensors)
+    plain = run(kernel, x, prepared)
+    assert_means(plain, x, weight)
+    assert_means(run(kernel, x, prepared, bias), x, weight, bias.double())
+    wide = torch.full((rows, n + 9), 7.0)
+    kernel.run(x, prepared, None, wide[:, 5 : 5 + n])
+    assert equal_bits(wide[:, 5 : 5 + n], plain) and wide[:, :5].eq(7).all() and wide[:, 5 + n :].eq(7).all()
+
+
+@pytest.mark.parametrize("size", [32, 64, 128, -1])
+@pytest.mark.parametrize("method", ["gptq", "gptq sym", "awq"])
+def test_checkpoints_of_both_kinds_in_every_group_size(method, size):
+    """Packed as AutoGPTQ and AutoAWQ do; groups of 64 and 128 keep one scale and zero each."""
+    weight, x = random(48, 256, seed=1), random(3, 256, seed=2)
+    if method == "awq":
+        parts, meant = packings.awq(size)(weight)
+        laid_out = awq.lay_out(parts, group_size=size)
+    else:
+        sym = method.endswith("sym")
+        parts, meant = packings.gptq(size=size, sym=sym)(weight)
+        laid_out = gptq.lay_out(parts, bits=4, group_size=size, version=1, sym=sym)
+    kernel = KERNELS.linear("int4_zero")
+    prepared = kernel.prepare(laid_out)
+    assert prepared.form.group == (128 if size == -1 else size) and prepared.scale.shape == (256 // prepared.form.group, OUTPUTS)
+    assert_means(run(kernel, x, prepared), x, meant.double())
+
+
+@pytest.mark.parametrize("format", [name for name in INTEGERS if name != "int8"])
+def test_rows_of_the_weight(format):
+    kernel, tensors, weight = layer(format, 70, 40)
+    ids, out = torch.tensor([69, 0, 31, 32, 31]).int(), torch.empty(5, weight.shape[1])
+    kernel.gather(ids, kernel.prepare(tensors), out)
+    assert torch.equal(out, weight[ids.long()].float())
+
+
+def test_only_shared_scales_let_rows_be_gathered():
+    assert not hasattr(KERNELS.linear("int8"), "gather") and not hasattr(KERNELS.linear("bf16"), "gather")
+
+
+@pytest.mark.parametrize("format", ["int4_zero", *(pytest.param(name, marks=pytest.mark.slow) for name in ("int4", "q4_k", "int8"))])
+def test_a_row_has_the_same_bits_in_every_company(format, monkeypatch):
+    """Few rows go in parts, many whole, in tiles of any number of rows."""
+    kernel, tensors, weight = layer(format, 70, 1024)
+    x, bias, prepared = random(20, weight.shape[1], seed=4), random(70, seed=5), kernel.prepare(tensors)
+    assert gemm.segments_of(prepared.form.n, prepared.form.k, packed.FINE)[0] == 2
+    alone = {row: run(kernel, x[row : row + 1].clone(), prepared, bias)[0] for row in (0, 15, 16)}
+    for whole_from, size, rows in ((264, 16, x), (1, 16, x.flip(0)), (1, 64, x)):
+        monkeypatch.setattr(gemm, "WHOLE_FROM", whole_from)
+        monkeypatch.setattr(packed, "BY_ROWS", ((1 << 31, packed.Tile(size, OUTPUTS, STEP)),))
+        found = run(kernel, rows, prepared, bias)
+        for row, expected in alone.items():
+            assert equal_bits(found[row if rows is x else 19 - row], expected), (whole_from, size, row)
+
+
+def test_every_number_of_rows_has_a_tile():
+    form = KERNELS.linear("int8").prepare(stored("int8", 3, 32)).form
+    assert [packed.tile_of(form, rows).m for rows in (1, 16, 17, 64, 65, 100_000)] == [16, 16, 32, 64, 128, 128]
+    assert all((tile.n, tile.k) == (OUTPUTS, STEP) for _, tile in packed.BY_ROWS), "another order of sums"
+
+
+def test_what_does_not_fit_is_named():
+    kernel, tensors, _ = layer("int4", 32, 64)
+    prepared = kernel.prepare(tensors)
+    with pytest.raises(InputError, match="x must be"):
+        kernel.run(random(2, 96, seed=1), prepared, None, torch.empty(2, 32))
+    with pytest.raises(InputError, match=r"out must be fp32 \[2, 32\]"):
+        kernel.run(random(2, 64, seed=1), prepared, None, torch.empty(2, 33))
+    with pytest.raises(InputError, match="bias must be"):
+        kernel.run(random(2, 64, seed=1), prepared, random(31, seed=1), torch.empty(2, 32))
+    with pytest.raises(InputError, match="needs exactly the tensors"):
+        kernel.prepare({"weight": tensors["weight"]})

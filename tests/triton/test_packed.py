@@ -1,0 +1,103 @@
+"""Whole-number products compiled to sm_90 without a GPU, and the machine instructions in them that the interpreter cannot run.
+
+Their results: cases_packed.py, in the interpreter.
+"""
+
+import importlib.util
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.tools.package import environment
+from tests.triton.test_compiled import SHARED_LIMIT, compile_forms
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+SLOW_FORMATS = ("int4", "int4_zero", "int8", "q8_0", "q4_k", "q6_k")
+
+
+def check(forms: list[dict]) -> None:
+    """Products take the weight from registers: with a copy in shared memory they would take far more of it than codes and x do."""
+    for form in forms:
+        assert form["spills"] == 0 and form["registers"] <= 255 and form["shared"] <= SHARED_LIMIT, form
+        assert form["mma"] == 0 and (form["wgmma"] > 0) == (form["kernel"] == "packed"), form
+
+
+PROGRAM = """
+import json
+from dataclasses import asdict
+from slipstream.ops.triton import compile, packed
+for format, rows, parts in (("int4", 1, True), ("int4_zero", 1, True), ("int4_zero", 4096, False)):
+    form = compile.PACKED[format][-1][1](4096, 4096)
+    found = compile.measure("packed", format, packed.variant(form, parts, not parts, packed.tile_of(form, rows)))
+    print(json.dumps(asdict(found)))
+"""
+
+
+def test_some_layers_fit(tmp_path):
+    compiled = environment(TRITON_CACHE_DIR=str(tmp_path))
+    compiled.pop("TRITON_INTERPRET", None)
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, env=compiled, timeout=200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    check([json.loads(line) for line in done.stdout.splitlines()])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("format", SLOW_FORMATS)
+def test_every_layer_of_an_8b_model_fits(tmp_path, format):
+    forms = compile_forms(tmp_path, "--shapes", "llama-3.1-8b", "--formats", format, "--kernels", "packed", timeout=2900)
+    assert {form["kernel"] for form in forms} == {"packed", "packed_merge"}
+    check(forms)
+
+
+@pytest.mark.slow
+def test_what_only_families_use_fits(tmp_path):
+    only = ("attention_s", "gelu", "gated_", "layer", "norm_", "softcap", "route", "add_rows")
+    forms = compile_forms(tmp_path, "--shapes", "tiny", "--families", "--kernels", *only)
+    for form in forms:
+        assert form["spills"] == 0 and form["registers"] <= 255 and form["shared"] <= SHARED_LIMIT and form["mma"] == 0, form
+
+
+def execute(text: str, argument: np.ndarray) -> np.ndarray:
+    """What a few lines of PTX make of 32-bit registers, by the manual of the instructions that occur in them."""
+
+    def bf16(register: np.ndarray) -> np.ndarray:
+        return (register.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+
+    registers = {"$1": argument}
+    for line in filter(None, (part.strip() for part in text.strip("{} ").split(";"))):
+        name, _, rest = line.partition(" ")
+        if name == ".reg":
+            continue
+        target, *operands = (part.strip() for part in rest.split(","))
+        values = [registers[part] if part in registers else np.uint32(int(part, 0)) for part in operands]
+        if name == "sub.bf16x2":
+            difference = bf16(values[0]) - bf16(values[1])
+            assert (difference.view(np.uint32) & 0xFFFF == 0).all(), "not exact in bf16"
+            registers[target] = (difference.view(np.uint32) >> 16).astype(np.uint16).view(np.uint32)
+        elif name == "lop3.b32":
+            a, b, c, table = values
+            registers[target] = np.zeros_like(a)
+            for bit in range(8):  # the table's bit number abc
+                sides = [part if bit >> place & 1 else ~part for part, place in ((a, 2), (b, 1), (c, 0))]
+                registers[target] |= sides[0] & sides[1] & sides[2] if int(table) >> bit & 1 else np.uint32(0)
+        else:
+            registers[target] = {"shl.b32": np.left_shift, "shr.b32": np.right_shift}[name](*values)
+    return bf16(registers["$0"])
+
+
+def test_pairs_of_codes_by_machine_instructions():
+    """All 65,536 numbers, in both halves of a register beside any other."""
+    from slipstream.ops.triton.packed import EIGHT_BITS, FOUR_BITS
+
+    numbers = np.random.default_rng(0).permutation(65536).astype(np.uint16)
+    pairs = np.stack([np.arange(65536, dtype=np.uint16), numbers], 1).copy()
+    registers = pairs.view(np.uint32)[:, 0].copy()
+    for number, text in enumerate(FOUR_BITS.value):
+        np.testing.assert_array_equal(execute(text, registers).reshape(-1, 2), 16 + (pairs >> (4 * number) & 15))
+    for number, text in enumerate(EIGHT_BITS.value):
+        signed = (pairs >> (8 * number) & 127).astype(np.int32) - 128 * (pairs >> (8 * number + 7) & 1).astype(np.int32)
+        np.testing.assert_array_equal(execute(text, registers).reshape(-1, 2), signed)
