@@ -1,6 +1,7 @@
 """Inputs for the ops that some families need, as scenes.py has them for the others. Owns the scenes; knows the op contract only."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -83,14 +84,22 @@ def route(rows: int, router: RouterSpec) -> Scene:
     return Scene("route", f"{router.chosen} of {router.experts} {router.scoring}", rows, tensors, run, agree=0.98)
 
 
-def add_rows(rows: int, hidden: int) -> Scene:
+def routed(rows: int, hidden: int) -> Scene:
+    """Three experts that multiply by 2, 3 and 5; a row goes to two of them."""
+    layers = [partial(_times, factor) for factor in (2.0, 3.0, 5.0)]
+
     def run(kernels, t, index):
-        out, there = t["out"][index], torch.arange(len(index), dtype=torch.int32, device=index.device)
-        kernels.add_rows(out, there, t["part"][index], t["shares"][index])
+        out, buffers = torch.full((len(index), hidden), torch.nan, device=index.device), [torch.empty_like(t["x"][index]) for _ in range(2)]
+        kernels.routed(t["x"][index], t["experts"][index], t["shares"][index], layers, *buffers, out)
         return [out]
 
-    tensors = {"out": noise(rows, hidden, seed=1), "part": noise(rows, hidden, seed=2), "shares": noise(rows, seed=3)}
-    return Scene("add_rows", str(hidden), rows, tensors, run, scenes.EXACT, bytes=12 * hidden)
+    chosen = torch.tensor([[0, 1], [0, 2], [1, 2]], dtype=torch.int32)[torch.arange(rows) % 3]
+    tensors = {"x": noise(rows, hidden, seed=1), "experts": chosen, "shares": noise(rows, 2, seed=3)}
+    return Scene("routed", str(hidden), rows, tensors, run, scenes.EXACT, bytes=48 * hidden)
+
+
+def _times(factor: float, x: Tensor, out: Tensor) -> None:
+    torch.mul(x, factor, out=out)
 
 
 def attention(op: str, rows: int, heads: Heads, dtype: torch.dtype, context: int, **more: int) -> Scene:
@@ -124,6 +133,6 @@ def all_of(few: int, hidden: int, heads: Heads, dtype: torch.dtype, context: int
         *((op, lambda op=op: pairs(op, few, hidden)) for op in ("add", "gate_rows")),
         *((op, lambda op=op: gate(op, few, hidden)) for op in GATES),
         *((f"route {router.scoring}", lambda router=router: route(few, router)) for router in routers),
-        ("add_rows", lambda: add_rows(few, hidden)),
+        ("routed", lambda: routed(few, hidden)),
         *((op, lambda op=op: attention(op, few, heads, dtype, context, tree=tree)) for op in ("attention_softcap", "attention_sinks")),
     ]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from slipstream.arch import RouterSpec
+from slipstream.ops.experts import by_expert
 from slipstream.ops.reference.arithmetic import one_thread, sigmoid, softmax, total
 from slipstream.ops.types import Layer
 
@@ -49,16 +50,11 @@ def routed(
         gathered, part: buffers for these. [rows, hidden]
     """
     out.zero_()
-    numbers = experts.flatten()
-    order = numbers.argsort(stable=True)  # by expert, then by row
-    rows, shares, start = order // experts.shape[1], shares.flatten()[order], 0
-    for number, count in enumerate(torch.bincount(numbers, minlength=len(layers)).tolist()):
-        if count:
-            mine = rows[start : start + count]
-            torch.index_select(x, 0, mine, out=gathered[:count])
-            layers[number](gathered[:count], part[:count])
-            _add_rows(out, mine, part[:count], shares[start : start + count])
-            start += count
+    for number, rows, share in by_expert(experts, shares, len(layers)):
+        read, made = gathered[: len(rows)], part[: len(rows)]
+        torch.index_select(x, 0, rows, out=read)
+        layers[number](read, made)
+        _add_rows(out, rows, made, share)
 
 
 @one_thread()

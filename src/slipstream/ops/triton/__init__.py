@@ -30,7 +30,7 @@ _FILES = {op: op for op in OPS} | {  # op -> its file
     **dict.fromkeys(("attention_softcap", "attention_sinks"), "attention"),
     **dict.fromkeys(("gated_gelu", "gated_gelu_tanh", "gated_clamped"), "gated"),
     **dict.fromkeys(("gelu", "gelu_tanh", "add", "scale", "softcap", "gate_rows"), "elementwise"),
-    **dict.fromkeys(("route", "add_rows"), "experts"),
+    **dict.fromkeys(("route", "routed"), "experts"),
 }
 
 

@@ -1,5 +1,6 @@
 """Mixtures of experts: which experts a row goes to, and adding their parts. Owns the kernels: one program per row (and block of it)."""
 
+from collections.abc import Sequence
 from functools import cache
 
 import torch
@@ -8,8 +9,11 @@ import triton.language as tl
 from torch import Tensor
 
 from slipstream.arch import RouterSpec
+from slipstream.ops.experts import by_expert
 from slipstream.ops.triton.elementary import exp, sigmoid
+from slipstream.ops.triton.embed import embed
 from slipstream.ops.triton.launch import Variant, fits, power_of_two, row_facts
+from slipstream.ops.types import Layer
 
 BLOCK = 1024  # numbers of a row per program
 
@@ -85,7 +89,7 @@ def route_variant(router: RouterSpec, corrected: bool) -> Variant:
 
 @cache
 def add_variant() -> Variant:
-    """The form of `add_rows`, for rows of any width."""
+    """The form of `_add`, for rows of any width."""
     return Variant(_add_rows, {"block": BLOCK}, ("*fp32", "*i32", "*fp32", "*fp32", "i32"))
 
 
@@ -99,15 +103,27 @@ def route(logits: Tensor, correction: Tensor | None, router: RouterSpec, experts
     route_variant(router, correction is not None).launch((rows,), logits, added, experts, shares, router.scale)
 
 
-def add_rows(out: Tensor, rows: Tensor, part: Tensor, shares: Tensor) -> None:
+def routed(
+    x: Tensor, experts: Tensor, shares: Tensor, layers: Sequence[Layer], gathered: Tensor, part: Tensor, out: Tensor
+) -> None:
+    """Sums each row's experts, one expert after the other; the host waits for their numbers. Arguments: ops/reference/experts.py."""
+    out.zero_()
+    for number, rows, share in by_expert(experts, shares, len(layers)):
+        read, made = gathered[: len(rows)], part[: len(rows)]
+        embed(rows, x, read)  # the same gather as of tokens
+        layers[number](read, made)
+        _add(out, rows, made, share)
+
+
+def _add(out: Tensor, rows: Tensor, part: Tensor, shares: Tensor) -> None:
     """out[rows[i]] += shares[i] * part[i], product and sum rounded one after the other; rows are all different.
 
     Args:
         out: [any, hidden]; rows: int32 [n]; part: [n, hidden]; shares: [n].
     """
     count, width = part.shape
-    fits("add_rows", "out", out, (len(out), width))
-    fits("add_rows", "part", part, (count, width))
-    row_facts("add_rows", "rows", rows, count)
-    row_facts("add_rows", "shares", shares, count, torch.float32)
+    fits("routed", "out", out, (len(out), width))
+    fits("routed", "part", part, (count, width))
+    row_facts("routed", "rows", rows, count)
+    row_facts("routed", "shares", shares, count, torch.float32)
     add_variant().launch((count, triton.cdiv(width, BLOCK)), out, rows, part, shares, width)
