@@ -188,10 +188,9 @@ class Controller:
         self._settle()
         self._step += 1
         self._means.clear()
-        nodes = sorted(
-            ((reach, request.number) for request in drafting for reach in self._reaches(request.number, request.draft)), reverse=True
-        )[:most]
-        worth = 1.0 if queue or len(drafting) == requests else self._worth(requests, context)
+        each = {request.number: self._reaches(request.number, request.draft) for request in drafting}
+        nodes = sorted(((reach, number) for number, reaches in each.items() for reach in reaches), reverse=True)[:most]
+        worth = 1.0 if queue or not nodes else self._worth([sum(reaches) for reaches in each.values()], requests, context)
         reaches = [reach * worth for reach, _ in nodes if reach]
         best = self._best(reaches, requests, rows, context)[0] if reaches else 0
         paying = best > 0
@@ -264,13 +263,15 @@ class Controller:
                 best, top = count, goodput
         return best, top
 
-    def _worth(self, requests: int, context: int) -> float:
+    def _worth(self, gains: Sequence[float], requests: int, context: int) -> float:
         """Of a token that comes early, against one of a step in which all have theirs. Where nobody waits for the seat, a request that
-        ends before the others makes the rest of their steps smaller by a row, not fewer."""
+        gets ahead of the others makes the rest of their steps smaller by a row, not fewer; only what all gain makes them fewer."""
         if requests == 1:
             return 1.0
         one, all_ = (self._seconds(count, count, 0, context.bit_length()) for count in (1, requests))
-        return min(1.0, max(0.0, all_ - one) / (requests - 1) * requests / all_)
+        row = min(1.0, max(0.0, all_ - one) / (requests - 1) * requests / all_)
+        even = min(gains) * requests / sum(gains) if len(gains) == requests and sum(gains) else 0.0
+        return row + (1 - row) * even
 
     def _seconds(self, requests: int, trunk: int, nodes: int, octave: int) -> float:
         """Of a step with so many rows; the prediction is made anew every few steps."""
