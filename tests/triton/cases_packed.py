@@ -6,10 +6,13 @@ from candidate import KERNELS
 from scenes import INTEGERS, equal_bits, fitting, meaning, random, stored
 
 from slipstream.base.errors import InputError
+from slipstream.model import load_model
 from slipstream.ops.triton import gemm, packed
 from slipstream.ops.triton.packing import OUTPUTS, STEP
 from slipstream.quant.formats import awq, gptq
+from tests.model.paged import Paged, Rows
 from tests.quant import packings
+from tests.weights import tiny
 
 
 def layer(format: str, n: int, k: int):
@@ -68,6 +71,24 @@ def test_rows_of_the_weight(format):
     ids, out = torch.tensor([69, 0, 31, 32, 31]).int(), torch.empty(5, weight.shape[1])
     kernel.gather(ids, kernel.prepare(tensors), out)
     assert torch.equal(out, weight[ids.long()].float())
+
+
+def test_a_checkpoint_of_whole_numbers_runs_as_it_is(tmp_path):
+    """GPTQ's own numbers in the layers, groups of 128 kept, against the weights that they mean."""
+    sizes, stored, meant = dict(hidden_size=128, intermediate_size=128, num_hidden_layers=1), {}, {}
+    for name, values in tiny.random_weights(**sizes).items():
+        if tiny.is_linear(name):
+            parts, meant[name] = packings.gptq(size=128)(values)
+            stored |= {f"{name.removesuffix('.weight')}.{end}": part for end, part in parts.items()}
+        else:
+            stored[name] = meant[name] = values
+    config = {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": False, "sym": False}
+    source = tiny.write(tmp_path / "packed", stored, quantization_config=config, **sizes)
+    decoder = load_model(source, KERNELS, max_rows=len(tiny.TOKENS), max_logit_rows=len(tiny.TOKENS))
+    assert str(decoder.format) == "int4_zero"
+    (found,) = Paged(decoder).step(Rows(0, tiny.TOKENS))
+    expected = tiny.logits(tiny.write(tmp_path / "plain", meant, **sizes))
+    assert (found - expected).norm() / expected.norm() < 0.01  # activations are rounded to bf16
 
 
 def test_only_shared_scales_let_rows_be_gathered():
