@@ -127,7 +127,7 @@ def law(prompt: list[int]) -> dict[tuple[int, ...], float]:
 
 @pytest.mark.parametrize("rule, tree", [("reject", False), ("reject", True), ("block", False)])
 def test_texts_are_distributed_as_without_drafts(rule, tree):
-    prompt, samples, rounds = [5, 6, 7, 8], 128, 8
+    prompt, samples, rounds = [5, 6, 7, 8], 128, 4
     llm = LLM(MODEL, speculate=Stubborn(tree), verify=rule, control=False, max_batch=64)
     expected, count = law(prompt), dict.fromkeys(itertools.product(ALLOWED, repeat=3), 0)
     for seed in range(rounds):
