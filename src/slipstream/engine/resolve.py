@@ -76,7 +76,6 @@ def resolve(
     """
     max_len = longest(options, spec)
     weight_format = options.quant or as_stored or stored
-    _check_activations(options, weight_format)
     kv = options.kv or ("bf16" if stored == "bf16" or isinstance(weight_format, Mix) else "fp32")
     memory = plan(
         spec,
@@ -93,7 +92,6 @@ def resolve(
         stored=stored,
         drafter=drafter,
     )
-    scales = "" if options.activations == FINE else f"/a-{options.activations}"
     return Config(
         spec=spec,
         model_name=spec.name,
@@ -107,15 +105,19 @@ def resolve(
         memory=memory,
         verify=rule[0],
         exact=rule[1],
-        profile=f"{kernels}/w-{weight_format}{scales}/kv-{kv}" + ("" if rule[0] == "match" else f"/verify-{rule[0]}"),
+        profile=f"{kernels}/w-{weight_format}{_scales(options, weight_format)}/kv-{kv}" + ("" if rule[0] == "match" else f"/verify-{rule[0]}"),
         scheduler=_shared_out(options, spec, memory.pages, max_len, max_draft),
     )
 
 
-def _check_activations(options: Options, weight_format: WeightFormat) -> None:
-    """InputError where the option would change nothing, or a format has no kernel for it."""
+def _scales(options: Options, weight_format: WeightFormat) -> str:
+    """The part of a profile that names the scales of activations; nothing for the usual ones.
+
+    Raises:
+        InputError: the option would change nothing, or a format has no kernel for it.
+    """
     if options.activations == FINE:
-        return
+        return ""
     if options.device != "cpu":
         raise InputError(f"activations={options.activations!r}: only CPUs round activations to int8, not {options.device}; leave it out")
     formats = {format for _, format in weight_format.named} if isinstance(weight_format, Mix) else {weight_format}
@@ -125,6 +127,7 @@ def _check_activations(options: Options, weight_format: WeightFormat) -> None:
         )
     for format in sorted(formats):
         check_activations(format, options.activations)
+    return f"/a-{options.activations}"
 
 
 def _shared_out(options: Options, spec: ModelSpec, pages: int, max_len: int, max_draft: int) -> SchedulerOptions:
