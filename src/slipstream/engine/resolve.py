@@ -105,9 +105,14 @@ def resolve(
         memory=memory,
         verify=rule[0],
         exact=rule[1],
-        profile=f"{kernels}/w-{weight_format}{_scales(options, weight_format)}/kv-{kv}" + ("" if rule[0] == "match" else f"/verify-{rule[0]}"),
+        profile=_profile(options, kernels, weight_format, kv, rule[0]),
         scheduler=_shared_out(options, spec, memory.pages, max_len, max_draft),
     )
+
+
+def _profile(options: Options, kernels: str, weight_format: WeightFormat, kv: str, rule: str) -> str:
+    parts = kernels, f"w-{weight_format}", _scales(options, weight_format), f"kv-{kv}", "" if rule == "match" else f"verify-{rule}"
+    return "/".join(part for part in parts if part)
 
 
 def _scales(options: Options, weight_format: WeightFormat) -> str:
@@ -127,7 +132,7 @@ def _scales(options: Options, weight_format: WeightFormat) -> str:
         )
     for format in sorted(formats):
         check_activations(format, options.activations)
-    return f"/a-{options.activations}"
+    return f"a-{options.activations}"
 
 
 def _shared_out(options: Options, spec: ModelSpec, pages: int, max_len: int, max_draft: int) -> SchedulerOptions:
