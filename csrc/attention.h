@@ -27,9 +27,9 @@ constexpr i64 VALUES = 128;             // values that are widened at a time,
 constexpr i64 COLUMNS = 2 * LANES;      // and how many numbers of them
 constexpr i64 FETCH = 64;               // keys between what is read and what is fetched
 
-// Scores of R pairs with B * 16 turned keys.
+// Scores of R pairs with B * 16 turned keys; `scale` of each key, where there is one.
 template <int R, int B>
-static void score(const float* q, const float* keys, i64 d, float* scores) {
+static void score(const float* q, const float* keys, const float* scale, i64 d, float* scores) {
     Vec sums[R][B];
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
@@ -49,7 +49,8 @@ static void score(const float* q, const float* keys, i64 d, float* scores) {
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
-        for (int b = 0; b < B; ++b) store(scores + r * SCORES + b * LANES, sums[r][b]);
+        for (int b = 0; b < B; ++b)
+            store(scores + r * SCORES + b * LANES, scale ? mul(sums[r][b], load(scale + b * LANES)) : sums[r][b]);
 }
 
 struct Widened {  // values from `first` on as fp32, COLUMNS apart
@@ -185,6 +186,8 @@ class Desk {
     }
 
  private:
+    static constexpr bool SCALED = std::is_same<T, int8_t>::value;
+
     i64 row_of(i64 pair) const { return piece_.row + pair / heads_; }
     i64 head_of(i64 pair) const { return head_ + pair % heads_; }
 
@@ -251,6 +254,7 @@ class Desk {
             for (i64 i = 0; i < (both ? KEYS : LANES); i += 8) {
                 for (i64 k = i; k < i + 8; ++k) {
                     keys[k] = static_cast<const char*>(a_.cache.keys) + x.offset[j + k];
+                    if constexpr (SCALED) std::memcpy(scale_ + k, keys[k] + d_, sizeof(float));
                     for (i64 b = 0; b < a_.cache.stride; b += LINE) __builtin_prefetch(ahead + fetched[k] + b);
                 }
                 turn<T>(keys + i, d_, turned_ + i);
@@ -263,19 +267,32 @@ class Desk {
     }
 
     void score_tile(i64 p, i64 count, bool both, i64 j) {
-        const float* q = q_ + p * QUERY;
+        const float *q = q_ + p * QUERY, *scale = SCALED ? scale_ : nullptr;
         float* scores = scores_ + p * SCORES + j;
         with_count(count, [&](auto r) {
             constexpr int R = r;
             if constexpr (2 * R <= HELD) {
-                if (both) return score<R, 2>(q, turned_, d_, scores);
+                if (both) return score<R, 2>(q, turned_, scale, d_, scores);
             }
-            score<R, 1>(q, turned_, d_, scores);
-            if (both) score<R, 1>(q, turned_ + LANES, d_, scores + LANES);
+            score<R, 1>(q, turned_, scale, d_, scores);
+            if (both) score<R, 1>(q, turned_ + LANES, SCALED ? scale + LANES : nullptr, d_, scores + LANES);
         });
     }
 
+    // Weights times the scales of their values.
+    void scale_weights(const Stretch& x) {
+        const char* values = static_cast<const char*>(a_.cache.values) + d_;
+        for (i64 j = x.from; j < x.to; ++j) std::memcpy(scale_ + j, values + x.offset[j], sizeof(float));
+        for (i64 p = x.pair; p < x.pair + x.pairs; ++p) {
+            const i64 end = high_[p] < x.to ? high_[p] : x.to;
+            float* weights = scores_ + p * SCORES;
+            for (i64 j = low_[p] > x.from ? low_[p] : x.from; j < end; j += LANES)
+                store_up_to(weights + j, mul(load_up_to(weights + j, end - j), load_up_to(scale_ + j, end - j)), end - j);
+        }
+    }
+
     void mix_values(const Stretch& x) {
+        if constexpr (SCALED) scale_weights(x);
         const i64 tiles = (x.pairs + TILE - 1) / TILE, step = tiles == 1 ? FETCH : VALUES;
         const char *keys = static_cast<const char*>(a_.cache.keys), *values = static_cast<const char*>(a_.cache.values);
         for (i64 j = x.from; j < x.to; j += step) {
@@ -356,6 +373,7 @@ class Desk {
     i64 start_ = 0, alike_ = 0;       // of the segment at hand; below `alike_` all rows find a key at the same place
     i64 low_[PAIRS], high_[PAIRS];    // what each pair sees of it
     i64 common_[SEGMENT + FETCH], own_[SEGMENT + FETCH];
+    float scale_[SCALED ? SEGMENT : 1];  // of keys being scored, then of the values of a stretch
     Part all_[PAIRS], part_[PAIRS];
 };
 
@@ -371,7 +389,8 @@ static i64 attention_memory(i64 head_dim) {
 }
 
 static void attention(const Attention& a, const Piece& piece, float* memory) {
-    if (a.cache.bf16) attend<uint16_t>(a, piece, memory);
+    if (a.cache.kind == Kv::int8) attend<int8_t>(a, piece, memory);
+    else if (a.cache.kind == Kv::bf16) attend<uint16_t>(a, piece, memory);
     else attend<float>(a, piece, memory);
 }
 

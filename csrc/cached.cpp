@@ -22,35 +22,33 @@ void check_row(const Attention& a, i64 row, i64 requests) {
 }
 
 thread_local Scratch parts;
-thread_local std::vector<Piece> pieces;
+thread_local std::vector<Piece> tiles, pieces;
 
 // Neighbouring rows of a request share a piece, for each kv head. Where that makes fewer pieces than keep all threads busy, segments
 // become pieces of their own, to be merged at the end: a.segments is how many a row may have, or 0.
 const std::vector<Piece>& cut(Attention& a) {
     const i64 group = a.heads / a.cache.kv_heads, most = group < PAIRS ? PAIRS / group : 1, wanted = 4 * i64{threads()};
-    pieces.clear();
+    tiles.clear();
     i64 longest = 0;
     for (i64 row = 0, end; row < a.rows; row = end) {
         for (end = row + 1; end < a.rows && a.request[end] == a.request[row];) ++end;
-        const i64 tiles = (end - row + most - 1) / most;
-        for (i64 t = 0; t < tiles; ++t) {
-            const i64 from = row + (end - row) * t / tiles, to = row + (end - row) * (t + 1) / tiles;
+        const i64 count = (end - row + most - 1) / most;
+        for (i64 t = 0; t < count; ++t) {
+            const i64 from = row + (end - row) * t / count, to = row + (end - row) * (t + 1) / count;
             i64 first = first_key(a, from), last = 0;
             for (i64 r = from; r < to; ++r) {
                 first = std::min(first, first_key(a, r));
                 last = std::max<i64>(last, a.positions[r]);
             }
-            pieces.push_back({from, to - from, 0, first / SEGMENT, last / SEGMENT + 1});
+            tiles.push_back({from, to - from, 0, first / SEGMENT, last / SEGMENT + 1});
             longest = std::max(longest, last / SEGMENT + 1);
         }
     }
-    const i64 tiles = static_cast<i64>(pieces.size());
-    const i64 cuts = std::min((wanted + tiles * a.cache.kv_heads - 1) / (tiles * a.cache.kv_heads), longest);
+    const i64 all = static_cast<i64>(tiles.size()) * a.cache.kv_heads, cuts = std::min((wanted + all - 1) / all, longest);
     a.segments = cuts > 1 ? longest : 0;
-    const std::vector<Piece> whole = std::move(pieces);
     pieces.clear();
     for (i64 h = 0; h < a.cache.kv_heads; ++h)  // rows of one kv head in turn: they may share its keys
-        for (const Piece& tile : whole)
+        for (const Piece& tile : tiles)
             for (i64 i = 0; i < cuts; ++i)
                 pieces.push_back({tile.row, tile.rows, h, tile.first + (tile.last - tile.first) * i / cuts,
                                   tile.first + (tile.last - tile.first) * (i + 1) / cuts});

@@ -227,5 +227,22 @@ static inline int32_t sum_lanes(Int a) {
 }
 #endif
 
+// Numbers of size up to 127 s as whole numbers of s, ties to even; 0 where s is 0, -127 for what is not a number.
+static inline Int quantised(Vec v, float s) {
+    const Vec shift = set1(12582912.f);  // 1.5 * 2^23: adding it rounds to the nearest whole number
+    const Vec ratio = s > 0.f ? div(v, set1(s)) : zero();
+    const Vec held = min(max(ratio, set1(-127.f)), set1(127.f));
+    return sub(as_int(add(held, shift)), as_int(shift));
+}
+static inline Vec size_of(Vec v) { return as_float(bit_and(as_int(v), seti(0x7fffffff))); }
+
+static inline Vec load(const int8_t* p) { return to_float(widen_signed(reinterpret_cast<const uint8_t*>(p))); }
+static inline Vec load_up_to(const int8_t* p, int64_t n) {
+    if (n >= LANES) return load(p);
+    int8_t lanes[LANES] = {};
+    std::memcpy(lanes, p, n);
+    return load(lanes);
+}
+
 }  // namespace SLIP_ISA
 }  // namespace slip

@@ -1,5 +1,6 @@
 // Owns: embed, norms, rope + cache write, activations and soft-caps, row by row.
 #pragma once
+#include "dots.h"
 #include "kernels.h"
 #include "scalar_math.h"
 
@@ -90,6 +91,29 @@ static void write_head(const float* from, T* to, i64 n) {
     for (i64 i = 0; i < n; i += LANES) store_up_to(to + i, load_up_to(from + i, n - i), n - i);
 }
 
+static void write_head(const float* from, int8_t* to, i64 n) {  // then the scale
+    Vec most = zero();
+    for (i64 i = 0; i < n; i += LANES) most = max(size_of(load_up_to(from + i, n - i)), most);
+    const float s = biggest(most) / 127.f;
+    for (i64 i = 0; i < n; i += LANES) {
+        int8_t lanes[LANES];
+        narrow_bytes(lanes, quantised(load_up_to(from + i, n - i), s));
+        std::memcpy(to + i, lanes, n - i < LANES ? n - i : LANES);
+    }
+    std::memcpy(to + n, &s, sizeof s);
+}
+
+template <class T>
+static void write_token(const Cache& c, i64 slot, const float* keys) {  // values stand behind the keys of all heads
+    const i64 page = slot / c.page_size, offset = slot % c.page_size, d = c.head_dim;
+    for (i64 h = 0; h < c.kv_heads; ++h) {
+        const i64 at = ((page * c.kv_heads + h) * c.page_size + offset) * c.stride;
+        const float *key = keys + h * d, *value = key + c.kv_heads * d;
+        write_head(key, reinterpret_cast<T*>(static_cast<char*>(c.keys) + at), d);
+        write_head(value, reinterpret_cast<T*>(static_cast<char*>(c.values) + at), d);
+    }
+}
+
 static void rope_write(const RopeWrite& a, i64 from, i64 to) {
     const Cache& c = a.cache;
     const i64 d = c.head_dim, width = (a.heads + 2 * c.kv_heads) * d;
@@ -97,18 +121,10 @@ static void rope_write(const RopeWrite& a, i64 from, i64 to) {
         float* row = a.qkv + r * width;
         const float* table = a.table + a.positions[r] * d;
         for (i64 h = 0; h < a.heads + c.kv_heads; ++h) rotate(row + h * d, table, d / 2);
-        const i64 page = a.slots[r] / c.page_size, offset = a.slots[r] % c.page_size;
-        for (i64 h = 0; h < c.kv_heads; ++h) {
-            const i64 at = ((page * c.kv_heads + h) * c.page_size + offset) * d;
-            const float *key = row + (a.heads + h) * d, *value = key + c.kv_heads * d;
-            if (c.bf16) {
-                write_head(key, static_cast<uint16_t*>(c.keys) + at, d);
-                write_head(value, static_cast<uint16_t*>(c.values) + at, d);
-            } else {
-                write_head(key, static_cast<float*>(c.keys) + at, d);
-                write_head(value, static_cast<float*>(c.values) + at, d);
-            }
-        }
+        const float* keys = row + a.heads * d;
+        if (c.kind == Kv::int8) write_token<int8_t>(c, a.slots[r], keys);
+        else if (c.kind == Kv::bf16) write_token<uint16_t>(c, a.slots[r], keys);
+        else write_token<float>(c, a.slots[r], keys);
     }
 }
 

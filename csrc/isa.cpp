@@ -26,7 +26,8 @@ const Kernels* SLIP_JOIN(SLIP_ISA, _kernels)() {
           isa::linear_int<isa::Int4By<4>, Scales::four>},
          {nullptr, nullptr, isa::linear_int<isa::Int8, Scales::row>, nullptr, isa::linear_int<isa::Int4, Scales::row>, nullptr, nullptr,
           nullptr, isa::linear_int<isa::Int4By<2>, Scales::row>, isa::linear_int<isa::Int4By<4>, Scales::row>}},
-        isa::attention_memory, isa::attention, isa::attention_merge, isa::argmax, isa::tempered, isa::weights, isa::drop_below, isa::noisy_argmax, isa::noise, isa::noise_words,
+        isa::attention_memory, isa::attention, isa::attention_merge,
+        isa::argmax, isa::tempered, isa::weights, isa::drop_below, isa::noisy_argmax, isa::noise, isa::noise_words,
         isa::log_total, isa::count_better, isa::elementary, isa::read, isa::peak,
     };
     return &table;

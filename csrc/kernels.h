@@ -41,9 +41,11 @@ struct Rounding {  // of a weight to what quant/formats stores
     i64 k;
 };
 
-struct Cache {  // one layer: [pages, kv_heads, page_size, head_dim]
+enum class Kv { fp32, bf16, int8 };
+
+struct Cache {  // one layer: [pages, kv_heads, page_size, head_dim]; in int8 a key or value is followed by its scale, fp32
     void *keys, *values;
-    bool bf16;
+    Kv kind;
     i64 pages, kv_heads, page_size, head_dim;
     i64 stride;  // bytes from one token's key to the next one's
 };

@@ -45,6 +45,12 @@ static inline void widen_word(__m256i word, float* out, uint16_t) {
     _mm256_storeu_ps(out, _mm256_castsi256_ps(_mm256_slli_epi32(word, 16)));
     _mm256_storeu_ps(out + KEYS, _mm256_castsi256_ps(_mm256_and_si256(word, _mm256_set1_epi32(static_cast<int32_t>(0xffff0000)))));
 }
+static inline void widen_word(__m256i word, float* out, int8_t) {
+    _mm256_storeu_ps(out, _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(word, 24), 24)));
+    _mm256_storeu_ps(out + KEYS, _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(word, 16), 24)));
+    _mm256_storeu_ps(out + 2 * KEYS, _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(word, 8), 24)));
+    _mm256_storeu_ps(out + 3 * KEYS, _mm256_cvtepi32_ps(_mm256_srai_epi32(word, 24)));
+}
 // out[c * KEYS + i] = number c of key i, for 8 keys of d numbers; writes whole words' numbers, so up to 8 words more than d.
 template <class T>
 static inline void turn(const char* const* keys, i64 d, float* out) {

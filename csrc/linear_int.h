@@ -243,20 +243,14 @@ static void linear_int(const Linear& a, i64 panel, i64 panels, i64 from, i64 to)
 
 // The largest size of n <= 32 numbers.
 static inline Vec sizes(const float* x, i64 n) {
-    const Vec v[2] = {load_up_to(x, n), n > LANES ? load_up_to(x + LANES, n - LANES) : zero()};
-    const Int plus = seti(0x7fffffff);
-    return max(as_float(bit_and(as_int(v[0]), plus)), as_float(bit_and(as_int(v[1]), plus)));
+    return max(size_of(load_up_to(x, n)), size_of(n > LANES ? load_up_to(x + LANES, n - LANES) : zero()));
 }
 
 // One block: q = rint(x / s) within -127..127, 0 where s is 0; the sums of its halves are added to `sum`.
 static inline void quantise_block(const float* x, i64 n, float s, int8_t* quant, int32_t* sum) {
-    const Vec shift = set1(12582912.f);
     for (int i = 0; i < 2; ++i) {
         const i64 left = n - i * LANES;
-        const Vec v = left > 0 ? load_up_to(x + i * LANES, left) : zero();
-        const Vec ratio = s > 0.f ? div(v, set1(s)) : zero();
-        const Vec held = min(max(ratio, set1(-127.f)), set1(127.f));
-        const Int q = sub(as_int(add(held, shift)), as_int(shift));
+        const Int q = quantised(left > 0 ? load_up_to(x + i * LANES, left) : zero(), s);
         narrow_bytes(quant + i * LANES, q);
         sum[i] += sum_lanes(q);
     }

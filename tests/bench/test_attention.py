@@ -20,11 +20,11 @@ def small(monkeypatch):
 
 
 def test_what_a_call_cannot_avoid(small):
-    found = run(Ask(("bf16", "fp32"), (Point(3, 40), Point(1, 20, 2)), 4, 2, 16, repeat=2), Kernels())
+    found = run(Ask(("bf16", "int8"), (Point(3, 40), Point(1, 20, 2)), 4, 2, 16, repeat=2), Kernels())
     assert [(place.type, place.point.context, len(place.seconds)) for place in found] == [
-        *(("bf16", 40, 2), ("bf16", 20, 2), ("fp32", 40, 2), ("fp32", 20, 2))
+        *(("bf16", 40, 2), ("bf16", 20, 2), ("int8", 40, 2), ("int8", 20, 2))
     ]
-    assert found[0].bytes == 40 * 2 * 2 * 16 * 2 and found[3].bytes == 2 * 20 * 2 * 2 * 16 * 4
+    assert found[0].bytes == 40 * 2 * 2 * 16 * 2 and found[3].bytes == 2 * 20 * 2 * 2 * (16 + 4)
     assert found[0].operations == (38 + 39 + 40) * 4 * 16 * 4 and found[1].operations == 2 * 20 * 4 * 16 * 4
 
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from slipstream.base import registry
+from slipstream.base import native, registry
 from slipstream.base.errors import InputError
 from slipstream.bench import driver, results
 from slipstream.bench.driver import Ask
@@ -41,6 +41,15 @@ def test_a_small_run(case, tmp_path, known_machine):
         for span, share in repetition["share"].items():
             assert share == pytest.approx(repetition["least_s"][span] / repetition["wall_s"][span])
             assert 0 < share < 1
+
+
+def test_the_host_has_what_native_ops_leave(known_machine, monkeypatch):
+    times = iter(range(100))
+    monkeypatch.setattr(native, "seconds", lambda: next(times) * 1e-5)  # 10 us of each step
+    _, [run] = driver.run(Ask("latency", TINY, batch=(1,), prompt_tokens=(4,), new_tokens=6, repeat=1))
+    [measured] = run.repetitions
+    pairs = zip(measured.raw["between_tokens_s"], measured.raw["host_s"], strict=True)
+    assert all(gap - host == pytest.approx(1e-5, abs=1e-9) for gap, host in pairs) and len(measured.raw["host_s"]) == 5
 
 
 def test_halving_the_probed_speed_doubles_the_share(known_machine):

@@ -35,6 +35,7 @@ def test_stdout_is_the_text_alone():
     assert done.exit_code == 0, done.stderr
     assert re.fullmatch(r"(\d+ ){7}\n", done.stdout)
     assert SPEED.search(done.stderr)[1] == "7" and "cut at the length asked for" in done.stderr
+    assert re.search(r"start +\d+\.\d\d s of imports, \d+\.\d\d s to open", done.stderr)
     for word in ("tiny", "weights", "KV", "/w-fp32/kv-fp32", "seed 1"):
         assert word in done.stderr
 

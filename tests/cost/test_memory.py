@@ -20,6 +20,7 @@ PAGE = 4 * 128  # bytes of a page of the tiny spec in fp32
 
 def test_parts_of_the_tiny_spec(tiny):
     assert kv_bytes(tiny, "fp32", 4) == PAGE
+    assert kv_bytes(tiny, "int8", 4) == 128 + 128 // tiny.head_dim * 4  # numbers, and a scale for each head's key and value
     # rows: 3 * 8 + max(16 + 8 + 8 + 16, 3 * 16); logits: 2 * 8 + 10; rotary: 30 * 4; tables: 3 * 8 pages
     scratch = 4 * (5 * (24 + 48) + 2 * 26 + 120 + 24)
     assert scratch_bytes(tiny, 5, 2, 30, 3, 4) == scratch

@@ -192,6 +192,8 @@ def test_bad_options_name_the_way_out(folder):
         LLM(folder, max_step_tokens=8, max_batch=16)
     with pytest.raises(InputError, match="ngrams|none"):
         LLM(folder, speculate="ngrams")
+    with pytest.raises(InputError, match="kv='int8': device='cuda'"):
+        LLM(folder, kv="int8", device="cuda")
     with pytest.raises(CapacityError, match="memory"):
         LLM(folder, memory=1000)
     with pytest.raises(CapacityError, match="max_len"):
@@ -220,6 +222,24 @@ def test_scales_of_activations_are_a_profile_of_their_own():
 def test_scales_without_a_kernel_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         resolve(Options(**options), shape("tiny"), "bf16", read(with_gpus=False), "cpu", 0)
+
+
+@pytest.mark.parametrize("kv", ["fp32", "bf16", "int8"])
+def test_the_kv_pool_is_as_large_as_planned(kv):
+    llm = LLM("dummy:tiny:bf16", kv=kv, max_len=64, max_batch=2)
+    config = llm.engine.config
+    assert llm.engine.executor.runner.pool.tensor.nbytes == config.memory.kv and config.profile.endswith(f"/kv-{kv}")
+
+
+def test_an_int8_cache_changes_what_is_said_but_little():
+    """Log-probabilities of a fixed text: off by what rounding 1 in 254 of a key can do, and not the same as without."""
+    asked = SamplingParams(max_tokens=0, prompt_logprobs=0)
+    ids, found = list(range(4, 104)), []
+    for kv in ("fp32", "int8"):
+        [out] = LLM("dummy:tiny:fp32", kv=kv, max_len=128, max_batch=1).generate([ids], asked)
+        found.append(torch.tensor([entry.logprob for entry in out.prompt_logprobs if entry]))
+    off = (found[0] - found[1]).abs()
+    assert 0 < off.max() < 0.1
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from slipstream.ops import KV, AttentionRows, Kernels, SampleRows
-from slipstream.ops.types import COARSER, FLOATS, LINEAR_FORMATS, SPANS
+from slipstream.ops.reference import cached
+from slipstream.ops.types import COARSER, FLOATS, LINEAR_FORMATS, SCALE_BYTES, SPANS
 
 FORMATS = tuple(LINEAR_FORMATS)
 INTEGERS = tuple(name for name in FORMATS if name not in FLOATS)
@@ -53,9 +54,11 @@ def build_scene(
     spare = order[requests * table_width :]
     spare_slots = (spare[:, None] * page_size + torch.arange(page_size)).flatten()
     spare_slots = spare_slots[torch.randperm(len(spare_slots), generator=torch.Generator().manual_seed(layout + 1))]
-    kv = KV(*(torch.full((pages, kv_heads, page_size, head_dim), torch.nan, dtype=dtype) for _ in range(2)))
+    row, unread = (head_dim + SCALE_BYTES, -1) if dtype is torch.int8 else (head_dim, torch.nan)  # a scale of such bytes is NaN too
+    kv = KV(*(torch.full((pages, kv_heads, page_size, row), unread, dtype=dtype) for _ in range(2)))
     longest = max(position for _, position, _ in rows) + 1
-    contents = [random(2, 4096, kv_heads, head_dim, seed=100 + request)[:, :longest].to(dtype) for request in range(requests)]
+    contents = [random(2, 4096, kv_heads, head_dim, seed=100 + request)[:, :longest] for request in range(requests)]
+    contents = [cached.stored(content, dtype) for content in contents]
 
     def write(slots: Tensor, content: Tensor) -> None:
         kv.keys[slots // page_size, :, slots % page_size] = content[0]
@@ -85,9 +88,15 @@ def build_scene(
             page_table=page_table.int().contiguous(),
         ),
         heads=heads,
-        keys=[contents[request][0, : position + 1] for request, position, _ in rows],
-        values=[contents[request][1, : position + 1] for request, position, _ in rows],
+        keys=[read(contents[request][0, : position + 1]) for request, position, _ in rows],
+        values=[read(contents[request][1, : position + 1]) for request, position, _ in rows],
     )
+
+
+def read(rows: Tensor) -> Tensor:
+    """The keys or values that a cache's rows stand for; fp32."""
+    numbers, worth = cached.fetched(rows)
+    return numbers if worth is None else numbers * worth
 
 
 def bits(x: Tensor) -> Tensor:
@@ -191,7 +200,7 @@ def draw(kernels: Kernels, logits: Tensor, rows: SampleRows) -> Tensor:
 
 
 def attend(kernels: Kernels, scene: Scene, window: int = 0, scale: float = 0.25) -> Tensor:
-    head_dim = scene.kv.keys.shape[-1]
+    head_dim = scene.kv.head_dim
     out = torch.full((len(scene.qkv), scene.heads * head_dim), torch.nan)
     kernels.attention(scene.qkv, scene.kv, scene.rows, scene.heads, scale, window, out)
     return out

@@ -10,12 +10,12 @@ import torch
 from slipstream.base import native
 from slipstream.base.errors import InputError
 from slipstream.ops.types import KV, AttentionRows, Declined, SampleRows
-from tests.ops.scenes import FORMATS, INTEGERS, WAYS, fitting, meaning, rounded_rows, stored
+from tests.ops.scenes import FORMATS, INTEGERS, WAYS, attend, build_scene, fitting, meaning, rounded_rows, stored
 
 if native.module is None:
     pytest.skip(f"no native module: {native.reason}", allow_module_level=True)
 
-from slipstream.ops import cpu, reference  # noqa: E402
+from slipstream.ops import Kernels, cpu, reference  # noqa: E402
 
 N = native.module
 
@@ -241,6 +241,20 @@ def test_attention_is_right_and_the_same_everywhere(dtype, head_dim, window):
     for i, (request, position, _) in enumerate(places):  # alone, and with another way to find the same keys
         for tail in (0, min(position + 1, 5)):
             assert torch.equal(paged.run(qkv[i : i + 1], [(request, position, tail)], window)[0], out[i]), (i, tail)
+
+
+def test_attention_over_an_int8_cache_is_the_same_everywhere_and_near_fp32():
+    places = [(0, 1199, 0), (0, 1200, 1), (1, 0, 0), (1, 39, 0), (2, 512, 513)]
+    whole, plain = (build_scene(places, head_dim=40, dtype=dtype) for dtype in (torch.int8, torch.float32))
+    kernels = Kernels(only="cpu")
+    (out,) = same_everywhere(lambda: (attend(kernels, whole),))
+    off = (out - attend(kernels, plain)).abs()
+    for row, (keys, values) in enumerate(zip(plain.keys, plain.values, strict=True)):
+        # a number is off by half a step at most, a score by that times the sum of |q|, a weight by twice as much, relatively
+        most = plain.qkv[row, : 4 * 40].view(4, 40).abs().sum(-1).max() * 0.25 * keys.abs().max() / 254
+        bound = torch.expm1(2 * most) * values.abs().max() + values.abs().max() / 254
+        assert off[row].max() <= bound
+    assert off.mean() < 0.01
 
 
 def test_attention_does_not_depend_on_the_page_size():

@@ -12,6 +12,7 @@ import torch
 from slipstream.base import native
 from slipstream.ops import KV, Kernels, SampleRows
 from slipstream.ops.reference import arithmetic, sampling
+from slipstream.ops.types import SCALE_BYTES
 from tests.ops.scenes import INTEGERS, WAYS, attend, build_scene, draw, equal_bits, fitting, random, sample_rows, stored
 
 pytestmark = pytest.mark.skipif(native.module is None, reason=f"no native module: {native.reason}")
@@ -62,16 +63,16 @@ def test_norm(pair, hidden):
     assert_within(got, want, want.abs() * U * (2 * math.sqrt(hidden / 16) + 7))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
 @pytest.mark.parametrize("head_dim", [16, 20, 64])
 def test_rope_write_to_the_bit(pair, dtype, head_dim):
     """Both sides do one rounded product and one fused product-sum per value."""
-    heads, kv_heads = 4, 2
+    heads, kv_heads, row = 4, 2, head_dim + (SCALE_BYTES if dtype is torch.int8 else 0)
     qkv, table = random(6, (heads + 2 * kv_heads) * head_dim, seed=0), random(40, 2, head_dim // 2, seed=1)
     positions, slots = torch.tensor([0, 39, 7, 8, 9, 1], dtype=torch.int32), torch.tensor([3, 0, 22, 5, 6, 7], dtype=torch.int32)
 
     def run(kernels):
-        part, kv = qkv.clone(), KV(*(torch.zeros(3, kv_heads, 8, head_dim, dtype=dtype) for _ in range(2)))
+        part, kv = qkv.clone(), KV(*(torch.zeros(3, kv_heads, 8, row, dtype=dtype) for _ in range(2)))
         kernels.rope_write(part, positions, slots, table, kv, heads)
         return torch.cat([part.flatten(), kv.keys.float().flatten(), kv.values.float().flatten()])
 
@@ -121,7 +122,7 @@ def test_linear(format, activations, n, k):
         assert_within(got, want, 2 * 4 * math.sqrt(k) * U * (x.abs() @ tensors["weight"].float().abs().T + bias.abs()))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
 @pytest.mark.parametrize("kv_heads, group, head_dim", [(2, 2, 16), (1, 3, 20), (4, 1, 64)])
 @pytest.mark.parametrize("window", [0, 33, 700])
 def test_attention(pair, dtype, kv_heads, group, head_dim, window):

@@ -144,7 +144,7 @@ def test_an_attention_row_has_the_same_bits_in_every_batch_and_layout(kernels, t
 def test_tree_rows_equal_the_same_tokens_laid_out_linearly(kernels):
     tree = [(0, 20, 1), (0, 21, 2), (0, 25, 6), (1, 511, 2), (1, 512, 3), (1, 513, 4), (2, 1100, 40)]
     linear = [(request, position, 0) for request, position, _ in tree]
-    for dtype in (torch.float32, torch.bfloat16):
+    for dtype in (torch.float32, torch.bfloat16, torch.int8):
         for window in (0, 4, 300):
             got = attend(kernels, build_scene(tree, dtype=dtype), window)
             assert equal_bits(got, attend(kernels, build_scene(linear, dtype=dtype, layout=7), window)), f"{dtype}, window {window}"
@@ -153,7 +153,7 @@ def test_tree_rows_equal_the_same_tokens_laid_out_linearly(kernels):
 SHAPES = (
     {"kv_heads": 2, "group": 4, "head_dim": 64, "dtype": torch.bfloat16},
     {"kv_heads": 1, "group": 3, "head_dim": 20, "dtype": torch.float32},
-    {"kv_heads": 1, "group": 80, "head_dim": 16, "dtype": torch.bfloat16},  # more heads than a piece takes
+    {"kv_heads": 1, "group": 80, "head_dim": 16, "dtype": torch.int8},  # more heads than a piece takes
 )
 
 

@@ -41,11 +41,11 @@ SAMPLING = {
 }
 
 
-# How each weight format is had; each is a numerics profile of its own, with texts of its own.
+# How each weight format is had; each is a numerics profile of its own, with texts of its own. int8 weights have an int8 cache.
 MODELS = {
     "fp32": dict(model="dummy:tiny:fp32"),
     "bf16": dict(model="dummy:tiny:bf16"),
-    "int8": dict(model="dummy:tiny:bf16", quant="int8"),
+    "int8": dict(model="dummy:tiny:bf16", quant="int8", kv="int8"),
     "int4": dict(model="dummy:tiny:bf16", quant="int4"),
     "int8-row": dict(model="dummy:tiny:bf16", quant="int8", activations="row"),
 }

@@ -169,3 +169,16 @@ def test_nodes_side_by_side_share_their_reach():
     reaches = controller._reaches(1, request.draft)
     assert len(reaches) == 4 and reaches[0] == reaches[1] < 0.5 and reaches[2] == reaches[3] < reaches[0]
     assert controller.share([request], 1, 1, CONTEXT, 2) in ({1: 1}, {1: 2})
+
+
+def test_a_request_that_gets_ahead_alone_is_worth_less_where_nobody_waits():
+    """With a queue behind it its seat is free the sooner; without, the seven others go on as before, in steps that are hardly shorter."""
+
+    def share(count, queue):
+        controller = Controller(Pace(lambda work: 0.010 + 0.0002 * work.rows), MAX)
+        requests = [Request(number, [0] * CONTEXT, SamplingParams()) for number in range(count)]
+        requests[0].draft = DraftTree.chain([1] * 4, "sure")
+        return controller.share(requests[:1], count, count, CONTEXT, 100, queue)
+
+    assert share(8, True) and not share(8, False)
+    assert share(1, False), "alone, each token is a step less"

@@ -216,3 +216,18 @@ def test_a_device_that_keeps_failing_ends_the_process(side, monkeypatch):
 def test_messages_survive_the_wire():
     for order in (Abort(3), Generate(3, SamplingParams(seed=2**64 - 1, logit_bias={3: 1.5}, stop="x"), ["a", [1, 2]])):
         assert decode_order(encode(order)) == order
+
+
+def test_a_lossy_rule_is_named_with_every_answer_and_predictions_are_counted(model):
+    made = Side(model, verify="typical", control=False)
+    params = SamplingParams(max_tokens=6, temperature=0, ignore_eos=True)
+    made.order(1, params)
+    made.steps(8)
+    text = "".join(piece.text for piece in made.pieces)
+    made.order(2, SamplingParams(max_tokens=6, temperature=0, ignore_eos=True, prediction=text))
+    made.steps(8)
+    assert [answer.lossy for answer in made.answers if isinstance(answer, Accepted)] == ["typical", "typical"]
+    predicted = [piece for piece in made.pieces if piece.id == 2]
+    assert "".join(piece.text for piece in predicted) == text
+    assert sum(piece.predicted[0] for piece in predicted) >= sum(piece.predicted[1] for piece in predicted) > 0
+    assert all(piece.predicted == (0, 0) for piece in made.pieces if piece.id == 1)

@@ -84,3 +84,13 @@ def test_off(checkpoint, folder, monkeypatch):
     monkeypatch.setenv(shelf.VARIABLE, "off")
     logits(checkpoint, "int4")
     assert not folder.exists()
+
+
+def test_large_tensors_are_read_in_pieces_by_all_readers(checkpoint, folder, monkeypatch):
+    first = logits(checkpoint, "int4")
+    reads, fill = [], shelf._fill
+    monkeypatch.setattr(shelf, "_PIECE", 256)
+    monkeypatch.setattr(shelf, "_fill", lambda *piece: (reads.append(len(piece[1])), fill(*piece)))
+    assert torch.equal(logits(checkpoint, "int4"), first)
+    (kept,) = folder.iterdir()
+    assert max(reads) <= 256 and 0 <= kept.stat().st_size - sum(reads) < 2**16  # the header, once

@@ -24,7 +24,7 @@ def made():
 
 def beside(made, requests: int = 4) -> Beside:
     decoder, kernels = made
-    pool = KVPool(decoder.pool_shape(PAGES, PAGE), torch.bfloat16, kernels)
+    pool = KVPool(decoder.pool_shape(PAGES, PAGE), "bf16", kernels)
     return Beside(decoder, pool, Sampler(kernels, 4), requests, max_rows=16)
 
 

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from slipstream.base.registry import unknown
 from slipstream.bench.layers import APART, FEW, PROBE, Shares
-from slipstream.cost.step import ATTENTION_ARITHMETIC
+from slipstream.cost.step import ATTENTION_ARITHMETIC, kv_size
 from slipstream.ops import KV, AttentionRows, Kernels, probe
+from slipstream.ops.reference.cached import stored
+from slipstream.worker.pool import TYPES
 
 PAGE = 16
-TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def run(ask: Ask, kernels: Kernels, say: Callable[[str], None] = lambda line: No
 
 
 def _bytes(ask: Ask, type: str, point: Point) -> int:
-    return 2 * point.requests * point.context * ask.kv_heads * ask.head_dim * TYPES[type].itemsize
+    return kv_size(type, 2 * point.requests * point.context * ask.kv_heads * ask.head_dim, ask.head_dim)
 
 
 def _operations(ask: Ask, point: Point) -> int:
@@ -104,7 +105,7 @@ def _scene(ask: Ask, type: str, point: Point) -> Scene:
     positions = torch.arange(point.context - point.rows, point.context, dtype=torch.int32).repeat(point.requests)
     return Scene(
         qkv=torch.randn(rows, (ask.heads + 2 * ask.kv_heads) * ask.head_dim, generator=draw),
-        caches=[KV(*torch.randn(shape, generator=draw).to(TYPES[type])) for _ in range(copies)],
+        caches=[KV(*stored(torch.randn(shape, generator=draw), TYPES[type])) for _ in range(copies)],
         rows=AttentionRows(
             request=torch.arange(point.requests, dtype=torch.int32).repeat_interleave(point.rows),
             positions=positions,

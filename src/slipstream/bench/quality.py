@@ -11,8 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from slipstream.arch import ModelSpec
 from slipstream.base.errors import InputError
 from slipstream.bench.variants import AsQ4_0, Twin
@@ -141,7 +139,7 @@ def read(weights: Weights, factor: int, way: Way, ids: Sequence[list[int]]) -> t
     kernels = Kernels() if way.scale is None else Kernels(activations=way.scale)
     decoder = Decoder(held.spec, held, kernels, context, LOGIT_ROWS, format=format, max_len=context)
     pages = tuple(range(-(-context // PAGE)))
-    pool = KVPool(decoder.pool_shape(len(pages), PAGE), torch.float32, kernels)
+    pool = KVPool(decoder.pool_shape(len(pages), PAGE), "fp32", kernels)
     runner = Runner(decoder, pool, Sampler(kernels, LOGIT_ROWS), none.NoDrafter(), Sizes(context, 1, context))
     nats = 0.0
     for text in ids:

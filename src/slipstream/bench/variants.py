@@ -35,7 +35,7 @@ class Twin:
     def __init__(self, weights: Weights, factor: float):
         self.spec = replace(weights.spec, tied=False)
         self.format = self.as_stored = weights.format
-        self.files, self.shelf = (), None
+        self.files, self.shelf, self.metadata = (), None, {}
         self._weights, self._tied = weights, weights.spec.tied
         picked = torch.randperm(self.spec.hidden, generator=torch.Generator().manual_seed(SEED))[:CHANNELS]
         self._stretch = torch.ones(self.spec.hidden).index_fill_(0, picked, factor)
@@ -75,7 +75,7 @@ class AsQ4_0:
         self._gguf, self._weights = gguf_package(), weights
         named = tuple((tensor.name, q4_0.OP) for tensor in tensors(weights.spec) if tensor.role in ("linear", "head"))
         self.spec, self.format, self.as_stored = weights.spec, weights.format, Mix(weights.format, named)
-        self.files, self.shelf, self.get = (), None, weights.get
+        self.files, self.shelf, self.metadata, self.get = (), None, {}, weights.get
 
     def stored(self, name: str) -> tuple[str, dict[str, Tensor]] | None:
         """See `Weights.stored`."""

@@ -61,12 +61,16 @@ def run(
         threads=threads, quant=quant, activations=activations, kv=kv, max_len=max_len, memory=arguments.parse_size(memory), kernels=kernels
     )
 
+    began = time.perf_counter()
     from slipstream.engine.limit import Limit
     from slipstream.engine.llm import LLM
 
+    imported = time.perf_counter()
     llm = LLM(model, device=device, speculate=speculate, verify=verify, max_batch=n, **options)
+    opened = time.perf_counter()
     config = llm.engine.config
     describe(llm, seed)
+    tell(f"start     {imported - began:.2f} s of imports, {opened - imported:.2f} s to open the model")
     tokens = as_tokens(prompt) if llm.engine.intake.tokenizer is None else prompt
     context = min(max_tokens, config.max_len)
     limit = Limit(config.spec, config.weight_format, config.kv, config.threads, context, llm.engine.kernels.device)

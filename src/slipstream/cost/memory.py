@@ -2,7 +2,7 @@
 
     weights   `weights_bytes`
     scratch   activations of the largest step, logits, rotary table, page tables
-    KV        pages * layers * 2 * kv_heads * page_size * head_dim * bytes per number
+    KV        pages * layers * 2 * kv_heads * page_size * head_dim * bytes per number; in int8 a scale for each head_dim of them too
     drafter   weights, scratch and KV of a model that drafts, if one does
     total     their sum, at most the limit
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from slipstream.arch import ModelSpec
 from slipstream.base.errors import CapacityError, InputError
-from slipstream.cost.step import KV_TYPES, WEIGHT_FORMATS, WeightFormat, weights_bytes
+from slipstream.cost.step import KV_TYPES, WEIGHT_FORMATS, WeightFormat, kv_size, weights_bytes
 
 USABLE = 0.9  # share of the available memory that is taken when no limit is given; the rest is for everything else
 FLOAT = 4
@@ -92,7 +92,8 @@ def kv_bytes(spec: ModelSpec, kv_type: str, positions: int) -> int:
     """Keys and values of all layers for this many positions. Raises InputError for an unknown type."""
     if kv_type not in KV_TYPES:
         raise InputError(f"kv_type={kv_type!r}: must be one of {', '.join(KV_TYPES)}")
-    return positions * sum(2 * layer.mixer.kv_heads * layer.mixer.head_dim for layer in spec.layers) * KV_TYPES[kv_type]
+    sizes = ((layer.mixer.kv_heads, layer.mixer.head_dim) for layer in spec.layers)
+    return positions * sum(kv_size(kv_type, 2 * heads * head_dim, head_dim) for heads, head_dim in sizes)
 
 
 def scratch_bytes(spec: ModelSpec, max_rows: int, max_logit_rows: int, max_len: int, max_batch: int = 1, page_size: int = 1) -> int:
@@ -219,6 +220,8 @@ def _ways_out(spec: ModelSpec, done: MemoryPlan, stored: str | None, explicit: b
         ways.append(f"max_len={left * done.page_size} would fit")
     if done.kv_type == "fp32":
         ways.append("a bf16 KV cache halves KV")
+    elif done.kv_type == "bf16":
+        ways.append(f"on a CPU kv=int8 makes KV {human(kv_bytes(spec, 'int8', done.tokens))}")
     if done.drafter:
         ways.append(f"without its drafter it needs {human(done.drafter)} less")
     smaller = {name: weights_bytes(spec, name, stored) for name in WEIGHT_FORMATS}

@@ -22,7 +22,7 @@ from math import exp, log, log2
 
 from slipstream.arch import ModelSpec
 from slipstream.cost.roofline import GIGA, limit
-from slipstream.cost.step import ATTENTION_ARITHMETIC, KV_TYPES, Work, context_sizes, step_cost
+from slipstream.cost.step import ATTENTION_ARITHMETIC, Work, context_sizes, kv_size, step_cost
 
 Guess = Callable[[Work], float]
 
@@ -166,7 +166,7 @@ def assumed(spec: ModelSpec, weight_format: str, kv_type: str, threads: int, dev
         least = limit(cost, bandwidth, peaks)
         return OVERHEAD + least.memory + least.compute
 
-    per_number = KV_TYPES[kv_type] / (bandwidth * GIGA)
+    per_number = kv_size(kv_type, spec.head_dim, spec.head_dim) / spec.head_dim / (bandwidth * GIGA)
     per_operation = 1 / (peaks[ATTENTION_ARITHMETIC[device][kv_type]] * GIGA)
     context = [(window, numbers * per_number, operations * per_operation) for window, (numbers, operations) in context_sizes(spec).items()]
 

@@ -27,7 +27,8 @@ WEIGHT_FORMATS = {
     "fp32": (32, 0), "bf16": (16, 0), "int8": (8, 4), "q8_0": (8.5, 0), "int4": (4.5, 0), "int4_zero": (4.75, 0), "q4_k": (4.625, 0),
     "q6_k": (8.5625, 0), "int4_64": (4.25, 0), "int4_128": (4.125, 0),
 }  # fmt: skip
-KV_TYPES = {"fp32": 4, "bf16": 2}
+TABLE_TYPES = {"fp32": 4, "bf16": 2}  # bytes per number
+KV_TYPES = {"fp32": (4, 0), "bf16": (2, 0), "int8": (1, 4)}  # bytes per number, and for the scale of each key or value of a head
 # Arithmetic that the numerics ask for. On the CPU bf16 is widened to fp32 (docs/numerics.md, section 2); on a GPU matrix products
 # take bf16, int8 weights too. Attention follows the type of the cache.
 LINEAR_ARITHMETIC = {
@@ -35,7 +36,7 @@ LINEAR_ARITHMETIC = {
     | dict.fromkeys(("int4", "int4_zero", "q4_k", "int4_64", "int4_128"), "int4"),
     "cuda": {"fp32": "fp32"} | dict.fromkeys((name for name in WEIGHT_FORMATS if name != "fp32"), "bf16"),
 }
-ATTENTION_ARITHMETIC = {"cpu": {"fp32": "fp32", "bf16": "fp32"}, "cuda": {"fp32": "fp32", "bf16": "bf16"}}
+ATTENTION_ARITHMETIC = {"cpu": {"fp32": "fp32", "bf16": "fp32", "int8": "fp32"}, "cuda": {"fp32": "fp32", "bf16": "bf16"}}
 EMBEDDING = "embed.weight"
 PLAIN = 4  # bytes of a number in norms and biases, which are fp32 in every format
 
@@ -171,7 +172,7 @@ class Cost:
 def table_type(weight_format: WeightFormat, stored: str | None = None) -> str:
     """Type of the embedding table, which is never quantised: as stored in the checkpoint, where that is not said "fp32" for
     fp32 weights and "bf16" for all others."""
-    _known("stored", stored or "bf16", KV_TYPES)
+    _known("stored", stored or "bf16", TABLE_TYPES)
     return stored or ("fp32" if weight_format == "fp32" else "bf16")
 
 
@@ -184,7 +185,7 @@ def _table_bits(name: str, weight_format: WeightFormat, stored: str | None) -> f
     """Bits per number of an embedding table."""
     if _packed(name, weight_format):
         return WEIGHT_FORMATS[format_of(weight_format, name)][0]
-    return 8 * KV_TYPES[table_type(weight_format, stored)]
+    return 8 * TABLE_TYPES[table_type(weight_format, stored)]
 
 
 def weights_bytes(spec: ModelSpec, weight_format: WeightFormat, stored: str | None = None) -> int:
@@ -225,7 +226,7 @@ def step_cost(
         InputError: an unknown format, type or device.
     """
     _known("device", device, LINEAR_ARITHMETIC)
-    _known("kv_type", kv_type, KV_TYPES)
+    _known("kv_type", kv_type, ATTENTION_ARITHMETIC[device])
     table = _table_bits(EMBEDDING, weight_format, stored) / 8
     if not work.rows:
         return Cost()
@@ -240,8 +241,8 @@ def step_cost(
         weights=_layers_bytes(spec, weight_format, work.rows)
         + (_head_bytes(spec, weight_format) if work.sampled else 0)
         + int(places * spec.hidden * table),
-        kv_read=positions * KV_TYPES[kv_type],
-        kv_written=written * KV_TYPES[kv_type],
+        kv_read=kv_size(kv_type, positions, spec.head_dim),
+        kv_written=kv_size(kv_type, written, spec.head_dim),
         operations=_by_kind(
             *_linear_operations(spec, weight_format, work.rows, work.sampled, device), (ATTENTION_ARITHMETIC[device][kv_type], attention)
         ),
@@ -270,6 +271,12 @@ def _linear_sizes(spec: ModelSpec, weight_format: WeightFormat) -> tuple[tuple[s
 
 
 @lru_cache(maxsize=16)
+def kv_size(kv_type: str, numbers: int, head_dim: int) -> int:
+    """Bytes of that many numbers in the cache, whole keys and values of heads."""
+    number, scale = KV_TYPES[kv_type]
+    return numbers * number + numbers // head_dim * scale
+
+
 def context_sizes(spec: ModelSpec) -> dict[int, tuple[int, int]]:
     """By window (0 for none): numbers in the cache per position, and operations per visible key, of all layers with that window."""
     out: dict[int, tuple[int, int]] = {}

@@ -1,7 +1,9 @@
 """Puts an engine together: the only place that knows all parts."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -35,7 +37,6 @@ from slipstream.worker.runner import Runner, Sizes
 
 BUILTIN = Path(__file__).parents[1] / "builtin"
 PLAIN = ("fp32", "bf16")  # packed as fast as they are read
-KV_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def build(options: Options) -> Engine:
     if weights.shelf is not None:
         weights.shelf.close()
     shape = decoder.pool_shape(config.scheduler.pages, config.scheduler.page_size)
-    pool = KVPool(shape, KV_TYPES[config.kv], kernels)
+    pool = KVPool(shape, config.kv, kernels)
     drafter = Predicted(drafting.make(decoder, config.scheduler.pages))
     sizes = Sizes(rows=rows, batch=config.max_batch, tokens=config.max_len)
     executor = LocalExecutor(Runner(decoder, pool, Sampler(kernels, config.max_logit_rows), drafter, sizes, rule))
@@ -82,21 +83,24 @@ def build(options: Options) -> Engine:
     core = Core(
         lambda watch: Scheduler(config.scheduler, watch, pace=pace, controller=controller), executor, Meter(config.spec.windows)
     )
-    tokenizer = tokenizer_of(source)
+    tokenizer = tokenizer_of(source, weights.metadata)
     room = config.scheduler.pages * config.scheduler.page_size
     intake = Intake(tokenizer, config.spec.vocab, config.max_len, room, rule.name)
     return Engine(config, core, intake, kernels, executor)
 
 
-def tokenizer_of(source: Path | str) -> Tokenizer | None:
-    """None where prompts can only be token ids: random weights, and a folder without a tokenizer file of any kind."""
+def tokenizer_of(source: Path | str, metadata: Mapping[str, Any] | None = None) -> Tokenizer | None:
+    """The model's tokenizer, read from the metadata of its GGUF file where these are at hand.
+
+    None where prompts can only be token ids: random weights, and a folder without a tokenizer file of any kind.
+    """
     if str(source).startswith(DUMMY):
         return None
     folder = Path(source)
     if not Tokenizer.present(folder):
         log.get(__name__).warning("%s: has no %s; prompts must be token ids, and texts do not end by themselves", folder, FILE)
         return None
-    return Tokenizer.load(source)
+    return Tokenizer.load(source, metadata)
 
 
 def facts(device: str) -> Machine:

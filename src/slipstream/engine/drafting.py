@@ -4,8 +4,6 @@ is loaded and what memory it takes; what it is used for is the drafter's affair.
 
 from pathlib import Path
 
-import torch
-
 from slipstream.arch.heads import HeadSpec
 from slipstream.arch.spec import ModelSpec
 from slipstream.base import registry
@@ -26,7 +24,6 @@ from slipstream.worker.pool import KVPool
 
 HEADS = "slipstream.model.heads"
 ROWS = 256  # tokens that the small model reads in one call at most
-KV = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class Drafting:
@@ -104,7 +101,7 @@ class Drafting:
         else:
             made = registry.load(HEADS, self._head.kind).Head
             decoder = made(self._head, weights, target, kernels, self._rows, self._asks, self._max_len)
-        pool = KVPool(decoder.pool_shape(pages, self._options.page_size), KV[self._kv], kernels)
+        pool = KVPool(decoder.pool_shape(pages, self._options.page_size), self._kv, kernels)
         return Beside(decoder, pool, self._sampler(kernels, self._asks), requests, self._rows)
 
 

@@ -76,6 +76,7 @@ def resolve(
     """
     max_len = longest(options, spec)
     weight_format = options.quant or as_stored or stored
+    _check_activations(options, weight_format)
     kv = options.kv or ("bf16" if stored == "bf16" or isinstance(weight_format, Mix) else "fp32")
     memory = plan(
         spec,
@@ -111,18 +112,15 @@ def resolve(
 
 
 def _profile(options: Options, kernels: str, weight_format: WeightFormat, kv: str, rule: str) -> str:
-    parts = kernels, f"w-{weight_format}", _scales(options, weight_format), f"kv-{kv}", "" if rule == "match" else f"verify-{rule}"
-    return "/".join(part for part in parts if part)
+    """What a text depends on beside the model and the request, as one word."""
+    scales = "" if options.activations == FINE else f"/a-{options.activations}"
+    return f"{kernels}/w-{weight_format}{scales}/kv-{kv}" + ("" if rule == "match" else f"/verify-{rule}")
 
 
-def _scales(options: Options, weight_format: WeightFormat) -> str:
-    """The part of a profile that names the scales of activations; nothing for the usual ones.
-
-    Raises:
-        InputError: the option would change nothing, or a format has no kernel for it.
-    """
+def _check_activations(options: Options, weight_format: WeightFormat) -> None:
+    """InputError where the option would change nothing, or a format has no kernel for it."""
     if options.activations == FINE:
-        return ""
+        return
     if options.device != "cpu":
         raise InputError(f"activations={options.activations!r}: only CPUs round activations to int8, not {options.device}; leave it out")
     formats = {format for _, format in weight_format.named} if isinstance(weight_format, Mix) else {weight_format}
@@ -132,7 +130,6 @@ def _scales(options: Options, weight_format: WeightFormat) -> str:
         )
     for format in sorted(formats):
         check_activations(format, options.activations)
-    return f"a-{options.activations}"
 
 
 def _shared_out(options: Options, spec: ModelSpec, pages: int, max_len: int, max_draft: int) -> SchedulerOptions:

@@ -136,7 +136,7 @@ class Decoder:
 
         Args:
             batch: the rows of the step.
-            pool: keys and values of all layers, see `pool_shape`; fp32 or bf16.
+            pool: keys and values of all layers, see `KVPool`.
 
         Returns:
             The residual stream before the final norm, [rows, hidden]; valid until the next call.

@@ -38,6 +38,7 @@ BLOCK = 32  # inputs of a block of whole-number weights
 SPANS = {"32": 1, "128": 4, "row": 0}  # activations that share an int8 scale, as the user says it -> blocks, 0 for all of a row
 COARSER = {"int8": ("128", "row"), "int4": ("row",), "int4_64": ("row",), "int4_128": ("128", "row")}  # what pays besides 32
 SEGMENT = 512  # keys per attention segment, by absolute position (docs/numerics.md, section 3)
+SCALE_BYTES = 4  # of the scale that follows a key or value in int8
 
 
 def linear_op(format: str, activations: str = "32") -> str:
@@ -107,11 +108,16 @@ class KV:
     """One layer's keys and values: views of the pool. slot = page * page_size + offset within the page.
 
     Attributes:
-        keys, values: [pages, kv_heads, page_size, head_dim], fp32 or bf16.
+        keys, values: [pages, kv_heads, page_size, head_dim], fp32 or bf16; or int8 [pages, kv_heads, page_size, head_dim + 4], where
+            the last four bytes of a key or value are its scale, fp32.
     """
 
     keys: Tensor
     values: Tensor
+
+    @property
+    def head_dim(self) -> int:
+        return self.keys.shape[3] - (SCALE_BYTES if self.keys.dtype is torch.int8 else 0)
 
 
 @dataclass(slots=True)

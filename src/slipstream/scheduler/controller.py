@@ -42,6 +42,7 @@ FIRST = 2  # passes of a model of which nothing is known
 SHORT = 4  # steps for which the length of drafts is kept
 PROBE = 32  # steps from one that goes further to the next
 LOOK, BLANK = 8, 4  # steps at most without a guess for a request where no guesses are worth checking; for one that had none
+BREADTH = 8  # requests that are tried together
 SELDOM, NEVER = 128, 4096  # the most where that never brings anything: for nodes, and for a model, which has to read the text first
 
 
@@ -168,7 +169,9 @@ class Controller:
         rest = self._rests.get(number)
         return rest is None or self._step >= rest.due
 
-    def share(self, drafting: Sequence[Request], requests: int, rows: int, context: int, most: int) -> dict[int, int]:
+    def share(
+        self, drafting: Sequence[Request], requests: int, rows: int, context: int, most: int, queue: bool = True
+    ) -> dict[int, int]:
         """How many nodes of each draft are checked.
 
         Args:
@@ -177,6 +180,7 @@ class Controller:
             rows: trunk rows of the step.
             context: tokens of a request, on average.
             most: nodes that the step has room for.
+            queue: whether others wait for a seat.
 
         Returns:
             request's number -> nodes; those without any are not named.
@@ -184,15 +188,15 @@ class Controller:
         self._settle()
         self._step += 1
         self._means.clear()
-        nodes = sorted(
-            ((reach, request.number) for request in drafting for reach in self._reaches(request.number, request.draft)), reverse=True
-        )[:most]
-        reaches = [reach for reach, _ in nodes if reach]
+        each = {request.number: self._reaches(request.number, request.draft) for request in drafting}
+        nodes = sorted(((reach, number) for number, reaches in each.items() for reach in reaches), reverse=True)[:most]
+        worth = 1.0 if queue or not nodes else self._worth([sum(reaches) for reaches in each.values()], requests, context)
+        reaches = [reach * worth for reach, _ in nodes if reach]
         best = self._best(reaches, requests, rows, context)[0] if reaches else 0
         paying = best > 0
         if nodes and (self._step >= self._more.due or self._trying):
             self._more.done(self._step, hopeless=not best)
-            best = 2 * best or (1 if self._more.tries % 2 else requests)
+            best = 2 * best or (1 if self._more.tries % 2 else min(requests, BREADTH))
         self._trying = False
         out: dict[int, int] = {}
         for _, number in nodes[:best]:
@@ -258,6 +262,16 @@ class Controller:
             if goodput > max(top, least):
                 best, top = count, goodput
         return best, top
+
+    def _worth(self, gains: Sequence[float], requests: int, context: int) -> float:
+        """Of a token that comes early, against one of a step in which all have theirs. Where nobody waits for the seat, a request that
+        gets ahead of the others makes the rest of their steps smaller by a row, not fewer; only what all gain makes them fewer."""
+        if requests == 1:
+            return 1.0
+        one, all_ = (self._seconds(count, count, 0, context.bit_length()) for count in (1, requests))
+        row = min(1.0, max(0.0, all_ - one) / (requests - 1) * requests / all_)
+        even = min(gains) * requests / sum(gains) if len(gains) == requests and sum(gains) else 0.0
+        return row + (1 - row) * even
 
     def _seconds(self, requests: int, trunk: int, nodes: int, octave: int) -> float:
         """Of a step with so many rows; the prediction is made anew every few steps."""

@@ -127,7 +127,7 @@ class Scheduler:
         if len(self._waiting) and budget.rows and preemptions == self._preemptions:  # where one has lost his seat, nobody takes one
             self._waiting.order(now)
             admitted = self._admit(trunks, budget)
-        chunks = make_chunks(trunks, budget, self._controller, self.tables, self.options)
+        chunks = make_chunks(trunks, len(self._waiting) > 0, budget, self._controller, self.tables, self.options)
         released, self._released = tuple(self._released), []
         return Plan(tuple(admitted), tuple(chunks), self.tables.take_copies(), released)
 

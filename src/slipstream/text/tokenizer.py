@@ -1,15 +1,17 @@
 """Tokenizer of a model folder. Owns encoding, decoding and the model's end-of-text ids; knows nothing of streams."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer as Backend
 
 from slipstream.base.errors import InputError
 from slipstream.files.folder import model_gguf
 from slipstream.text.gguf_vocabulary import load as load_gguf
+from slipstream.text.gguf_vocabulary import of_metadata
 from slipstream.text.pieces import Pieces
 from slipstream.text.sentencepiece import load as load_sentencepiece
 
@@ -50,8 +52,8 @@ class Tokenizer:
         return not folder.is_dir() or any((folder / name).is_file() for name in (FILE, SCORED, *OTHER_KINDS)) or any(folder.glob("*.gguf"))
 
     @staticmethod
-    def load(folder: Path | str) -> "Tokenizer":
-        """Reads the tokenizer and the end-of-text ids of a model: a folder, or a GGUF file.
+    def load(folder: Path | str, metadata: Mapping[str, Any] | None = None) -> "Tokenizer":
+        """Reads the tokenizer and the end-of-text ids of a model: a folder, or a GGUF file, whose `metadata` may have been read already.
 
         Of a folder: `tokenizer.json`, else `tokenizer.model`; the ids come from the first of generation_config.json,
         config.json, tokenizer_config.json that names any, else from the tokenizer itself.
@@ -62,7 +64,7 @@ class Tokenizer:
         folder = Path(folder)
         file = model_gguf(folder)
         if file is not None and not (folder / FILE).is_file():
-            return Tokenizer(*load_gguf(file))
+            return Tokenizer(*(of_metadata(metadata, str(file)) if metadata else load_gguf(file)))
         path = folder / FILE
         if not path.is_file() and (folder / SCORED).is_file():
             backend, own = load_sentencepiece(folder / SCORED)

@@ -4,6 +4,7 @@ Owns views. Must not know models, canonical names or what is missing.
 """
 
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -30,6 +31,7 @@ class Checkpoint:
         self.entries = read_folder(folder)
         self.shapes = {name: entry.shape for name, entry in self.entries.items()}
         self.files = tuple({entry.file: None for entry in self.entries.values()})
+        self.metadata: dict[str, Any] = {}  # such files say nothing besides
         self._mappings = Mappings()
 
     def kind(self, name: str) -> str:

@@ -30,7 +30,7 @@ class Dummy:
         self, spec: ModelSpec, format: str = "bf16", seed: int = 0, device: str = "cpu", wanted: Sequence[TensorSpec] | None = None
     ):
         self.spec, self.format, self.as_stored = spec, format, format
-        self.files, self.shelf = (), None
+        self.files, self.shelf, self.metadata = (), None, {}
         self._seed, self._device = seed, device
         self._wanted = {parameter.name: parameter for parameter in (tensors(spec) if wanted is None else wanted)}
 

@@ -54,7 +54,7 @@ class Loaded:
 
     def __init__(self, spec: ModelSpec, checkpoint: Stored, device: str = "cpu"):
         self.spec, self._checkpoint, self._device = spec, checkpoint, device
-        self.files, self.shelf = checkpoint.files, None
+        self.files, self.shelf, self.metadata = checkpoint.files, None, checkpoint.metadata
         layout = checkpoint.layout or registry.load(FAMILIES, spec.family)
         wanted = tensors(spec)
         self._places: dict[str, Place] = {parameter.name: place_of(layout, spec, parameter) for parameter in wanted}

@@ -11,6 +11,7 @@ import re
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ from slipstream.weights.mapping import TYPES
 
 VARIABLE = "SLIPSTREAM_PACKED"  # a folder, or "off"
 _HEAD = 1 << 20  # bytes of a file that its identity takes in; its size and time of change cover the rest
-_PIECE = 1 << 25  # bytes read at a time by one thread
+_PIECE = 1 << 21  # bytes read at a time by one thread: a large page, so that no two threads wait for the same one
 _NAMES = {dtype: name for name, dtype in TYPES.items()}
 _log = log.get(__name__)
 
@@ -46,7 +47,7 @@ class Shelf:
     """
 
     def __init__(self, files: Sequence[Path], format: str, threads: int):
-        self._threads = threads
+        self._readers, self._file = ThreadPoolExecutor(threads, thread_name_prefix="shelf"), None
         place, identity = _identity(files, format)
         self._folder = folder()
         self._path = (self._folder or Path()) / f"{place}-{identity}.safetensors"
@@ -72,6 +73,9 @@ class Shelf:
 
     def close(self) -> None:
         """Writes what was put, if anything. A disk that is full or not writable is said, and nothing is kept."""
+        self._readers.shutdown()
+        if self._file is not None:
+            self._file.close()
         made, self._made, self._found = self._made, None, {}
         if not made:
             return
@@ -96,9 +100,12 @@ class Shelf:
         if native.module is not None:
             native.module.advise_huge(raw.data_ptr(), size)
         view = memoryview(raw.numpy())
-        with open(entry.file, "rb") as file, ThreadPoolExecutor(self._threads) as pool:
-            pieces = [(view[at : at + _PIECE], entry.start + at) for at in range(0, size, _PIECE)]
-            list(pool.map(lambda piece: _fill(file.fileno(), *piece, entry.file), pieces))
+        if self._file is None:
+            self._file = entry.file.open("rb")
+        first = -raw.data_ptr() % _PIECE  # bytes before the first large page
+        edges = [0, *range(first, size, _PIECE), size] if first else [*range(0, size, _PIECE), size]
+        pieces = [(view[begin:end], entry.start + begin) for begin, end in pairwise(edges)]
+        list(self._readers.map(lambda piece: _fill(self._file.fileno(), *piece, entry.file), pieces))
         return raw.view(TYPES[entry.dtype]).view(entry.shape)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -21,6 +21,7 @@ class Weights(Protocol):
         as_stored: how linear layers run without a weight being changed: `format`, or a Mix where `stored` has an answer.
         files: that they come from; none for made-up weights.
         shelf: where packed layers are kept from one start to the next, if anywhere; for whoever packs.
+        metadata: what their file says besides, a vocabulary for instance; empty where it says nothing.
     """
 
     spec: ModelSpec
@@ -28,6 +29,7 @@ class Weights(Protocol):
     as_stored: WeightFormat
     files: tuple[Path, ...]
     shelf: Shelf | None
+    metadata: Mapping[str, Any]
 
     def get(self, name: str) -> Tensor:
         """One parameter by its canonical name, in the shape of its TensorSpec, on the device that its holder was made for.
@@ -51,6 +53,7 @@ class Stored(Protocol):
         files: all of its files that hold tensors.
         config: what describes the model, for messages: "config.json" or "the metadata".
         note: what else the user should know about how it is read; may be empty.
+        metadata: see `Weights`.
     """
 
     layout: ModuleType | None
@@ -58,6 +61,7 @@ class Stored(Protocol):
     files: tuple[Path, ...]
     config: str
     note: str
+    metadata: Mapping[str, Any]
 
     def kind(self, name: str) -> str:
         """How a tensor is stored: "F32", "F16", "BF16", or the name of a format in quant/formats that is unpacked."""

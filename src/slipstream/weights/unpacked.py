@@ -26,7 +26,7 @@ class Unpacked:
 
     def __init__(self, checkpoint: Checkpoint, scheme: Scheme):
         self._checkpoint, self._scheme, self.note = checkpoint, scheme, scheme.note
-        entries, self.files = checkpoint.entries, checkpoint.files
+        entries, self.files, self.metadata = checkpoint.entries, checkpoint.files, checkpoint.metadata
         self._layers: dict[str, dict[str, str]] = {}  # name of the weight -> ending -> name of the stored tensor
         hidden = {name for name in entries if name.rpartition(".")[2] in scheme.unused}
         self.shapes: dict[str, tuple[int, ...]] = {}

@@ -1,23 +1,31 @@
 """The KV pool: one tensor for all layers and pages. Owns page tensors and moves between them; page ids come from outside."""
 
 from collections.abc import Sequence
+from math import prod
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from slipstream.ops.dispatch import Kernels
+from slipstream.ops.types import SCALE_BYTES
+
+TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
+
+LINE = 64  # bytes of a cache line, at which the pool begins
 
 
 class KVPool:
-    """Keys and values of all layers: [layers, 2, pages, kv_heads, page_size, head_dim].
+    """Keys and values of all layers: [layers, 2, pages, kv_heads, page_size, head_dim]; in int8 the scale of each stands behind it.
 
     Args:
-        shape: the tensor's shape.
-        dtype: fp32 or bf16, the KV type of the numerics profile.
+        shape: as above.
+        type: a key of TYPES, the KV type of the numerics profile.
     """
 
-    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, kernels: Kernels):
-        self.tensor: Tensor = torch.zeros(shape, dtype=dtype, device=kernels.device)
+    def __init__(self, shape: tuple[int, ...], type: str, kernels: Kernels):
+        row = shape[5] + (SCALE_BYTES if type == "int8" else 0)
+        self.tensor: Tensor = _zeros((*shape[:5], row), TYPES[type], kernels.device)
         self.page_size = shape[4]
         self.kernels = kernels
 
@@ -31,3 +39,14 @@ class KVPool:
         if moves:
             source, target = torch.tensor(moves, dtype=torch.int32, device=self.tensor.device).t().contiguous()  # [moves] each
             self.kernels.move(self.tensor, source, target)
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Tensor:
+    """Zeros. On a CPU of memory that the system has cleared and gives when it is first written: a start does not wait for pages that
+    may never be used."""
+    if device != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    size = prod(shape) * dtype.itemsize
+    raw = np.zeros(size + LINE, np.uint8)
+    begin = -raw.ctypes.data % LINE
+    return torch.from_numpy(raw[begin : begin + size]).view(dtype).view(shape)

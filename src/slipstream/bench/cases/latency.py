@@ -22,7 +22,7 @@ COLUMNS = (
 def measure(llm: LLM, point: Point, seed: int) -> Measured:
     """Streams the point's requests one after the other; figures are medians over them."""
     steps = llm.engine.core.meter.steps
-    firsts, gaps, ops = [], [], 0.0
+    firsts, gaps, hosts = [], [], []
     spans = {"prefill": Span(0.0, []), "decode": Span(0.0, [])}
     for prompt in point.prompts(llm.engine.config.spec.vocab, seed):
         begin, times, at, spent = len(steps), [time.perf_counter()], [], []
@@ -33,16 +33,15 @@ def measure(llm: LLM, point: Point, seed: int) -> Measured:
                 at.append(len(steps))
         firsts.append(times[1] - times[0])
         gaps.extend(after - before for before, after in pairwise(times[1:]))
-        ops += spent[-1] - spent[0]
+        hosts.extend(after - before for before, after in pairwise(clock - ops for clock, ops in zip(times[1:], spent, strict=True)))
         for name, seconds, part in (
             ("prefill", times[1] - times[0], steps[begin : at[0]]),
             ("decode", times[-1] - times[1], steps[at[0] : at[-1]]),
         ):
             spans[name] = Span(spans[name].seconds + seconds, [*spans[name].steps, *part])
     figures = {"first_token_s": median(firsts), "between_tokens_s": median(gaps) if gaps else 0.0}
+    figures["host_s"] = median(hosts) if hosts else 0.0
     decode = spans["decode"]
     figures["tokens_per_s"] = sum(step.tokens for step in decode.steps) / decode.seconds if decode.seconds else 0.0
-    figures["host_s"] = (decode.seconds - ops) / len(decode.steps) if decode.steps else 0.0  # of a step
-    return Measured(
-        figures, {name: span for name, span in spans.items() if span.steps}, {"first_token_s": firsts, "between_tokens_s": gaps}
-    )
+    raw = {"first_token_s": firsts, "between_tokens_s": gaps, "host_s": hosts}
+    return Measured(figures, {name: span for name, span in spans.items() if span.steps}, raw)

@@ -10,8 +10,8 @@ HELP = "many requests at once: tokens per second over batch sizes"
 BATCH, PROMPT_TOKENS, NEW_TOKENS = (1, 2, 4, 8, 16, 32), (64,), 64
 COLUMNS = (
     ("seconds", "seconds", 1),
-    ("new tokens/s", "new_tokens_per_s", 1),
-    ("all tokens/s", "all_tokens_per_s", 1),
+    ("new tok/s", "new_tokens_per_s", 1),
+    ("all tok/s", "all_tokens_per_s", 1),
     ("host ms", "host_s", 1e3),
 )
 

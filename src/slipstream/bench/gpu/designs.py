@@ -175,8 +175,8 @@ def packed_weight(format: str, group: int, tile: Tile | None = None) -> Callable
         n, k = weight.shape
         if k % group:
             return Declined(f"takes k a multiple of {group}, not {k}")
-        if not weight.is_cuda and (tile is not None or n > OUTPUTS):
-            return Declined("tiles are compared on CUDA only, as are layers of more than one")
+        if not weight.is_cuda and (format != "int4" or n > OUTPUTS):
+            return Declined("without a GPU only int4 is looked at, and one tile of outputs: the interpreter is slow")
         layer = pack(_stored(format, weight, group))
 
         def product(x: Tensor) -> Tensor:

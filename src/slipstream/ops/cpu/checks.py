@@ -7,6 +7,7 @@ from slipstream.base.errors import InputError
 from slipstream.ops.types import KV
 
 FLOATS = (torch.float32, torch.bfloat16)
+CACHED = (*FLOATS, torch.int8)  # in the order of csrc/kernels.h, Kv
 
 
 def fits(op: str, name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> int:
@@ -31,12 +32,15 @@ def float_type(op: str, name: str, tensor: Tensor) -> torch.dtype:
     return tensor.dtype
 
 
-def cache(op: str, kv: KV) -> tuple[int, int, bool, int, int, int, int]:
+def cache(op: str, kv: KV) -> tuple[int, int, int, int, int, int, int]:
+    """(address of keys, of values, number of the type, pages, kv_heads, page_size, head_dim)."""
     if kv.keys.dim() != 4:
         raise InputError(f"{op}: kv.keys must be [pages, kv_heads, page_size, head_dim]; found {list(kv.keys.shape)}")
-    shape = tuple(kv.keys.shape)
-    dtype = float_type(op, "kv.keys", kv.keys)
-    return fits(op, "kv.keys", kv.keys, shape, dtype), fits(op, "kv.values", kv.values, shape, dtype), dtype is torch.bfloat16, *shape
+    shape, dtype = tuple(kv.keys.shape), kv.keys.dtype
+    if dtype not in CACHED:
+        raise InputError(f"{op}: kv.keys must be fp32, bf16 or int8; found {dtype}")
+    keys, values = fits(op, "kv.keys", kv.keys, shape, dtype), fits(op, "kv.values", kv.values, shape, dtype)
+    return keys, values, CACHED.index(dtype), *shape[:3], kv.head_dim
 
 
 def integers(op: str, name: str, tensor: Tensor, n: int) -> int:

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from slipstream.ops.reference.arithmetic import exp, fma, one_thread, total
 from slipstream.ops.reference.rows import softcap
-from slipstream.ops.types import KV, SEGMENT, AttentionRows
+from slipstream.ops.types import KV, SCALE_BYTES, SEGMENT, AttentionRows
 
 
 def rope_write(qkv: Tensor, positions: Tensor, slots: Tensor, table: Tensor, kv: KV, heads: int) -> None:
@@ -17,7 +17,7 @@ def rope_write(qkv: Tensor, positions: Tensor, slots: Tensor, table: Tensor, kv:
         table: cos and sin per position. [max_len, 2, head_dim / 2]
     """
     rows = qkv.shape[0]
-    _, kv_heads, page_size, head_dim = kv.keys.shape
+    (_, kv_heads, page_size, _), head_dim = kv.keys.shape, kv.head_dim
     parts = qkv.view(rows, heads + 2 * kv_heads, head_dim)
     first, second = parts[:, : heads + kv_heads].split(head_dim // 2, dim=-1)  # views [rows, heads + kv_heads, head_dim / 2]
     cos, sin = table.index_select(0, positions)[:, :, None].unbind(1)  # [rows, 1, head_dim / 2]
@@ -25,8 +25,24 @@ def rope_write(qkv: Tensor, positions: Tensor, slots: Tensor, table: Tensor, kv:
     first.copy_(a)
     second.copy_(b)
     page, offset = slots.long() // page_size, slots.long() % page_size
-    kv.keys[page, :, offset] = parts[:, heads : heads + kv_heads].to(kv.keys.dtype)
-    kv.values[page, :, offset] = parts[:, heads + kv_heads :].to(kv.values.dtype)
+    kv.keys[page, :, offset] = stored(parts[:, heads : heads + kv_heads], kv.keys.dtype)
+    kv.values[page, :, offset] = stored(parts[:, heads + kv_heads :], kv.values.dtype)
+
+
+def stored(heads: Tensor, dtype: torch.dtype) -> Tensor:
+    """Keys or values [rows, kv_heads, head_dim] as the cache keeps them; in int8 with the scale's bytes behind them."""
+    if dtype is not torch.int8:
+        return heads.to(dtype)
+    scale = heads.abs().amax(-1, keepdim=True) / 127
+    whole = torch.where(scale == 0, 0.0, torch.round(heads / scale)).clamp_(-127, 127)
+    return torch.cat([whole.to(torch.int8), scale.view(torch.int8)], -1)
+
+
+def fetched(cached: Tensor) -> tuple[Tensor, Tensor | None]:
+    """What `stored` made, as fp32 numbers and what each is worth, [..., 1], or None for 1."""
+    if cached.dtype is not torch.int8:
+        return cached.float(), None
+    return cached[..., :-SCALE_BYTES].float(), cached[..., -SCALE_BYTES:].contiguous().view(torch.float32)
 
 
 def attention(qkv: Tensor, kv: KV, rows: AttentionRows, heads: int, scale: float, window: int, out: Tensor) -> None:
@@ -56,7 +72,7 @@ def attention_softcap(
         cap: scores s become cap * tanh(s / cap); 0 leaves them.
         sinks: see `attention_sinks`.
     """
-    _, kv_heads, page_size, head_dim = kv.keys.shape
+    (_, kv_heads, page_size, _), head_dim = kv.keys.shape, kv.head_dim
     starts = rows.tail_start.tolist()
     facts = zip(rows.request.tolist(), rows.positions.tolist(), rows.linear.tolist(), strict=True)
     for row, (request, position, linear) in enumerate(facts):
@@ -72,8 +88,7 @@ def attention_softcap(
         while begin <= position:
             end = min(begin - begin % SEGMENT + SEGMENT, position + 1)
             here = slice(begin - first, end - first)
-            keys = kv.keys[page[here], :, offset[here]].float()  # [n, kv_heads, head_dim]
-            values = kv.values[page[here], :, offset[here]].float()
+            keys, values = (cached[page[here], :, offset[here]] for cached in (kv.keys, kv.values))  # [n, kv_heads, head_dim]
             part = segment(q, keys, values, cap)
             merged = part if merged is None else merge(merged, part)
             begin = end
@@ -95,18 +110,24 @@ def segment(q: Tensor, keys: Tensor, values: Tensor, cap: float) -> tuple[Tensor
 
     Args:
         q: scaled. [kv_heads, group, head_dim]
-        keys, values: by position. [n, kv_heads, head_dim]
+        keys, values: by position, as the cache keeps them. [n, kv_heads, head_dim]
 
     Returns:
         greatest score [kv_heads, group, 1], sum of exp(score - greatest) [kv_heads, group, 1], and the values mixed
         with these weights [kv_heads, group, head_dim].
     """
+    (keys, key_scale), (values, value_scale) = fetched(keys), fetched(values)
     scores = q @ keys.permute(1, 2, 0)  # [kv_heads, group, n]
+    if key_scale is not None:
+        scores *= key_scale.permute(1, 2, 0)
     if cap:
         softcap(scores, cap)
     greatest = scores.amax(-1, keepdim=True)
     weights = exp(scores - greatest)
-    return greatest, total(weights)[..., None], weights @ values.transpose(0, 1)
+    mass = total(weights)[..., None]
+    if value_scale is not None:
+        weights = weights * value_scale.permute(1, 2, 0)
+    return greatest, mass, weights @ values.transpose(0, 1)
 
 
 def merge(left: tuple[Tensor, Tensor, Tensor], right: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:

@@ -33,7 +33,7 @@ from slipstream.ops.types import KV, SEGMENT, AttentionRows
 
 LOG2E = math.log2(math.e)
 _LOG2E = tl.constexpr(LOG2E)
-KEYS = 64  # keys per block within a segment; half of it for wide heads in fp32, which would not fit into registers
+KEYS = 64  # keys per block within a segment; half of it for wide heads in fp32 and for very wide ones, which would not fit into registers
 ROWS = {"*bf16": 64, "*fp32": 16}  # query rows (rows of the step times heads of a group) per program: 64 is what wgmma takes
 FILL = 264  # programs that keep an H200 busy, two per multiprocessor; with fewer, segments go to programs of their own
 INDICES = ["request", "positions", "linear", "tail_start", "tail_slots", "page_table", "sinks"]
@@ -183,7 +183,7 @@ def variant(heads: int, kv_heads: int, head_dim: int, cache_type: str, has_cap: 
         "head_dim": head_dim,
         "block_dim": block_dim,
         "query_rows": power_of_two(heads // kv_heads, ROWS[cache_type]),
-        "block_keys": KEYS // 2 if wide and cache_type == "*fp32" else KEYS,
+        "block_keys": KEYS // (2 if wide and cache_type == "*fp32" else 1) // (2 if block_dim > 128 else 1),
         "segment_keys": SEGMENT,
         "has_cap": has_cap,
         "has_sinks": has_sinks,
