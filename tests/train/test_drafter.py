@@ -101,7 +101,7 @@ def test_a_run_from_books_to_a_report(tmp_path):
     assert set(first["measured"]) == {"T=0.0", "T=0.8"} and "trained on" in lines[-3]
     again = drafter.run(model, [book], tmp_path / "again", recipe, start=tmp_path / "first", say=lines.append)
     assert again["start"] == first and again["last_agreement"][0] > first["last_agreement"][0]
-    assert first["measured"]["T=0.0"]["tokens_per_step"] >= 1
+    assert first["measured"]["T=0.0"]["tokens_per_drafted_step"] >= 1
     with pytest.raises(CheckpointError, match=r"expected shape \[48, 256\], found \[32, 256\]"):
         drafter.run(model, [book], tmp_path / "other", replace(recipe, width=48), start=tmp_path / "first", say=lines.append)
 

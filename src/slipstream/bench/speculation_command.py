@@ -12,7 +12,7 @@ from slipstream.bench.command import command_line, numbers
 if TYPE_CHECKING:
     from slipstream.bench.speculation import Score
 
-DRAFTERS = ("ngram", "suffix", "draft_model", "auto", "wrong")
+DRAFTERS = ("ngram", "suffix", "draft_model", "eagle", "auto", "wrong")
 DEPTHS = 4
 
 

@@ -11,6 +11,12 @@ if TYPE_CHECKING:
 
 WIDTH = 44
 
+NOTES = {  # on what is built in
+    "demo": "taken where no model is named",
+    "draft": "guesses ahead for demo: --speculate draft_model",
+    "eagle": "a head of demo, guesses ahead for it: --speculate eagle",
+}
+
 
 def models() -> None:
     """Lists what can be named as a model: cached ones of the hub, the built-in one, short names of the hub's and named shapes."""
@@ -66,7 +72,7 @@ def builtin_rows() -> list[tuple[str, str, str]]:
     rows = []
     for folder in found:
         size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
-        rows.append((folder.name, _human(size), "taken where no model is named" if folder.name == "demo" else ""))
+        rows.append((folder.name, _human(size), NOTES.get(folder.name, "")))
     return rows or [("none in this checkout", "", "")]
 
 

@@ -60,7 +60,6 @@ def run(
     options = arguments.given(
         threads=threads, quant=quant, activations=activations, kv=kv, max_len=max_len, memory=arguments.parse_size(memory), kernels=kernels
     )
-
     began = time.perf_counter()
     from slipstream.engine.limit import Limit
     from slipstream.engine.llm import LLM
@@ -72,11 +71,10 @@ def run(
     describe(llm, seed)
     tell(f"start     {imported - began:.2f} s of imports, {opened - imported:.2f} s to open the model")
     tokens = as_tokens(prompt) if llm.engine.intake.tokenizer is None else prompt
-    context = min(max_tokens, config.max_len)
-    limit = Limit(config.spec, config.weight_format, config.kv, config.threads, context, llm.engine.kernels.device)
+    sizes = config.spec, config.weight_format, config.kv, config.threads
+    limit = Limit(*sizes, min(max_tokens, config.max_len), llm.engine.kernels.device)
     limit.probe()
-    show = Display(prompt, n, as_ids=llm.engine.intake.tokenizer is None)
-    clock = Clock(llm)
+    show, clock = Display(prompt, n, as_ids=llm.engine.intake.tokenizer is None), Clock(llm)
     with closing(llm.stream(tokens, params)) as deltas:
         for delta in deltas:
             clock.note(delta)

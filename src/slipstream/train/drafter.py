@@ -87,7 +87,7 @@ def run(
         raise InputError(f"--model {model}: has no tokenizer, so it cannot read --data; take a model with one")
     books = [read_book(path) for path in sorted(data)]
     stream = np.concatenate([np.array(tokenizer.encode(book.train), np.int32) for book in books])
-    held = [tokenizer.encode(book.held_out or book.train) for book in books]
+    held = [tokenizer.encode(text) for text in ([book.held_out for book in books if book.held_out] or [book.train for book in books])]
     if len(stream) <= recipe.length:
         raise InputError(f"--data: {len(stream)} tokens are too few for windows of {recipe.length}; give longer texts")
     target = Target(model, recipe.levels, recipe.rows, recipe.length)
@@ -106,11 +106,12 @@ def run(
     agreement = train(body, target, stream, own, recipe, say)
     export(body, config, out)
     report = {"recipe": asdict(recipe), "seconds": round(time.process_time() - began), "last_agreement": agreement}
+    report["books"] = [{"title": book.title, "sha256": book.sha256, "held_out": bool(book.held_out)} for book in books]
     if start is not None:
         before = start / "training.json"
         report["start"] = json.loads(before.read_text(encoding="utf-8")) if before.is_file() else str(start)
     if not any(book.held_out for book in books):
-        say("none of these texts has a held-out chapter in the recipe: what follows is measured on text that was trained on")
+        say("no text has a chapter that the recipe holds out: what follows is measured on text that was trained on")
     report["measured"] = measure(model, out, recipe, held, say)
     (out / "training.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return report
@@ -204,7 +205,7 @@ def measure(model: Path | str, out: Path, recipe: Recipe, held: Sequence[Sequenc
         llm.generate(prompts, SamplingParams(max_tokens=NEW, temperature=heat, seed=recipe.seed, ignore_eos=True))
         tally = llm.engine.core.meter.tally.since(before)
         by_depth = [round(share, 3) for share in tally.by_depth(recipe.depth)]
-        found[f"T={heat}"] = {"tokens_per_step": round(tally.per_draft, 3), "acceptance_by_depth": by_depth}
-        say(f"T={heat}: {tally.per_draft:.2f} tokens per step on held-out text; right at depth 1, 2, ...: {by_depth}")
+        found[f"T={heat}"] = {"tokens_per_drafted_step": round(tally.per_draft, 3), "acceptance_by_depth": by_depth}
+        say(f"T={heat}: {tally.per_draft:.2f} tokens per drafted step; right at depth 1, 2, ...: {by_depth}")
     llm.close()
     return found

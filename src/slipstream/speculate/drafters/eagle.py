@@ -36,9 +36,9 @@ class Options:
     """
 
     path: str = ""
-    nodes: int = 6
+    nodes: int = 8
     depth: int = 6
-    width: int = 2
+    width: int = 3
 
     def __post_init__(self):
         at_least(1, nodes=self.nodes, depth=self.depth, width=self.width)
