@@ -25,6 +25,13 @@ def weights(dtype=torch.float32):
 
 
 @pytest.mark.parametrize("format", FORMATS)
+def test_weights_are_rounded_where_they_lie(format):
+    """On any device; "meta" has no numbers and needs no GPU."""
+    stored = registry.load("slipstream.quant.formats", format).quantise(weights().to("meta"))
+    assert {tensor.device.type for tensor in stored.values()} == {"meta"}
+
+
+@pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_unpack_is_near_and_repeatable(format, dtype):
     scheme, weight = registry.load("slipstream.quant.formats", format), weights(dtype)

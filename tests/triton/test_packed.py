@@ -55,11 +55,12 @@ def test_every_layer_of_an_8b_model_fits(tmp_path, format):
 
 @pytest.mark.slow
 def test_what_only_families_use_fits(tmp_path):
-    only = ("attention_s", "gelu", "gated_", "layer", "norm_", "softcap", "route", "add_rows")
+    only = ("attention_s", "gelu", "gated_", "layer", "norm_", "softcap", "route", "add_rows", "fp8")
     forms = compile_forms(tmp_path, "--shapes", "tiny", "--families", "--kernels", *only)
     for form in forms:
         known = 512 if form["kernel"] == "attention_softcap" else 0  # heads of 256, see docs/gpu.md
         assert form["spills"] <= known and form["registers"] <= 255 and form["shared"] <= SHARED_LIMIT and form["mma"] == 0, form
+        assert form["kernel"] != "fp8" or form["wgmma"] > 0, form
 
 
 def execute(text: str, argument: np.ndarray) -> np.ndarray:

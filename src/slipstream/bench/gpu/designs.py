@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from slipstream.base import registry
-from slipstream.ops.triton import gemm, packed
+from slipstream.ops.triton import fp8, gemm, packed
 from slipstream.ops.triton.gemm import Tile
 from slipstream.ops.triton.packing import OUTPUTS, STEP, pack
 from slipstream.ops.types import Declined
@@ -122,6 +122,29 @@ def scaled_mm(rowwise: bool) -> Callable[[Tensor], Product | Declined]:
     return make
 
 
+def e4m3(by_block: bool) -> Callable[[Tensor], Product | Declined]:
+    """The products of ops/triton/fp8.py, weights with one scale per output or per 128 x 128; fp32 results."""
+
+    def make(weight: Tensor) -> Product | Declined:
+        n, k = weight.shape
+        if not weight.is_cuda or k % fp8.GROUP:
+            return Declined(f"looked at on CUDA only, where k is a multiple of {fp8.GROUP}, not {k}")
+        size = (fp8.GROUP, fp8.GROUP) if by_block else (1, k)
+        whole = F.pad(weight.float().abs(), (0, 0, 0, -n % size[0]))  # [n, k], n filled up to whole blocks
+        scale = whole.unflatten(0, (-1, size[0])).unflatten(2, (-1, size[1])).amax((1, 3)) / FP8_MAX
+        wide = scale.repeat_interleave(size[0], 0)[:n].repeat_interleave(size[1], 1)
+        codes = (weight / wide).to(torch.float8_e4m3fn)
+
+        def product(taken: tuple[Tensor, Tensor]) -> Tensor:
+            out = torch.empty(taken[0].shape[0], n, device=weight.device)
+            fp8.product(*taken, codes, scale.contiguous(), out)
+            return out
+
+        return product
+
+    return make
+
+
 def int_mm(weight: Tensor) -> Product:
     """torch._int_mm: int8 weights per output, exact whole-number products, then both scales."""
     scale = (weight.abs().amax(1).float() / 127)[None, :]  # [1, n]
@@ -211,6 +234,8 @@ DESIGNS = (
     Design("tiled_128x128", 16, 1, True, tiled(Tile(128, 128, 64, 8, 4)), "bfloat16"),
     Design("scaled_mm", 8, 2, False, scaled_mm(False), "fp8", at_once),
     Design("scaled_mm_rows", 8, 2, False, scaled_mm(True), "fp8", by_row),
+    Design("fp8", 8, 2, False, e4m3(False), "fp8", lambda x: fp8.quantise(x.float(), False)),
+    Design("fp8_block", 8, 2, False, e4m3(True), "fp8_block", lambda x: fp8.quantise(x.float(), True)),
     Design("int_mm", 8, 2, False, int_mm, None, whole_rows),
     Design("packed_int4", 4.5, 1, False, packed_weight("int4", 32)),
     Design("packed_int4_zero_128", 4 + 24 / 128, 1, False, packed_weight("int4_zero", 128)),

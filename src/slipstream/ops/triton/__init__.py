@@ -1,7 +1,7 @@
 """Candidate "triton": plain Triton kernels for one CUDA device, linear layers by torch or by kernels of their own.
 
     norm rope attention gated elementwise experts sample logprobs embed move linear    one file per family of kernels
-    gemm packed  the products that a linear layer may use; packing: how whole-number weights lie
+    gemm packed  the products that a linear layer may use; packing: how whole-number weights lie; fp8: products no layer uses yet
     elementary   functions that several kernels use
     launch       one compiled form of a kernel; checks of tensors
     compile      ahead-of-time compilation to sm_90 and what each kernel takes of the machine; needs no GPU

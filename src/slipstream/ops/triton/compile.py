@@ -21,7 +21,7 @@ from triton.compiler import ASTSource
 from slipstream.arch.shapes import shape
 from slipstream.arch.spec import ModelSpec, RouterSpec
 from slipstream.base.errors import BackendError
-from slipstream.ops.triton import attention, elementwise, embed, experts, gated, gemm, logprobs, move, norm, packed, rope, sample
+from slipstream.ops.triton import attention, elementwise, embed, experts, fp8, gated, gemm, logprobs, move, norm, packed, rope, sample
 from slipstream.ops.triton.launch import Variant
 from slipstream.ops.triton.packing import Form
 
@@ -135,7 +135,7 @@ def _layers(spec: ModelSpec) -> dict[str, tuple[int, int]]:
 
 
 def families() -> Iterator[tuple[str, str, Variant]]:
-    """(kernel, form, variant) of what only some families use, at measures of real ones."""
+    """(kernel, form, variant) of what only some families use, at measures of real ones, and of the fp8 products."""
     for label, kind in CACHES.items():
         yield "attention_softcap", f"gemma-2 kv {label}", attention.variant(16, 8, 256, kind, has_cap=True)
         yield "attention_sinks", f"gpt-oss kv {label}", attention.variant(64, 8, 64, kind, has_sinks=True)
@@ -149,6 +149,10 @@ def families() -> Iterator[tuple[str, str, Variant]]:
         yield "layer_norm", "residual" if has_residual else "", norm.variant(8192, has_residual, centred=True)
     for size in (64, 128, 256, 5120):
         yield "norm_slices", f"of {size}", norm.parts_variant(size)
+    for parts in (False, True):
+        for label, by_block in (("rows", False), ("blocks", True)):
+            yield "fp8", f"{label}{' in parts' if parts else ''}", fp8.variant(4096, 4096, by_block, parts)
+    yield "fp8_quantise", "", fp8.quantise_variant(8192, 8192)
     for label, router in ROUTERS.items():
         yield "route", label, experts.route_variant(router, router.correction)
     yield "add_rows", "", experts.add_variant()

@@ -3,11 +3,13 @@
 Owns what is wrong there:
   * loop bounds that are loaded or derived from program ids are arrays of one number, which NumPy 2.4 no longer takes as an index;
   * fp32 is cut to bf16 where the hardware rounds to nearest even;
-  * bf16 products and differences are made of the bit patterns, as if they were whole numbers;
+  * bf16 and e4m3 products and bf16 differences are made of the bit patterns, as if they were whole numbers;
+  * fp32 is cut to e4m3 where the hardware rounds to nearest even;
   * a row of a product depends on its place, because NumPy's BLAS cuts matrices by size; on the GPU it does not.
 """
 
 import numpy as np
+import torch
 import triton.language as tl
 from triton.runtime import interpreter
 
@@ -15,7 +17,7 @@ from triton.runtime import interpreter
 def repair() -> None:
     """Mends the interpreter of this process, once."""
     builder = interpreter.InterpreterBuilder
-    builder.cast_impl, builder.create_dot, builder.create_fsub = _cast, _dot, _subtract
+    builder.cast_impl, builder.create_dot, builder.create_fsub, builder.create_fp_to_fp = _cast, _dot, _subtract, _convert
     patch = interpreter._patch_lang_tensor
 
     def patch_tensor(tensor, scope) -> None:
@@ -49,6 +51,16 @@ def _cast(builder, source, target_type):
     return _plain_cast(builder, source, target_type)
 
 
+_plain_conversion = interpreter.InterpreterBuilder.create_fp_to_fp
+
+
+def _convert(builder, source, target_type, rounding_mode):
+    if (source.dtype.scalar, target_type.scalar) != (tl.float32, tl.float8e4nv):
+        return _plain_conversion(builder, source, target_type, rounding_mode)
+    data = torch.from_numpy(np.ascontiguousarray(source.data)).clamp(-448, 448)  # beyond, the hardware stays at the greatest
+    return interpreter.TensorHandle(data.to(torch.float8_e4m3fn).view(torch.uint8).numpy(), tl.float8e4nv)
+
+
 _plain_subtract = interpreter.InterpreterBuilder.create_fsub
 
 
@@ -58,9 +70,18 @@ def _subtract(builder, a, b):
     return interpreter.TensorHandle(_narrowed(_widened(a.data) - _widened(b.data)), tl.bfloat16)
 
 
+_E4M3 = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float().numpy()
+
+
+def _numbers(x) -> np.ndarray:
+    """An operand of a product in fp32."""
+    kind = x.dtype.scalar
+    return _widened(x.data) if kind == tl.bfloat16 else _E4M3[x.data] if kind == tl.float8e4nv else x.data
+
+
 def _dot(builder, a, b, d, input_precision, max_num_imprecise_acc):
-    """a [m, k] @ b [k, n] + d of fp32 or bf16 operands, by ascending k."""
-    left, right = (_widened(x.data) if x.dtype.scalar == tl.bfloat16 else x.data for x in (a, b))
+    """a [m, k] @ b [k, n] + d of fp32, bf16 or e4m3 operands, by ascending k."""
+    left, right = (_numbers(x) for x in (a, b))
     total = np.zeros_like(d.data)
     for k in range(left.shape[1]):
         total += left[:, k, None] * right[k]

@@ -17,8 +17,8 @@ from slipstream.bench.gpu.limits import Limits
 from slipstream.cost import step_cost
 
 QUESTION = "How fast is the engine as it is, and how much of a step is the host?"
-ORDER, SECONDS = 90, 85
-MODELS, DRY_MODELS = ("dummy:llama-3.2-1b", "dummy:llama-3.1-8b"), ("dummy:tiny",)
+ORDER, SECONDS = 90, 115
+MODELS, DRY_MODELS = ("dummy:llama-3.2-1b", "dummy:llama-3.1-8b", "dummy:llama-3.1-8b int4"), ("dummy:tiny",)  # and `quant`, if any
 BATCHES, DRY_BATCHES = (1, 8, 64), (1, 2)
 PROMPT, NEW, DRY_NEW = 128, 48, 6
 PROFILED = 6  # new tokens of the profiled run
@@ -49,7 +49,8 @@ def engine(bench: Bench, model: str, **options) -> LLM:
     batch = max(bench.pick(BATCHES, DRY_BATCHES))
     length = PROMPT + NEW + 16
     sizes = {"max_batch": batch, "max_step_tokens": bench.pick(2048, 64), "max_len": length, "kv_tokens": batch * (length + 16)}
-    return LLM(model, device=bench.device, prefix_cache=False, **{**sizes, **options})
+    source, _, quant = model.partition(" ")
+    return LLM(source, device=bench.device, quant=quant or None, prefix_cache=False, **{**sizes, **options})
 
 
 def one(bench: Bench, limits: Limits, made: list[LLM], model: str, batch: int) -> None:
@@ -117,7 +118,9 @@ def device_busy(bench: Bench, llm: LLM, batch: int) -> float | None:
         by_kernel.setdefault(event.name[:80], []).append(event.time_range.elapsed_us())
     top = sorted(by_kernel.items(), key=lambda item: -sum(item[1]))[:12]
     shown = "; ".join(f"{name}: {len(times) / count:.0f} x {sum(times) / len(times):.1f} us" for name, times in top[:6])
-    bench.note(f"{llm.engine.config.model_name} batch {batch}: {len(events) / count:.0f} kernels and copies per step; most time in {shown}")
+    config = llm.engine.config
+    name = f"{config.model_name} {config.weight_format} batch {batch}"
+    bench.note(f"{name}: {len(events) / count:.0f} kernels and copies per step; most time in {shown}")
     return busy / count
 
 

@@ -17,7 +17,7 @@ FORMATS = ("fp32", "bf16", "int8", "q8_0", "int4")
 
 def makers(dry: bool) -> list[tuple[str, callable]]:
     """(label, how to make the scene); made one at a time, so that a scene that fails costs itself only."""
-    few = 5 if dry else 33
+    few = 3 if dry else 33
     out = [
         ("embed", lambda: scenes.embed(few, 96, 50, BF16)),
         ("norm", lambda: scenes.norm(few, 333, False)),

@@ -1,0 +1,141 @@
+"""Products of e4m3 numbers with scales: activations quantised per row or per row and 128 inputs, weights per output or per 128 x 128.
+
+Owns the kernels. No linear layer of a model uses them yet: the GPU suite measures them beside the others (bench/gpu/designs.py).
+
+Tensor cores sum e4m3 products with few bits, so 128 inputs are summed from zero and added in fp32, whatever the scales: that is
+`total += dot`, or `total = fma(dot, scale of the row's group * scale of the weight's block, total)`. K is cut into segments and
+these are added as in gemm.py, so a row has the same bits in every company.
+"""
+
+from functools import cache
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from slipstream.base.errors import InputError
+from slipstream.ops.triton import gemm
+from slipstream.ops.triton.gemm import Tile
+from slipstream.ops.triton.launch import Variant, fits, power_of_two
+
+GROUP = 128  # inputs that are summed at a time; outputs and inputs of a block that shares a scale
+GREATEST = 448.0  # e4m3
+LEAST = 1e-12  # greatest size of a row of zeros, so that nothing is divided by 0
+TILE = Tile(64, 128, GROUP, 8, 4)
+E4M3 = torch.float8_e4m3fn
+
+
+@triton.jit
+def _quantise(x, codes, scale, k: tl.constexpr, size: tl.constexpr, block: tl.constexpr, greatest: tl.constexpr, least: tl.constexpr):
+    row, group, groups = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.num_programs(1)
+    column = group * size + tl.arange(0, block)
+    inside = (tl.arange(0, block) < size) & (column < k)
+    value = tl.load(x + row * k + column, mask=inside, other=0.0)
+    step = tl.div_rn(tl.maximum(tl.max(tl.abs(value), axis=0), least), greatest)
+    held = tl.minimum(tl.maximum(tl.div_rn(value, step), -greatest), greatest)
+    tl.store(codes + row * k + column, held.to(tl.float8e4nv), mask=inside)
+    tl.store(scale + row * groups + group, step)
+
+
+@triton.jit(do_not_specialize=["m"])
+def _product(
+    x, weight, x_scale, scale, out, m,
+    n: tl.constexpr, k: tl.constexpr, blocks: tl.constexpr, by_block: tl.constexpr, segments: tl.constexpr, segment: tl.constexpr,
+    parts: tl.constexpr, block_m: tl.constexpr, block_n: tl.constexpr, group: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(1) * block_m + tl.arange(0, block_m)
+    column = tl.program_id(0) * block_n + tl.arange(0, block_n)
+    inner = tl.arange(0, group)
+    here, there = row < m, column < n
+    left = x + row.to(tl.int64)[:, None] * k + inner[None, :]
+    right = weight + column.to(tl.int64)[None, :] * k + inner[:, None]
+    total = tl.zeros((block_m, block_n), tl.float32)
+    first = tl.program_id(2) if parts else 0
+    for number in range(first, first + 1 if parts else segments):
+        begin = number * segment
+        part = tl.zeros((block_m, block_n), tl.float32)
+        for at in range(begin, tl.minimum(begin + segment, k), group):
+            a = tl.load(left + at, mask=here[:, None], other=0.0)
+            b = tl.load(right + at, mask=there[None, :], other=0.0)
+            dot = tl.dot(a, b)
+            if by_block:
+                rows = tl.load(x_scale + row * blocks + at // group, mask=here, other=0.0)
+                columns = tl.load(scale + column // group * blocks + at // group, mask=there, other=0.0)
+                part = tl.fma(dot, rows[:, None] * columns[None, :], part)
+            else:
+                part += dot
+        if not by_block:
+            rows = tl.load(x_scale + row, mask=here, other=0.0)
+            part = part * (rows[:, None] * tl.load(scale + column, mask=there, other=0.0)[None, :])
+        total = part if number == first else total + part
+    place = row.to(tl.int64)[:, None] * n + column[None, :]
+    if parts:
+        place += first.to(tl.int64) * m * n
+    tl.store(out + place, total, mask=here[:, None] & there[None, :])
+
+
+@cache
+def quantise_variant(k: int, size: int) -> Variant:
+    """The form that quantises rows of `k` numbers in groups of `size`."""
+    block = power_of_two(size)
+    constants = {"k": k, "size": size, "block": block, "greatest": GREATEST, "least": LEAST}
+    return Variant(_quantise, constants, ("*fp32", "*fp8e4nv", "*fp32"), min(16, max(1, block // 1024)))
+
+
+@cache
+def variant(n: int, k: int, by_block: bool, parts: bool) -> Variant:
+    """The form of the product for a layer [n, k]; `parts`: segments as programs of their own."""
+    segments, segment = gemm.segments_of(n, k, TILE)
+    constants = {
+        "n": n, "k": k, "blocks": k // GROUP, "by_block": by_block, "segments": segments, "segment": segment, "parts": parts,
+        "block_m": TILE.m, "block_n": TILE.n, "group": GROUP,
+    }  # fmt: skip
+    types = ("*fp8e4nv", "*fp8e4nv", "*fp32", "*fp32", "*fp32", "i32")
+    return Variant(_product, constants, types, TILE.warps, TILE.stages)
+
+
+def quantise(x: Tensor, by_block: bool) -> tuple[Tensor, Tensor]:
+    """x fp32 [m, k] as e4m3 [m, k] and its scales fp32: [m, k / 128] by block, otherwise [m, 1]."""
+    m, k = x.shape
+    _whole_groups("quantise", k)
+    fits("quantise", "x", x, (m, k))
+    size = GROUP if by_block else k
+    codes, scale = torch.empty(m, k, dtype=E4M3, device=x.device), torch.empty(m, k // size, device=x.device)
+    quantise_variant(k, size).launch((m, k // size), x, codes, scale)
+    return codes, scale
+
+
+def product(x: Tensor, x_scale: Tensor, weight: Tensor, scale: Tensor, out: Tensor) -> None:
+    """out fp32 [m, n] = (x * x_scale) @ (weight * scale).T
+
+    Args:
+        x, x_scale: what `quantise` made.
+        weight: e4m3 [n, k].
+        scale: fp32 [n, 1], or [n / 128, k / 128] rounded up, where x has a scale per 128 inputs.
+
+    Raises:
+        InputError: a tensor does not fit.
+    """
+    (m, k), n = x.shape, weight.shape[0]
+    _whole_groups("product", k)
+    by_block = x_scale.shape[1] > 1 or scale.shape[0] != n
+    fits("product", "x", x, (m, k), E4M3)
+    fits("product", "weight", weight, (n, k), E4M3)
+    fits("product", "x_scale", x_scale, (m, k // GROUP if by_block else 1))
+    fits("product", "scale", scale, (triton.cdiv(n, GROUP), k // GROUP) if by_block else (n, 1))
+    fits("product", "out", out, (m, n))
+    tiles = (triton.cdiv(n, TILE.n), triton.cdiv(m, TILE.m))
+    needed = gemm.scratch_size(m, n, k, TILE)
+    if not needed:
+        variant(n, k, by_block, False).launch(tiles, x, weight, x_scale, scale, out, m)
+        return
+    segments, _ = gemm.segments_of(n, k, TILE)
+    scratch = torch.empty(needed, device=x.device)
+    variant(n, k, by_block, True).launch((*tiles, segments), x, weight, x_scale, scale, scratch, m)
+    gemm.merge_variant(segments, "*fp32").launch((triton.cdiv(m * n, gemm.MERGE_BLOCK),), scratch, out, m * n)
+
+
+def _whole_groups(op: str, k: int) -> None:
+    if k % GROUP:
+        raise InputError(f"{op}: k={k}: takes multiples of {GROUP}")
