@@ -34,9 +34,7 @@ def run(
     repetition_penalty: Annotated[float, typer.Option(help="Above 1, tokens that were already used become less likely.")] = 1.0,
     seed: Annotated[int | None, typer.Option(help="Repeats a text (default: drawn, and shown).", show_default=False)] = None,
     n: Annotated[int, typer.Option(help="Samples of the same prompt.")] = 1,
-    stop: Annotated[
-        list[str] | None, typer.Option(help="Text that ends the output; may be given several times.", show_default=False)
-    ] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="Text that ends the output; repeatable.", show_default=False)] = None,
     device: arguments.Device = "cpu",
     threads: arguments.Threads = None,
     quant: arguments.Quant = None,

@@ -76,7 +76,6 @@ def resolve(
     """
     max_len = longest(options, spec)
     weight_format = options.quant or as_stored or stored
-    _check_activations(options, weight_format)
     kv = options.kv or ("bf16" if stored == "bf16" or isinstance(weight_format, Mix) else "fp32")
     memory = plan(
         spec,
@@ -111,7 +110,8 @@ def resolve(
 
 
 def _profile(options: Options, kernels: str, weight_format: WeightFormat, kv: str, rule: str) -> str:
-    """What a text depends on beside the model and the request, as one word."""
+    """What a text depends on beside the model and the request, as one word. InputError: no such scales of activations here."""
+    _check_activations(options, weight_format)
     scales = "" if options.activations == FINE else f"/a-{options.activations}"
     return f"{kernels}/w-{weight_format}{scales}/kv-{kv}" + ("" if rule == "match" else f"/verify-{rule}")
 
