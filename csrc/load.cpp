@@ -100,7 +100,8 @@ class Gunner {
 
     void begin_due() {
         for (auto& client : clients_) {
-            if (next_ == shots_.size() || shots_[next_].due > now_ || shots_[next_].after > events_) return;
+            if (next_ == shots_.size() || shots_[next_].due > now_) return;
+            if (shots_[next_].after > events_ && done_ < next_) return;  // with nobody left to bring events it begins all the same
             if (client.shot >= 0) continue;
             client.shot = static_cast<int64_t>(next_++);
             report(client).sent = now_;

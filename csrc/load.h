@@ -13,7 +13,7 @@ namespace slip {
 struct Shot {             // a request and when it may begin: they begin in their order, each by a client that has nothing to do
     std::string request;  // head and body
     double due;           // seconds after the beginning
-    int64_t after;        // events of all answers that must have come before
+    int64_t after;        // events of all answers that must have come before, as long as any are under way
 };
 
 struct Report {

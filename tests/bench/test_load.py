@@ -111,6 +111,12 @@ def test_requests_wait_for_their_time_and_for_events():
     assert 0.05 <= sent[0] < 0.2 <= sent[1] and sent[2] >= max(time for reply in done.replies[:2] for time in reply.times)
 
 
+def test_a_request_does_not_wait_for_events_that_cannot_come():
+    with Script([STREAM, token(), token(), usage(2)]) as script:
+        done = fire(script, [Order([1], 2), Order([2], 2, after=100)], clients=2)
+    assert [reply.error for reply in done.replies] == ["", ""] and done.seconds < 5
+
+
 def test_an_old_connection_that_the_server_closed_is_made_again():
     with Script([STREAM, token(), usage(1), None]) as script:
         done = fire(script, [Order([1], 1, due=0.1 * number) for number in range(4)])

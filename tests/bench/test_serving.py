@@ -14,7 +14,7 @@ from slipstream.base.errors import BackendError, InputError
 from slipstream.bench.group import bench
 from slipstream.bench.load import Order, Reply, Volley
 from slipstream.bench.own_server import OwnServer
-from slipstream.bench.serving import Ask, Serving, Turn, sized
+from slipstream.bench.serving import Ask, Batch, Serving, Turn, sized
 from slipstream.bench.traces import Entry
 from tests.bench.test_load import STREAM, Script, token, usage
 from tests.tools.package import environment
@@ -36,7 +36,8 @@ def turn(replies: list[Reply], open: bool = False, dues: tuple[float, ...] = (0.
 def test_waits_of_a_turn():
     replies = [Reply(1.0, (1.5, 2.0, 4.0), 3), Reply(0.5, (3.5,), 1), Reply(0.0, (1.0, 9.0), 0, "failed")]
     closed, opened = turn(replies), turn(replies, True, (0.75, 0.25, 0.0))
-    assert closed.rate == 1.0 and closed.errors() == ["failed"]
+    closed.cpu["front"] = 2.0
+    assert closed.rate == 1.0 and closed.token_cpu("front") == 0.5 and closed.errors() == ["failed"]
     assert closed.waits() == {"first_token_s": [0.5, 3.0], "between_tokens_s": [0.5, 2.0], "whole_s": [3.0, 3.0]}
     assert opened.waits()["first_token_s"] == [0.75, 3.25] and (opened.lateness(), closed.lateness()) == (0.25, 0.0)
 
@@ -49,7 +50,7 @@ def test_only_waits_in_the_time_of_the_prompt_are_beside_it():
 
 def test_figures_are_medians_over_turns():
     turns = [turn([Reply(0.0, (wait, 2 * wait), 2)]) for wait in (1.0, 3.0, 2.0)]
-    found = Serving(Ask(), None, turns, offline=[(1.0, 2.0), (0.5, 2.0), (0.25, 2.0)])
+    found = Serving(Ask(), None, turns, offline=[Batch(rate, 2.0, 0.1) for rate in (1.0, 0.5, 0.25)])
     assert found.ratio == 1.0 and found.quantiles()["first_token_s"] == {0.5: 2.0, 0.9: 2.0, 0.99: 2.0}
     assert "beside_s" not in found.quantiles()
 
@@ -94,7 +95,7 @@ def test_our_own_server_beside_its_engine(folder, tmp_path):
     asked = ("--clients", "2", "--prompt-tokens", "9", "--new-tokens", "6", "--arriving", "20", "--repeat", "1", "--threads", "1")
     done = run(str(folder), *asked, "--out", str(tmp_path))
     assert done.exit_code == 0, done.output
-    for words in ("first token", "while the prompt is read", "of the same engine offline", "of the limit", "front process"):
+    for words in ("first token", "of the same engine offline", "of the limit", "of a token in ms: offline"):
         assert words in done.output
     (path,) = tmp_path.iterdir()
     result = json.loads(path.read_text())

@@ -27,7 +27,7 @@ class Order:
         prompt: token ids.
         new_tokens: that the answer shall have.
         due: seconds after the beginning before which it is not sent.
-        after: events that must have come before, of all answers together.
+        after: events that must have come before, of all answers together, as long as any are under way.
     """
 
     prompt: Sequence[int]

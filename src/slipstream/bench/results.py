@@ -143,7 +143,7 @@ def serving_record(found: Serving, command: str) -> dict[str, Any]:
         "limit": None if found.limit is None else limit_record(found.limit),
         "waits": {name: {f"p{part * 100:g}": value for part, value in parts.items()} for name, parts in found.quantiles().items()},
         "ratio": found.ratio,
-        "offline": [{"tokens_per_s": rate, "possible": possible} for rate, possible in found.offline],
+        "offline": [{"tokens_per_s": one.rate, "possible": one.possible, "cpu_s_per_token": one.cpu} for one in found.offline],
         "turns": [turn_record(turn) for turn in found.turns],
         "arrivals": [{**turn_record(turn), "beside_s": turn.waits_beside()} for turn in found.arrivals],
     }

@@ -96,8 +96,10 @@ def show(found: "Serving") -> None:
     turns = [*found.turns, *found.arrivals]
     share = median(turn.volley.cpu / turn.volley.seconds for turn in turns)
     costs = [f"{share:.1%} of a core for the generator"]
-    for name in sorted({name for turn in turns for name in turn.cpu}):
-        costs.append(f"{median(turn.cpu[name] / turn.volley.seconds for turn in turns):.1%} for the server's {name} process")
+    parts = [f"{name} {1e3 * median(turn.token_cpu(name) for turn in found.turns):.3g}" for name in sorted(found.turns[0].cpu)]
+    if parts and found.offline:
+        alone = f"offline {1e3 * median(one.cpu for one in found.offline):.3g}"
+        costs.append(f"processor time of a token in ms: {', '.join([alone, *parts])}")
     if found.ask.open:
         costs.append(f"requests were sent up to {max(turn.lateness() for turn in turns) * 1e3:.1f} ms late")
     console.print("; ".join(costs), style="dim")
@@ -111,7 +113,7 @@ def beside(found: "Serving") -> str:
     """What the same engine did offline, and what the machine could do."""
     if found.ratio is None:
         return "; the limit of another server's machine and model is not known here"
-    rate, possible = (median(values) for values in zip(*found.offline, strict=True))
+    rate, possible = median(one.rate for one in found.offline), median(one.possible for one in found.offline)
     served = median(turn.rate for turn in found.turns)
     offline = f", {found.ratio:.1%} of the same engine offline ({rate:,.1f})"
     bandwidth = f"{found.limit.bandwidth:.1f} GB/s at {found.limit.working_set / 2**20:.0f} MiB"

@@ -143,6 +143,10 @@ class Turn:
         """Tokens per second of all good answers together."""
         return sum(reply.tokens for _, reply in self.good()) / self.volley.seconds
 
+    def token_cpu(self, name: str) -> float:
+        """Processor seconds of one of our server's processes for a token."""
+        return self.cpu[name] / max(1, sum(reply.tokens for _, reply in self.good()))
+
     def lateness(self) -> float:
         """The longest that the generator sent a request after it was due; in a closed load there is no such time."""
         return max((reply.sent - order.due for order, reply in self.good()), default=0.0) if self.open else 0.0
@@ -167,13 +171,22 @@ class Turn:
         return [after - before for times in others for before, after in pairwise(times) if last.sent < (before + after) / 2 < last.times[0]]
 
 
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A turn's requests as one batch offline: tokens per second, those at the machine's limit, and processor seconds of a token."""
+
+    rate: float
+    possible: float
+    cpu: float
+
+
 @dataclass
 class Serving:
     """All that was found.
 
     Attributes:
         turns: served ones; arrivals: those with a prompt that arrives.
-        offline: (tokens per second, tokens per second at the machine's limit) of the same requests, one for each turn.
+        offline: the same lengths offline, one for each turn.
         llm, limit: the offline engine and its limit; None for another server.
     """
 
@@ -181,14 +194,14 @@ class Serving:
     target: Target
     turns: list[Turn] = field(default_factory=list)
     arrivals: list[Turn] = field(default_factory=list)
-    offline: list[tuple[float, float]] = field(default_factory=list)
+    offline: list[Batch] = field(default_factory=list)
     llm: LLM | None = None
     limit: Limit | None = None
 
     @property
     def ratio(self) -> float | None:
         """Served over offline, median of the pairs within a turn."""
-        return median(turn.rate / rate for turn, (rate, _) in zip(self.turns, self.offline, strict=True)) if self.offline else None
+        return median(turn.rate / batch.rate for turn, batch in zip(self.turns, self.offline, strict=True)) if self.offline else None
 
     def quantiles(self) -> dict[str, dict[float, float]]:
         """Quantiles of every wait, as medians over the turns; of `beside` too, where a prompt arrived. Without an answer there is none."""
@@ -279,9 +292,9 @@ def offline(found: Serving, orders: Sequence[Order]) -> None:
     """The same requests as one batch of the offline engine, with a probe of the machine before."""
     found.limit.probe()
     steps = found.llm.engine.core.meter.steps
-    begin, started = len(steps), time.perf_counter()
+    begin, started, spent = len(steps), time.perf_counter(), time.process_time()
     params = [SamplingParams(max_tokens=order.new_tokens, temperature=0, ignore_eos=True) for order in orders]
     outputs = found.llm.generate([order.prompt for order in orders], params)
-    seconds = time.perf_counter() - started
+    seconds, spent = time.perf_counter() - started, time.process_time() - spent
     tokens = sum(len(sample.token_ids) for output in outputs for sample in output.outputs)
-    found.offline.append((tokens / seconds, tokens / sum(map(found.limit.seconds, steps[begin:]))))
+    found.offline.append(Batch(tokens / seconds, tokens / sum(map(found.limit.seconds, steps[begin:])), spent / tokens))

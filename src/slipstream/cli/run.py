@@ -8,7 +8,7 @@ import sys
 import time
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -58,16 +58,13 @@ def run(
     options = arguments.given(
         threads=threads, quant=quant, activations=activations, kv=kv, max_len=max_len, memory=arguments.parse_size(memory), kernels=kernels
     )
-    began = time.perf_counter()
-    from slipstream.engine.limit import Limit
-    from slipstream.engine.llm import LLM
 
-    imported = time.perf_counter()
-    llm = LLM(model, device=device, speculate=speculate, verify=verify, max_batch=n, **options)
-    opened = time.perf_counter()
+    llm, start = open_model(model, device=device, speculate=speculate, verify=verify, max_batch=n, **options)
+    from slipstream.engine.limit import Limit
+
     config = llm.engine.config
     describe(llm, seed)
-    tell(f"start     {imported - began:.2f} s of imports, {opened - imported:.2f} s to open the model")
+    tell(start)
     tokens = as_tokens(prompt) if llm.engine.intake.tokenizer is None else prompt
     sizes = config.spec, config.weight_format, config.kv, config.threads
     limit = Limit(*sizes, min(max_tokens, config.max_len), llm.engine.kernels.device)
@@ -82,6 +79,16 @@ def run(
     limit.probe()
     tell(clock.line(limit))
     llm.close()
+
+
+def open_model(model: str | None, **options: Any) -> tuple["LLM", str]:
+    """The engine, and a line on how long its start took."""
+    began = time.perf_counter()
+    from slipstream.engine.llm import LLM
+
+    imported = time.perf_counter()
+    llm = LLM(model, **options)
+    return llm, f"start     {imported - began:.2f} s of imports, {time.perf_counter() - imported:.2f} s to open the model"
 
 
 def read_prompt(prompt: str | None) -> str:
