@@ -25,7 +25,7 @@ def test_a_sound_model_passes_everything(folder):
 
 def test_what_cannot_be_compared_is_skipped_and_said():
     done, verdicts = run("dummy:tiny:fp32", "--threads", "1")
-    assert done.exit_code == 0 and list(verdicts.values()).count("PASS") == 3 + len(("ngram", "suffix", "auto"))
+    assert done.exit_code == 0 and list(verdicts.values()).count("PASS") == 3 + len(("ngram", "suffix", "auto", "first", "best"))
     assert verdicts["log-probabilities of transformers"] == "skip" and "random weights" in done.stdout
 
 

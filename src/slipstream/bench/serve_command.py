@@ -92,7 +92,7 @@ def show(found: "Serving") -> None:
     for name, quantiles in found.quantiles().items():
         table.add_row(TITLES[name], *(f"{seconds * 1e3:,.1f}" for seconds in quantiles.values()))
     console.print(table)
-    console.print(f"{median(turn.rate for turn in found.turns):,.1f} tokens/s served{beside(found)}")
+    console.print(f"{median(turn.rate for turn in found.turns):,.1f} tokens/s served{beside(found)}", soft_wrap=True)
     turns = [*found.turns, *found.arrivals]
     share = median(turn.volley.cpu / turn.volley.seconds for turn in turns)
     costs = [f"{share:.1%} of a core for the generator"]
