@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import psutil
 import pytest
 
-from tests.server.harness import LONG, send
+from tests.server.harness import LONG, send, serving
 
 COMPLETIONS = "/v1/completions"
 LASTING = {**LONG, "max_tokens": 900}  # far longer than anybody stays
-SEATS = 8 + 64  # texts that the shared server takes at once: those that run and those that wait
+SEATS = 8 + 64  # texts that the server takes at once: those that run and those that wait
+SMALL = ("--max-len", "1024", "--max-batch", "8", "--max-queue", "64")
 MIB = 2**20
 
 
@@ -30,6 +31,13 @@ class Footprint:
     @property
     def bytes(self) -> int:
         return self.front + self.engine
+
+
+@pytest.fixture(scope="module")
+def small(model, tmp_path_factory):
+    """A server with little KV: its pages are given by the system as they are first used, which is no leak but grows like one."""
+    with serving(tmp_path_factory.mktemp("small") / "log", model, *SMALL) as running:
+        yield running
 
 
 def settled(server) -> Footprint:
@@ -75,30 +83,30 @@ def nobody_is_left(server) -> None:
     assert server.ready() and server.metric("engine_step_failures_total") == 0
 
 
-def test_a_thousand_abandoned_requests(server):
-    serve(server, 0, 80, abandoned=1)  # pools and caches fill
-    before = settled(server)
-    serve(server, 80, 1000, abandoned=1)
-    after = settled(server)
+def test_a_thousand_abandoned_requests(small):
+    serve(small, 0, 80, abandoned=1)  # pools and caches fill
+    before = settled(small)
+    serve(small, 80, 1000, abandoned=1)
+    after = settled(small)
     assert after.files <= before.files and after.bytes - before.bytes < 8 * MIB, (before, after)
-    nobody_is_left(server)
+    nobody_is_left(small)
 
 
-def test_short_requests_with_a_tenth_abandoned(server):
+def test_short_requests_with_a_tenth_abandoned(small):
     """The short form of the next one: allocators breathe, so only what is far too much fails here."""
-    serve(server, 0, 100, abandoned=10)
-    before = settled(server)
-    serve(server, 100, 500, abandoned=10)
-    after = settled(server)
+    serve(small, 0, 100, abandoned=10)
+    before = settled(small)
+    serve(small, 100, 500, abandoned=10)
+    after = settled(small)
     assert after.files <= before.files and after.bytes - before.bytes < 8 * MIB, (before, after)
-    nobody_is_left(server)
+    nobody_is_left(small)
 
 
 @pytest.mark.slow
 def test_ten_thousand_short_requests_with_a_tenth_abandoned(own):
     """The pool is small, so that what the prefix cache remembers is full soon and any growth after that is a leak."""
     seen = []
-    with own("--max-len", "1024", "--max-queue", "64") as server:
+    with own(*SMALL) as server:
         for first in range(0, 10_000, 1000):
             serve(server, first, 1000, abandoned=10)
             seen.append(settled(server))

@@ -42,7 +42,7 @@ def test_against_the_reference(monkeypatch, rows, window, page_size, kv_heads, g
     torch.testing.assert_close(got, attend(REFERENCE, scene, window), atol=tolerance, rtol=tolerance)
 
 
-@pytest.mark.parametrize("window, dtype", [(0, torch.bfloat16), (37, torch.float32)])
+@pytest.mark.parametrize("window, dtype", [pytest.param(0, torch.bfloat16, marks=pytest.mark.slow), (37, torch.float32)])
 def test_programs_do_not_change_bits(monkeypatch, window, dtype):
     scene = build_scene(RAGGED, dtype=dtype)
     results = []
@@ -52,7 +52,7 @@ def test_programs_do_not_change_bits(monkeypatch, window, dtype):
     assert equal_bits(*results)
 
 
-@pytest.mark.parametrize("window, dtype", [(0, torch.bfloat16), (37, torch.float32)])
+@pytest.mark.parametrize("window, dtype", [(0, torch.bfloat16), pytest.param(37, torch.float32, marks=pytest.mark.slow)])
 def test_a_row_has_the_same_bits_in_every_batch_and_layout(window, dtype):
     rows = RAGGED + PREFILL[8:17]
     chosen = [0, 6, 7, 8, 9, 11, 13, 17, 21]
