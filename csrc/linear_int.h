@@ -128,25 +128,33 @@ static inline Int ended(Int dots, const int32_t* sum, int r) {
     return EARLY || !F::OFFSET ? dots : add(dots, seti(-F::OFFSET * whole(sum, r)));
 }
 
+// Blocks that come after those at hand, fetched while rows pass over these: with block b the `share` bytes from at + b * share on.
+struct Coming {
+    const uint8_t* at;
+    i64 share;
+};
+
 // Products of `count` blocks from b on with half h of the outputs, added to dots.
 template <class F, int R>
-static inline void some_blocks(const Linear& a, i64 row, const uint8_t* panel, int h, bool fetch, i64 b, i64 count, const int32_t* sum,
-                               Int* dots) {
+static inline void some_blocks(const Linear& a, i64 row, const uint8_t* panel, int h, bool fetch, const Coming& coming, i64 b, i64 count,
+                               const int32_t* sum, Int* dots) {
     for (i64 end = b + count; b < end; ++b) {
-        if (R <= 2 && fetch) prefetch_block(F::at(panel, b + AHEAD), F::at(panel, 1) - F::at(panel, 0));
+        if (R > 2) prefetch_block(coming.at + b * coming.share, coming.share);
+        else if (fetch) prefetch_block(F::at(panel, b + AHEAD), F::at(panel, 1) - F::at(panel, 0));
         F::template dots<R>(F::at(panel, b), h, a.quant + (b * a.rows + row) * BLOCK, sum, dots);
     }
 }
 
 // One unit of R rows times half h of the outputs: acc = fma(product, worth * step, acc), or without the step, which comes later.
 template <class F, Scales S, int R>
-static inline void one_unit(const Linear& a, i64 row, const uint8_t* panel, int h, bool fetch, i64 b, i64 count, float* acc) {
+static inline void one_unit(const Linear& a, i64 row, const uint8_t* panel, int h, bool fetch, const Coming& coming, i64 b, i64 count,
+                            float* acc) {
     using W = Way<F, S>;
     const int32_t* sum = a.sum + 2 * (b / W::UNIT * a.rows + row);
     const float* step = a.step + b / W::SPAN * a.rows + row;
     Int dots[R];
     begin<F, R>(sum, dots);
-    some_blocks<F, R>(a, row, panel, h, fetch, b, W::UNIT == 1 ? 1 : count, sum, dots);
+    some_blocks<F, R>(a, row, panel, h, fetch, coming, b, W::UNIT == 1 ? 1 : count, sum, dots);
     Vec worth = zero(), least = zero();
     if constexpr (F::SCALED) worth = F::scale(panel, b, F::at(panel, b), h);
     if constexpr (F::LEAST) least = F::least(panel, b, F::at(panel, b), h, worth);
@@ -164,41 +172,42 @@ static inline void one_unit(const Linear& a, i64 row, const uint8_t* panel, int 
 
 // R rows times H halves of a panel over blocks block .. block + blocks - 1, which begin with a span.
 template <class F, Scales S, int R, int H>
-static void tile_int(const Linear& a, i64 row, const uint8_t* panel, int first, i64 block, i64 blocks, float* acc) {
+static void tile_int(const Linear& a, i64 row, const uint8_t* panel, int first, i64 block, i64 blocks, const Coming& coming, float* acc) {
     using W = Way<F, S>;
     for (i64 b = block, end = block + blocks; b < end; b += W::UNIT) {
         const i64 count = end - b < W::UNIT ? end - b : W::UNIT;
 #pragma GCC unroll 2
-        for (int h = first; h < first + H; ++h) one_unit<F, S, R>(a, row, panel, h, h == first, b, count, acc);
+        for (int h = first; h < first + H; ++h) one_unit<F, S, R>(a, row, panel, h, h == first, coming, b, count, acc);
     }
 }
 
 // The same where sums are integers.
 template <class F, int R, int H>
-static void tile_whole(const Linear& a, i64 row, const uint8_t* panel, int first, i64 block, i64 blocks, int32_t* acc) {
+static void tile_whole(const Linear& a, i64 row, const uint8_t* panel, int first, i64 block, i64 blocks, const Coming& coming,
+                       int32_t* acc) {
     constexpr i64 PIECE = H == 2 ? 4 : RANGE;  // both halves of a few blocks while they are near
     for (i64 b = block, end = block + blocks; b < end; b += PIECE)
         for (int h = first; h < first + H; ++h) {
             Int dots[R];
 #pragma GCC unroll 8
             for (int r = 0; r < R; ++r) dots[r] = load(acc + r * PANEL + h * LANES);
-            some_blocks<F, R>(a, row, panel, h, h == first, b, end - b < PIECE ? end - b : PIECE, nullptr, dots);
+            some_blocks<F, R>(a, row, panel, h, h == first, coming, b, end - b < PIECE ? end - b : PIECE, nullptr, dots);
 #pragma GCC unroll 8
             for (int r = 0; r < R; ++r) store(acc + r * PANEL + h * LANES, dots[r]);
         }
 }
 
 template <class F, Scales S>
-static void some_rows_int(int rows, const Linear& a, i64 row, const uint8_t* panel, i64 block, i64 blocks, float* acc) {
+static void some_rows_int(int rows, const Linear& a, i64 row, const uint8_t* panel, i64 block, i64 blocks, Coming coming, float* acc) {
 #define SLIP_ROWS(R)                                                                                                           \
     case R:                                                                                                                    \
         if constexpr (R <= INT_ROWS) {                                                                                         \
             constexpr int H = R <= 2 ? 2 : 1;                                                                                  \
-            for (int first = 0; first < 2; first += H) {                                                                       \
+            for (int first = 0; first < 2; first += H, coming.at += blocks * coming.share) {                                   \
                 if constexpr (Way<F, S>::WHOLE)                                                                                \
-                    tile_whole<F, R, H>(a, row, panel, first, block, blocks, reinterpret_cast<int32_t*>(acc));                 \
+                    tile_whole<F, R, H>(a, row, panel, first, block, blocks, coming, reinterpret_cast<int32_t*>(acc));         \
                 else                                                                                                           \
-                    tile_int<F, S, R, H>(a, row, panel, first, block, blocks, acc);                                            \
+                    tile_int<F, S, R, H>(a, row, panel, first, block, blocks, coming, acc);                                    \
             }                                                                                                                  \
         }                                                                                                                      \
         break;
@@ -228,9 +237,15 @@ static void linear_int(const Linear& a, i64 panel, i64 panels, i64 from, i64 to)
             std::memset(acc, 0, rows * PANEL * sizeof(float));
             for (i64 b = 0; b < a.blocks; b += RANGE) {
                 const i64 blocks = a.blocks - b < RANGE ? a.blocks - b : RANGE;
+                const i64 left = a.blocks - b - blocks, passes = 2 * parts;  // of tiles, each over one half of the panel
+                const uint8_t* next = left ? F::at(weight, b + blocks) : weight + panel_bytes;
+                const bool fetched = row > from || (!left && p + 1 == panel + panels);
+                const i64 coming = fetched ? 0 : F::at(nullptr, left && left < RANGE ? left : RANGE) - F::at(nullptr, 0);
+                const i64 share = coming / (passes * blocks);
                 for (i64 i = 0; i < parts; ++i) {
                     const i64 r = cut(rows, parts, i), count = cut(rows, parts, i + 1) - r;
-                    some_rows_int<F, S>(static_cast<int>(count), a, row + r, weight, b, blocks, acc + r * PANEL);
+                    const Coming own{next + (2 * i * blocks - b) * share, share};
+                    some_rows_int<F, S>(static_cast<int>(count), a, row + r, weight, b, blocks, own, acc + r * PANEL);
                 }
             }
             for (i64 r = 0; r < rows; ++r) {
