@@ -91,6 +91,15 @@ def run(*arguments: str):
     return CliRunner().invoke(bench, ["serve", *arguments])
 
 
+@pytest.fixture
+def nothing_stays():
+    """Whatever a test starts has ended with it; other tests of the same process may have servers of their own."""
+    before = set(psutil.Process().children(recursive=True))
+    yield
+    assert not set(psutil.Process().children(recursive=True)) - before
+
+
+@pytest.mark.usefixtures("nothing_stays")
 def test_our_own_server_beside_its_engine(folder, tmp_path):
     asked = ("--clients", "2", "--prompt-tokens", "9", "--new-tokens", "6", "--arriving", "20", "--repeat", "1", "--threads", "1")
     done = run(str(folder), *asked, "--out", str(tmp_path))
@@ -104,7 +113,6 @@ def test_our_own_server_beside_its_engine(folder, tmp_path):
     assert result["ratio"] == served["tokens_per_s"] / offline["tokens_per_s"]
     assert 0 < len(served["waits"]["between_tokens_s"]) <= 4 * 5  # a front that has fallen behind sends several tokens in one event
     assert len(served["waits"]["whole_s"]) == 4 and set(served["server_cpu_s"]) == {"front", "engine"}
-    assert not psutil.Process().children(recursive=True)
 
 
 def test_another_server_and_what_it_refuses(tmp_path):
@@ -118,10 +126,10 @@ def test_another_server_and_what_it_refuses(tmp_path):
     assert json.loads(text)["ratio"] is None and "secret" not in text
 
 
+@pytest.mark.usefixtures("nothing_stays")
 def test_a_server_that_does_not_start():
     with pytest.raises(BackendError, match="no-such-folder"):
         OwnServer("./no-such-folder", {})
-    assert not psutil.Process().children(recursive=True)
 
 
 def test_what_it_started_ends_with_it(folder, tmp_path):

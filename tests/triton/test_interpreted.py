@@ -32,7 +32,7 @@ def runs(request):
 
 
 def run(cases: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "--durations=5", str(HERE / cases)]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--durations=5", str(HERE / cases)]
     interpreted = environment(HERE, HERE.parent / "ops", TRITON_INTERPRET="1")
     return subprocess.run(command, capture_output=True, text=True, env=interpreted, timeout=280)
 
