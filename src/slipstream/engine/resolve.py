@@ -75,7 +75,7 @@ def resolve(
         CapacityError: it does not fit into memory; names the sum and the way out.
     """
     max_len = longest(options, spec)
-    weight_format = options.quant or as_stored or stored
+    weight_format = _weight_format(options, as_stored or stored)
     kv = options.kv or ("bf16" if stored == "bf16" or isinstance(weight_format, Mix) else "fp32")
     memory = plan(
         spec,
@@ -110,16 +110,16 @@ def resolve(
 
 
 def _profile(options: Options, kernels: str, weight_format: WeightFormat, kv: str, rule: str) -> str:
-    """What a text depends on beside the model and the request, as one word. InputError: no such scales of activations here."""
-    _check_activations(options, weight_format)
+    """What a text depends on beside the model and the request, as one word."""
     scales = "" if options.activations == FINE else f"/a-{options.activations}"
     return f"{kernels}/w-{weight_format}{scales}/kv-{kv}" + ("" if rule == "match" else f"/verify-{rule}")
 
 
-def _check_activations(options: Options, weight_format: WeightFormat) -> None:
-    """InputError where the option would change nothing, or a format has no kernel for it."""
+def _weight_format(options: Options, stored: WeightFormat) -> WeightFormat:
+    """Of the linear layers. InputError: coarser scales of activations would change nothing there, or have no kernel."""
+    weight_format = options.quant or stored
     if options.activations == FINE:
-        return
+        return weight_format
     if options.device != "cpu":
         raise InputError(f"activations={options.activations!r}: only CPUs round activations to int8, not {options.device}; leave it out")
     formats = {format for _, format in weight_format.named} if isinstance(weight_format, Mix) else {weight_format}
@@ -129,6 +129,7 @@ def _check_activations(options: Options, weight_format: WeightFormat) -> None:
         )
     for format in sorted(formats):
         check_activations(format, options.activations)
+    return weight_format
 
 
 def _shared_out(options: Options, spec: ModelSpec, pages: int, max_len: int, max_draft: int) -> SchedulerOptions:
