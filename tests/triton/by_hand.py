@@ -99,7 +99,7 @@ for _name in ("add", "radd", "sub", "mul", "rmul", "floordiv", "mod", "lt", "le"
     setattr(Block, f"__{_name}__", _operator(f"__{_name}__"))
 
 
-def load(pointer: Pointer, mask=None, other=None, cache_modifier="") -> Block:
+def load(pointer: Pointer, mask=None, other=None, cache_modifier="", eviction_policy="") -> Block:
     numbers, at = pointer.numbers(), np.asarray(pointer.at)
     wanted = np.broadcast_to(True if mask is None else data(mask), at.shape)
     assert (at[wanted] >= 0).all() and (at[wanted] < len(numbers)).all(), "read outside of the tensor"

@@ -16,23 +16,25 @@ from tests.triton.ptx import bf16, execute
 from tests.triton.test_compiled import SHARED_LIMIT, compile_forms
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+SPILLED = 200  # bytes: the sums of 64 rows fill the registers, and what else is needed waits in memory at the ends of a loop
 SLOW_FORMATS = ("int4", "int4_zero", "int8", "q8_0", "q4_k", "q6_k")
 
 
 def check(forms: list[dict]) -> None:
-    """Products take the weight from registers: with a copy in shared memory they would take far more of it than codes and x do."""
+    """Products are single warps', with the weight in registers: in shared memory is only what warps add up in the end."""
     for form in forms:
-        assert form["spills"] == 0 and form["registers"] <= 255 and form["shared"] <= SHARED_LIMIT, form
-        assert form["mma"] == 0 and (form["wgmma"] > 0) == (form["kernel"] == "packed"), form
+        many = "rows 64" in form["form"]
+        assert form["registers"] <= 255 and form["shared"] <= 64 * 1024 and form["spills"] <= (SPILLED if many else 16), form
+        assert form["wgmma"] == 0 and (form["mma"] > 0) == (form["kernel"] == "packed_stream"), form
 
 
 PROGRAM = """
 import json
 from dataclasses import asdict
-from slipstream.ops.triton import compile, packed
-for format, rows, parts in (("int4", 1, True), ("int4_zero", 1, True), ("int4_zero", 4096, False)):
+from slipstream.ops.triton import compile, streamed
+for format, rows in (("int4", 1), ("int4_zero", 1), ("int4_zero", 64)):
     form = compile.PACKED[format][-1][1](4096, 4096)
-    found = compile.measure("packed", format, packed.variant(form, parts, not parts, packed.tile_of(form, rows)))
+    found = compile.measure("packed_stream", f"{format} rows {rows}", streamed.variant(form, rows > 1, streamed.stream_of(form, rows)))
     print(json.dumps(asdict(found)))
 """
 
@@ -50,7 +52,7 @@ def test_some_layers_fit(tmp_path):
 @pytest.mark.parametrize("format", SLOW_FORMATS)
 def test_every_layer_of_an_8b_model_fits(tmp_path, format):
     forms = compile_forms(tmp_path, "--shapes", "llama-3.1-8b", "--formats", format, "--kernels", "packed", timeout=2900)
-    assert {form["kernel"] for form in forms} == {"packed", "packed_merge", "packed_unpack"}
+    assert {form["kernel"] for form in forms} == {"packed_stream", "packed_unpack"}
     check(forms)
 
 

@@ -26,7 +26,8 @@ def product(streamed, x, packed, bias, **stream):
     rows, form = len(x), packed.form
     padded = torch.nn.functional.pad(x.bfloat16(), (0, form.k - form.inputs))
     out = torch.full((rows, form.outputs + 9), torch.nan)
-    streamed.product(padded, packed, bias, out[:, 5 : 5 + form.outputs], streamed.Stream(**stream))
+    chosen = streamed.fitting(form, streamed.Stream(**stream))
+    streamed.product(padded, packed, bias, out[:, 5 : 5 + form.outputs], chosen)
     assert out[:, :5].isnan().all() and out[:, 5 + form.outputs :].isnan().all() and not packed.arrived.any()
     return out[:, 5 : 5 + form.outputs]
 

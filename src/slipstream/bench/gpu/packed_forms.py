@@ -84,11 +84,13 @@ def warps(size: int, outputs: int, number: int, stages: int) -> Tile:
 
 
 def single(kind: Kind, least: int, most: int, *stream: int) -> Candidate:
-    """The products of ops/triton/streamed.py; `stream`: rows, deep, wide, each, ahead."""
+    """The products of ops/triton/streamed.py; `stream`: rows, deep, wide, each, ahead, fill."""
     chosen = streamed.Stream(*stream)
+    fill = f"_fill{chosen.fill}" if chosen.fill != streamed.FILL else ""
     return Candidate(
-        kind, f"_stream{chosen.rows}_{chosen.deep}x{chosen.wide}_ahead{chosen.ahead}", least, most,
-        partial(streamed.product, stream=chosen), lambda form, rows: (streamed.variant(form, False, streamed.fitting(form, chosen)),),
+        kind, f"_stream{chosen.rows}_{chosen.deep}x{chosen.wide}_ahead{chosen.ahead}{fill}", least, most,
+        lambda x, layer, bias, out: streamed.product(x, layer, bias, out, streamed.fitting(layer.form, chosen)),
+        lambda form, rows: (streamed.variant(form, False, streamed.fitting(form, chosen)),),
     )  # fmt: skip
 
 
@@ -96,7 +98,7 @@ CANDIDATES = (
     tiled(ZERO_128, "", 1, 64),
     tiled(ZERO_128, "_warp2", 1, 16, warps(16, 64, 2, 4)),
     *(single(ZERO_128, 1, 8, 8, 4, 1, 32, ahead) for ahead in (1, 2, 3)),
-    *(single(ZERO_128, 1, 8, 8, *rest) for rest in ((8, 1, 32, 2), (2, 2, 32, 2), (1, 4, 32, 2))),
+    *(single(ZERO_128, 1, 8, 8, *rest) for rest in ((8, 1, 32, 2), (8, 1, 32, 2, 1024), (16, 1, 32, 1), (2, 2, 32, 2), (1, 4, 32, 2))),
     *(single(ZERO_128, 16, 16, 16, *rest) for rest in ((4, 1, 32, 1), (4, 1, 32, 2), (4, 2, 32, 1), (2, 2, 32, 2))),
     *(single(ZERO_128, 32, 64, 32, *rest) for rest in ((4, 2, 32, 1), (2, 4, 32, 1), (1, 8, 32, 1))),
     *(single(ZERO_128, 64, 256, 64, *rest) for rest in ((4, 2, 32, 1), (2, 4, 32, 1), (1, 8, 32, 1), (1, 4, 32, 1))),

@@ -29,13 +29,12 @@ from slipstream.ops.triton import (
     experts,
     fp8,
     gated,
-    gemm,
     logprobs,
     move,
     norm,
-    packed,
     rope,
     sample,
+    streamed,
     widened,
 )
 from slipstream.ops.triton.launch import Variant
@@ -116,7 +115,7 @@ def _of(spec: ModelSpec) -> Iterator[tuple[str, str, Variant]]:
 
 
 def products(names: Iterable[str], formats: Iterable[str]) -> list[tuple[str, str, Variant]]:
-    """(kernel, form, variant) of the linear layers of the named shapes in whole-number formats: every tile, in one program and in parts."""
+    """(kernel, form, variant) of the linear layers of the named shapes in whole-number formats, for every number of rows."""
     found: dict[tuple, tuple[str, str, Variant]] = {}
     for name, format in ((name, format) for name in names for format in formats):
         for layer, (n, k) in _layers(shape(name)).items():
@@ -128,14 +127,10 @@ def products(names: Iterable[str], formats: Iterable[str]) -> list[tuple[str, st
 
 
 def _products(form: Form) -> Iterator[tuple[str, str, Variant]]:
-    tiles = dict.fromkeys(packed.tile_of(form, most) for most, _ in packed.BY_ROWS)
-    segments, _ = gemm.segments_of(form.n, form.k, next(iter(tiles)))
-    for tile in tiles:
-        yield "packed", f"rows {tile.m}", packed.variant(form, False, False, tile)
-        if segments > 1 and triton.cdiv(form.n, tile.n) < gemm.WHOLE_FROM:
-            yield "packed", f"rows {tile.m} in parts", packed.variant(form, True, False, tile)
-    if segments > 1:
-        yield "packed_merge", "", packed.merge_variant(form, segments, False)
+    tables = {"": streamed.BY_ROWS, "invariant ": streamed.INVARIANT}
+    for label, most in ((label, most) for label, table in tables.items() for most, _ in table):
+        stream = streamed.stream_of(form, most, tables[label])
+        yield "packed_stream", f"{label}rows {stream.rows}", streamed.variant(form, False, stream)
     yield "packed_unpack", "", widened.variant(form)
 
 

@@ -2,7 +2,7 @@
 
     fp32                   fp32 x fp32, TF32 off as torch has it by default: cuBLAS, or gemm.py
     bf16                   activations rounded to bf16, products on tensor cores, sums and results in fp32: cuBLAS, or gemm.py
-    whole-number weights   activations rounded to bf16, weights as they are: packed.py; for many rows unpacked first: widened.py
+    whole-number weights   activations rounded to bf16, weights as they are: streamed.py; many rows, unpacked first: widened.py
 
 cuBLAS picks an algorithm by the number of rows, so a row's bits may depend on it: those layers are fast, not deterministic.
 Each layer has a twin that is. Activations may come as fp32 or as bf16, which then is not rounded again.
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from slipstream.base.errors import InputError
-from slipstream.ops.triton import gemm, packed, widened
+from slipstream.ops.triton import gemm, packed, streamed, widened
 from slipstream.ops.triton.cublas import cublas
 from slipstream.ops.triton.launch import FLOATS, fits
 from slipstream.ops.triton.packing import Packed, pack
@@ -94,8 +94,13 @@ class PackedLinear:
         rows, form = x.shape[0], prepared.form
         _check(self.name, x, (rows, form.inputs), out, form.outputs)
         narrow = x.bfloat16() if form.k == form.inputs else F.pad(x.bfloat16(), (0, form.k - form.inputs))
-        product = packed.product if self.invariant or rows < widened.FROM_ROWS else widened.product
-        product(narrow, prepared, bias, out)
+        if rows >= widened.FROM_ROWS and not self.invariant:
+            widened.product(narrow, prepared, bias, out)
+        elif x.is_cuda:
+            table = streamed.INVARIANT if self.invariant else streamed.BY_ROWS
+            streamed.product(narrow, prepared, bias, out, streamed.stream_of(form, rows, table))
+        else:  # in Triton's interpreter, which knows no Gluon
+            packed.product(narrow, prepared, bias, out)
 
 
 class GatheringLinear(PackedLinear):

@@ -41,8 +41,7 @@ BYTES = gl.constexpr(
 )
 
 
-FILL = 132 * 16  # warps that keep an H100's or H200's memory busy; decides how many segments a layer has
-OF_UNIT = 32  # outputs of a warp are a multiple
+FILL = 132 * 16  # warps that keep the memory of an H100 or H200 busy
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +53,7 @@ class Stream:
         deep, wide: warps that share the inputs of a segment, and the outputs.
         each: outputs of a warp, 32 or 64.
         ahead: stages of 128 inputs that are read before the first is multiplied.
+        fill: a layer has as many segments as such a number of warps takes.
     """
 
     rows: int
@@ -61,10 +61,17 @@ class Stream:
     wide: int = 1
     each: int = 32
     ahead: int = 2
+    fill: int = FILL
 
     @property
     def outputs(self) -> int:
         return self.wide * self.each
+
+
+# (up to how many rows, form): a guess until `bench gpu-suite --only packed_forms` has run. `deep`, `each` and `fill` decide the order
+# of sums, so deterministic settings have the same of each in all rows of their table.
+BY_ROWS = ((8, Stream(8)), (16, Stream(16)), (32, Stream(32, 4, 2, ahead=1)), (1 << 31, Stream(64, 2, 4, ahead=1)))
+INVARIANT = ((8, Stream(8)), (16, Stream(16)), (32, Stream(32, 4, 2, ahead=1)), (1 << 31, Stream(64, 4, 2, ahead=1)))
 
 
 @gluon.constexpr_function
@@ -130,7 +137,9 @@ def _codes(codes, first, stage, end, number: gl.constexpr, n, wide: gl.constexpr
     deep: gl.constexpr = layout.shape[0]
     tile = _along(wide * reps, 1, layout)
     offset = (at // block + number) * (n * 8) + (first + (tile % wide * reps + tile // wide) * 16) * 8 + _along(128, 2, layout)
-    found = gl.load(codes.to(gl.pointer_type(gl.int32), bitcast=True) + offset, mask=gl.broadcast(inside, offset)[0])
+    found = gl.load(  # read once: x is what the caches are for
+        codes.to(gl.pointer_type(gl.int32), bitcast=True) + offset, mask=gl.broadcast(inside, offset)[0], cache_modifier=".cg"
+    )  # fmt: skip
     found = found.reshape([deep, wide * reps, 8, 4, 2, 2]).permute([0, 1, 4, 2, 5, 3]).reshape([deep, wide * reps * 16, 8])
     return gl.convert_layout(found, _pairs(deep, wide, reps), assert_trivial=True)
 
@@ -321,7 +330,7 @@ def _finish(whole, bias, out, row, column, m, stride, outputs, has_bias: gl.cons
 def segments_of(form: Form, stream: Stream) -> tuple[int, int]:
     """(segments, stages of each) of a layer: as many as fill the GPU, each with a stage for every warp."""
     stages, warps = form.k // STEP, form.n // stream.each * stream.deep
-    per = triton.cdiv(stages, max(1, min(FILL // warps, stages // stream.deep)))
+    per = triton.cdiv(stages, max(1, min(stream.fill // warps, stages // stream.deep)))
     per = triton.cdiv(per, stream.deep) * stream.deep
     return triton.cdiv(stages, per), per
 
@@ -344,10 +353,24 @@ def fitting(form: Form, stream: Stream) -> Stream:
     return stream
 
 
+def stream_of(form: Form, rows: int, table: tuple[tuple[int, Stream], ...] = BY_ROWS) -> Stream:
+    """What serves so many rows."""
+    return fitting(form, next(stream for most, stream in table if rows <= most))
+
+
 def product(x: Tensor, packed: Packed, bias: Tensor | None, out: Tensor, stream: Stream) -> None:
-    """out = x @ weight.T + bias; arguments as in packed.product. On one stream of the device: programs of a layer count each other."""
+    """out = x @ weight.T + bias, of one layer one at a time: its programs count each other.
+
+    Args:
+        x: bf16 [m, form.k]: inputs past the layer's own are 0.
+        bias: fp32 [outputs], or None.
+        out: fp32 [m, outputs], whose rows may lie apart.
+        stream: one that fits, see `stream_of`.
+
+    Raises:
+        InputError: a tensor does not fit.
+    """
     form, m = packed.form, x.shape[0]
-    stream = fitting(form, stream)
     fits("product", "x", x, (m, form.k), torch.bfloat16)
     if bias is not None:
         row_facts("product", "bias", bias, form.outputs, torch.float32)
