@@ -3,8 +3,10 @@
     fp32                   fp32 x fp32, TF32 off as torch has it by default: cuBLAS, or gemm.py
     bf16                   activations rounded to bf16, products on tensor cores, sums and results in fp32: cuBLAS, or gemm.py
     whole-number weights   activations rounded to bf16, weights as they are: packed.py
+    8-bit floats           activations rounded to bf16, then to e4m3 as they come, weights as they are: fp8.py, and cuBLAS for many rows
 
-cuBLAS picks an algorithm by the number of rows, so a row's bits may depend on it: those layers are fast, not deterministic.
+cuBLAS picks an algorithm by the number of rows, so a row's bits may depend on it: those layers are fast, not deterministic, and have
+a `fixed` form.
 """
 
 from collections.abc import Callable
@@ -14,13 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from slipstream.base.errors import InputError
-from slipstream.ops.triton import packed
+from slipstream.base.errors import BackendError, InputError
+from slipstream.ops.triton import fp8, gemm, packed
 from slipstream.ops.triton.launch import fits
 from slipstream.ops.triton.packing import Packed, pack
-from slipstream.ops.types import LINEAR_FORMATS, check_stored
+from slipstream.ops.types import E4M3, LINEAR_FORMATS, LinearKernel, check_stored
 
 PLAIN = ("fp32", "bf16")
+NARROW_FROM = (8, 9)  # compute capability from which tensor cores take e4m3
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +41,9 @@ class PlainLinear:
     product: Callable[[Tensor, Tensor, Tensor], None]
     invariant: bool = False
 
-    def with_product(self, product: Callable[[Tensor, Tensor, Tensor], None]) -> "PlainLinear":
+    def fixed(self) -> "PlainLinear":
         """The same layer with a product that gives a row the same bits for every number of rows."""
-        return replace(self, product=product, invariant=True)
+        return replace(self, product=gemm.matmul, invariant=True)
 
     @property
     def name(self) -> str:
@@ -58,14 +61,8 @@ class PlainLinear:
     def run(self, x: Tensor, prepared: Tensor, bias: Tensor | None, out: Tensor) -> None:
         """See LinearKernel."""
         (n, k), rows = prepared.shape, x.shape[0]
-        fits(self.name, "x", x, (rows, k), self.reads if x.dtype is self.reads else torch.float32)
-        _check_out(self.name, out, rows, n)
-        whole = out if out.is_contiguous() else torch.empty(rows, n, device=x.device)
-        self.product(x.to(prepared.dtype), prepared, whole)
-        if bias is not None:
-            whole.add_(fits(self.name, "bias", bias, (n,)))
-        if whole is not out:
-            out.copy_(whole)
+        _check(self, x, k, out, rows, n)
+        _finished(self.name, lambda whole: self.product(x.to(prepared.dtype), prepared, whole), bias, out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +85,7 @@ class PackedLinear:
     def run(self, x: Tensor, prepared: Packed, bias: Tensor | None, out: Tensor) -> None:
         """See LinearKernel."""
         rows, form = x.shape[0], prepared.form
-        fits(self.name, "x", x, (rows, form.inputs), self.reads if x.dtype is self.reads else torch.float32)
-        _check_out(self.name, out, rows, form.outputs)
+        _check(self, x, form.inputs, out, rows, form.outputs)
         narrow = x.bfloat16()
         packed.product(narrow if form.k == form.inputs else F.pad(narrow, (0, form.k - form.inputs)), prepared, bias, out)
 
@@ -104,7 +100,65 @@ class GatheringLinear(PackedLinear):
         packed.gather(ids, prepared, out)
 
 
-def _check_out(name: str, out: Tensor, rows: int, n: int) -> None:
+@dataclass(frozen=True, slots=True)
+class NarrowLinear:
+    """out = x @ weight.T + bias of e4m3 weights.
+
+    Attributes:
+        format: of the weight.
+        invariant: whether a row has the same bits for every number of rows: no product of torch's serves.
+    """
+
+    format: str
+    invariant: bool = False
+    reads = torch.bfloat16
+
+    def fixed(self) -> "NarrowLinear":
+        """The same layer without torch's product."""
+        return replace(self, invariant=True)
+
+    @property
+    def name(self) -> str:
+        return f"triton_{self.format}"
+
+    def prepare(self, stored: dict[str, Tensor]) -> fp8.Packed:
+        """Packs the stored tensors (ops/types.py, LINEAR_FORMATS) once.
+
+        Raises:
+            InputError: they do not fit.
+            BackendError: the GPU is too old.
+        """
+        check_stored(self.name, self.format, stored)
+        weight = stored["weight"]
+        if weight.is_cuda and torch.cuda.get_device_capability(weight.device) < NARROW_FROM:
+            raise BackendError(f"{self.name}: needs a GPU of compute capability 8.9 or later (Ada, Hopper); take quant='bf16' or 'int8'")
+        return fp8.pack(stored)
+
+    def run(self, x: Tensor, prepared: fp8.Packed, bias: Tensor | None, out: Tensor) -> None:
+        """See LinearKernel."""
+        (n, k), rows = prepared.codes.shape, x.shape[0]
+        _check(self, x, k, out, rows, n)
+        codes, scale = fp8.quantise(x, by_block=self.format == "fp8_block")
+        if not self.invariant and rows > fp8.OWN_UP_TO[self.format] and n % fp8.UNIT == 0:
+            fp8.product_by_torch(codes, scale, prepared, bias, out)
+        else:
+            _finished(self.name, lambda whole: fp8.product(codes, scale, prepared.codes, prepared.scale, whole), bias, out)
+
+
+def _finished(name: str, product: Callable[[Tensor], None], bias: Tensor | None, out: Tensor) -> None:
+    """What `product` writes, plus a bias, in out, whose rows may lie apart."""
+    rows, n = out.shape
+    whole = out if out.is_contiguous() else torch.empty(rows, n, device=out.device)
+    product(whole)
+    if bias is not None:
+        whole.add_(fits(name, "bias", bias, (n,)))
+    if whole is not out:
+        out.copy_(whole)
+
+
+def _check(layer: LinearKernel, x: Tensor, k: int, out: Tensor, rows: int, n: int) -> None:
+    name = layer.name
+    fits(name, "x", x, (rows, k), layer.reads if x.dtype is layer.reads else torch.float32)
     if out.shape != (rows, n) or out.dtype is not torch.float32 or out.stride(1) != 1:
         raise InputError(f"{name}: out must be fp32 [{rows}, {n}] with rows in one piece; found {list(out.shape)} of {out.dtype}")
 
@@ -117,9 +171,11 @@ def _cublas(x: Tensor, weight: Tensor, out: Tensor) -> None:
         torch.mm(x.float(), weight.float().t(), out=out)
 
 
-def _layer(format: str) -> PlainLinear | PackedLinear:
+def _layer(format: str) -> PlainLinear | PackedLinear | NarrowLinear:
     if format in PLAIN:
         return PlainLinear(format, _cublas)
+    if format in E4M3:
+        return NarrowLinear(format)
     by_group = any(shared > 1 for name, (_, shared) in LINEAR_FORMATS[format].items() if name != "weight")
     return GatheringLinear(format) if by_group else PackedLinear(format)
 
