@@ -14,9 +14,9 @@ from slipstream.model.batch import Batch
 from slipstream.model.decoder import Decoder, step_scratch
 from slipstream.model.fuse import Fuse
 from slipstream.model.norm import Norm
-from slipstream.model.replay import Replay
 from slipstream.model.scratch import Scratch
 from slipstream.ops.dispatch import Kernels
+from slipstream.ops.replay import Replay
 from slipstream.weights.source import Weights
 
 

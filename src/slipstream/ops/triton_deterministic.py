@@ -8,7 +8,10 @@ settings are wanted.
 import importlib
 
 from slipstream.ops import triton
+from slipstream.ops.triton import padded, tape
 from slipstream.ops.types import Declined, LinearKernel, Op
+
+__all__ = ["NAME", "PROFILE", "VERSION", "offer", "padded", "tape"]
 
 NAME = "triton-deterministic"
 VERSION = 2

@@ -1,7 +1,7 @@
 """Ahead: a model beside goes on by itself, several tokens in one call: what it draws in one pass it reads in the next.
 
 Owns the numbers of every pass, which are known beforehand but for the tokens: where rows lie, and with what noise they draw. On the CPU
-all passes are one recorded list of ops (model/replay.py); elsewhere the host waits once, at the end. Must not know who asks or why.
+all passes are one recorded list of ops (ops/replay.py); elsewhere the host waits once, at the end. Must not know who asks or why.
 """
 
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ from torch import Tensor
 from slipstream.model.batch import Batch
 from slipstream.model.decoder import Decoder
 from slipstream.model.head import Head
-from slipstream.model.replay import Replay
 from slipstream.ops.dispatch import Kernels
+from slipstream.ops.replay import Replay
+from slipstream.ops.staging import Staging
 from slipstream.ops.types import AttentionRows, SampleRows
 from slipstream.sampling.sampler import Voice
-from slipstream.worker.staging import Staging
 
 IDS, POSITIONS, SLOTS, REQUEST, LINEAR, NOISE = range(6)  # rows of a pass's table; NOISE: position of the token that is drawn
 

@@ -16,13 +16,13 @@ from slipstream.cache import PagePool
 from slipstream.model.batch import Batch
 from slipstream.model.decoder import Decoder
 from slipstream.model.head import Head
+from slipstream.ops.staging import Staging
 from slipstream.ops.types import AttentionRows
 from slipstream.sampling.noting import apart
 from slipstream.sampling.sampler import Sampler, SampleRow, Voice
 from slipstream.speculate.drafter import Feed
 from slipstream.worker.ahead import Ahead
 from slipstream.worker.pool import KVPool
-from slipstream.worker.staging import Staging
 
 
 class Beside:
@@ -41,7 +41,7 @@ class Beside:
         self.vocab = decoder.spec.vocab
         self.max_rows, self.max_asks, self.max_len = max_rows, sampler.max_rows, decoder.max_len
         self._page = pool.page_size
-        self._pages = PagePool(pool.tensor.shape[2], self._page)
+        self._pages = PagePool(pool.pages, self._page)
         device = str(pool.tensor.device)
         self._table = Staging((requests, -(-decoder.max_len // self._page)), np.int32, device)
         self._seats = list(range(requests))[::-1]

@@ -15,17 +15,17 @@ import torch
 from torch import Tensor
 
 from slipstream.model.decoder import Decoder
+from slipstream.ops.staging import Staging
 from slipstream.sampling.sampler import Sampler, SampleRow
 from slipstream.speculate.choose import Rule
 from slipstream.speculate.drafter import DraftContext, Drafter, States
 from slipstream.speculate.verify.match import match
 from slipstream.step import Chunk, Outcome, Plan, Result, TokenLogprobs
 from slipstream.step.draft import EMPTY
-from slipstream.worker.batching import Batcher
+from slipstream.worker.batching import Batcher, Padding
 from slipstream.worker.judge import Judge
 from slipstream.worker.pool import KVPool
 from slipstream.worker.slots import Slots
-from slipstream.worker.staging import Staging
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,9 @@ class Runner:
         self.device = str(pool.tensor.device)
         self.slots = Slots(sizes.batch, -(-sizes.tokens // pool.page_size), decoder.spec.vocab, self.device)
         self._picked = Staging((sampler.max_rows,), np.int32, self.device)  # rows that need logits
-        self.batcher = Batcher(self.slots, pool.page_size, sizes.rows, self.device)
+        self._kernels = pool.kernels
+        padding = Padding(self._kernels.padded, pool.spare) if self._kernels.pads else None
+        self.batcher = Batcher(self.slots, pool.page_size, sizes.rows, self.device, padding)
 
     def run(self, plan: Plan) -> Result:
         for request in plan.released:
@@ -76,6 +78,8 @@ class Runner:
         outcomes = [
             self._keep(chunk, hidden, begin, drawn, scores.get(chunk.request)) for chunk, begin in zip(plan.chunks, first, strict=False)
         ]
+        if hidden.is_cuda and not any(chunk.sample for chunk in plan.chunks):
+            torch.cuda.synchronize(hidden.device)  # nobody has read what the step made, but it is over when its rows are
         began = time.perf_counter()
         if self.decoder.levels:
             self.drafter.watch(self._states(hidden, plan.chunks, first, outcomes))
@@ -103,7 +107,7 @@ class Runner:
                 rows.extend(range(begin + len(chunk.trunk) - 1, begin + chunk.rows))
                 asks.extend(self._asks(chunk))
         for block in _blocks(len(rows), self.sampler.max_rows):
-            logits = self._logits(hidden, rows[block])
+            logits = self._filled_logits(hidden, rows[block])
             yield from zip(*self.sampler.draw(logits, asks[block]), strict=True)
 
     def _asks(self, chunk: Chunk) -> Iterator[SampleRow]:
@@ -114,8 +118,13 @@ class Runner:
             yield SampleRow(voice, end + depth, [chunk.draft.tokens[n] for n in chunk.draft.path(node)])
 
     def _logits(self, hidden: Tensor, rows: Sequence[int]) -> Tensor:  # -> [rows, vocab]
-        self._picked.host[: len(rows)] = rows
-        return self.decoder.logits(hidden, self._picked.upload()[: len(rows)])
+        return self._filled_logits(hidden, rows)[: len(rows)]
+
+    def _filled_logits(self, hidden: Tensor, rows: Sequence[int]) -> Tensor:  # -> [rows, filled up where steps are; vocab]
+        size = min(self._kernels.padded(len(rows)), self.sampler.max_rows)
+        picked = self._picked.host
+        picked[: len(rows)], picked[len(rows) : size] = rows, 0
+        return self.decoder.logits(hidden, self._picked.upload()[:size])
 
     def _keep(self, chunk: Chunk, hidden: Tensor, begin: int, drawn: Iterator[tuple[int, TokenLogprobs | None]], scores) -> Outcome:
         """Verifies one chunk's draft and makes the kept path part of the request."""

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from slipstream.ops.staging import Staging
 from slipstream.sampling.sampler import Voice
 from slipstream.step import Admission, Chunk
-from slipstream.worker.staging import Staging
 
 
 @dataclass(slots=True)
@@ -40,7 +40,6 @@ class Slots:
 
     def __init__(self, count: int, max_pages: int, vocab: int, device: str):
         self._staged = Staging((count, max_pages), np.int32, device)
-        self.table = self._staged.host  # [slots, max_pages]
         self._changed = True
         self.vocab, self.device = vocab, device
         self._free = list(range(count))[::-1]
@@ -74,6 +73,11 @@ class Slots:
         if self._changed:
             self._staged.upload()
             self._changed = False
+
+    @property
+    def table(self) -> np.ndarray:
+        """The page tables as the host knows them. [slots, max_pages]"""
+        return self._staged.host
 
     @property
     def page_table(self) -> Tensor:

@@ -4,6 +4,7 @@
     gemm packed  the products that a linear layer may use; packing: how whole-number weights lie; fp8: products no layer uses yet
     elementary   functions that several kernels use
     launch       one compiled form of a kernel; checks of tensors
+    graph        runs of ops as CUDA graphs
     compile      ahead-of-time compilation to sm_90 and what each kernel takes of the machine; needs no GPU
     interpreter  repairs of Triton's interpreter, by which the kernels are tested without a GPU
 
@@ -18,6 +19,7 @@ this profile is fast, not deterministic.
 
 import importlib
 import importlib.util
+from typing import Any
 
 from slipstream.ops.types import OPS, Declined, LinearKernel, Op
 
@@ -32,6 +34,16 @@ _FILES = {op: op for op in OPS} | {  # op -> its file
     **dict.fromkeys(("gelu", "gelu_tanh", "add", "scale", "softcap", "gate_rows"), "elementwise"),
     **dict.fromkeys(("route", "routed"), "experts"),
 }
+
+
+def tape(device: str) -> Any:
+    """A tape that captures the ops of this candidate for steps of one size; None without a CUDA device."""
+    return None if device == "cpu" else importlib.import_module(f"{__name__}.graph").Tape()
+
+
+def padded(rows: int) -> int:
+    """Rows that a step of so many is run with, so that few captures serve all."""
+    return importlib.import_module(f"{__name__}.graph").padded(rows)
 
 
 def offer(op: str, device: str) -> Op | LinearKernel | Declined:
