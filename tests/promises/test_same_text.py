@@ -2,10 +2,12 @@
 
 import functools
 import random
+from dataclasses import replace
 
 import pytest
 
 from slipstream import LLM
+from slipstream.scheduler import passes
 from tests.promises import oracles
 from tests.promises.scenarios import AXES, MODELS, SAMPLING, Scenario, every, pairwise, params, prompts
 
@@ -133,3 +135,19 @@ def test_samples_differ():
     """n > 1 must not mean n times the same: the noise depends on the sample's index."""
     samples = alone("seeded", "fp32", 3)
     assert len({tokens for tokens, _ in samples}) == 3
+
+
+@pytest.mark.parametrize("sampling", SAMPLING)
+def test_same_text_in_several_passes(sampling, monkeypatch):
+    """Where nobody asks for log-probabilities a step may take several passes; texts of several lengths, some of which end in between."""
+    asked = prompts(8, VOCAB)
+    wanted = [replace(params(sampling, 5 + 9 * place, 2), logprobs=None) for place in range(len(asked))]
+    wanted[3] = replace(wanted[3], stop_token_ids=tuple(range(0, VOCAB, 9)))
+
+    def texts() -> list:
+        llm = LLM("dummy:tiny:bf16", max_batch=8, max_len=192)
+        return [[(tuple(s.token_ids), s.finish_reason) for s in out.outputs] for out in llm.generate(asked, wanted)]
+
+    several = texts()
+    monkeypatch.setattr(passes, "COUNTS", (1,))
+    assert texts() == several

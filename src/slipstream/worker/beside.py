@@ -47,7 +47,7 @@ class Beside:
         self._seats = list(range(requests))[::-1]
         self._held: dict[int, tuple[int, list[int]]] = {}  # request -> its row of the table, its pages
         self._rows = Staging((5, max_rows), np.int32, device)  # ids, positions, slots, request, linear
-        self._ahead = Ahead(decoder, pool.tensor, self._table, self._page, pool.kernels, requests)
+        self._ahead = Ahead(decoder, pool, self._table, requests)
         self._none = Staging((max_rows + 1,), np.int32, device)  # no row has tail slots
         self._picked = Staging((self.max_asks,), np.int32, device)
         self._goes_on = isinstance(decoder, Head)

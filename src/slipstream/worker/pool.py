@@ -24,14 +24,14 @@ class KVPool:
 
     Attributes:
         pages: that may be given away.
-        spare: a slot that is nobody's, on a page behind these, for rows that fill up a step; None where steps are not filled up.
+        spare: a slot that is nobody's, on a page behind these, for rows that fill up a step; there where steps are filled up.
     """
 
     def __init__(self, shape: tuple[int, ...], type: str, kernels: Kernels):
         row = shape[5] + (SCALE_BYTES if type == "int8" else 0)
         layers, both, self.pages, heads, self.page_size, _ = shape
         self.tensor: Tensor = _zeros((layers, both, self.pages + kernels.pads, heads, self.page_size, row), TYPES[type], kernels.device)
-        self.spare = self.pages * self.page_size if kernels.pads else None
+        self.spare = self.pages * self.page_size
         self.kernels = kernels
 
     def copy_pages(self, copies: Sequence[tuple[int, int]]) -> None:

@@ -1,8 +1,9 @@
 """The runner: one step from Plan to Result.
 
 forward all rows -> draw a token at every row that needs one -> walk each draft -> keep one path -> next drafts. Prefill,
-decode and speculation take the same path through this file. Owns the order of these and nothing else: tensors belong to
-the pool, per-request state to the slots, the model to the decoder.
+decode and speculation take the same path through this file; steps of plain decoding may take several passes at once, which
+is worker/ahead.py. Owns the order of these and nothing else: tensors belong to the pool, per-request state to the slots, the
+model to the decoder.
 """
 
 import time
@@ -22,6 +23,7 @@ from slipstream.speculate.drafter import DraftContext, Drafter, States
 from slipstream.speculate.verify.match import match
 from slipstream.step import Chunk, Outcome, Plan, Result, TokenLogprobs
 from slipstream.step.draft import EMPTY
+from slipstream.worker.ahead import Ahead
 from slipstream.worker.batching import Batcher, Padding
 from slipstream.worker.judge import Judge
 from slipstream.worker.pool import KVPool
@@ -60,6 +62,7 @@ class Runner:
         self._kernels = pool.kernels
         padding = Padding(self._kernels.padded, pool.spare) if self._kernels.pads else None
         self.batcher = Batcher(self.slots, pool.page_size, sizes.rows, self.device, padding)
+        self._ahead = Ahead(decoder, pool, self.slots.staged, sizes.batch)
 
     def run(self, plan: Plan) -> Result:
         for request in plan.released:
@@ -69,6 +72,8 @@ class Runner:
         if not plan.chunks:
             return Result()
         self.pool.copy_pages(plan.copies)
+        if plan.passes > 1 and self._goes_on(plan.chunks):
+            return self._several(plan)
         hidden = self.decoder.forward(self.batcher.build(plan.chunks), self.pool.tensor)  # [rows, hidden]
         first = [0]
         for chunk in plan.chunks:
@@ -85,6 +90,29 @@ class Runner:
             self.drafter.watch(self._states(hidden, plan.chunks, first, outcomes))
         drafted = self._draft(plan.chunks, outcomes)
         return Result(tuple(drafted), time.perf_counter() - began)
+
+    def _goes_on(self, chunks: Sequence[Chunk]) -> bool:
+        """Whether nobody here looks at a step of these before the next: no processor, nobody who watches states or log-probabilities."""
+        if self.decoder.levels or len(chunks) > self.sampler.max_rows:
+            return False
+        voices = (self.slots[chunk.request].voice for chunk in chunks)
+        return all(not voice.processors and voice.params.logprobs is None for voice in voices)
+
+    def _several(self, plan: Plan) -> Result:
+        """All passes of a step of plain decoding."""
+        slots = [self.slots[chunk.request] for chunk in plan.chunks]
+        for slot, chunk in zip(slots, plan.chunks, strict=True):
+            self.slots.extend_table(slot, chunk)
+        self.slots.upload()
+        places = [chunk.start for chunk in plan.chunks]
+        drawn = self._ahead.run(
+            [chunk.trunk[0] for chunk in plan.chunks], [slot.index for slot in slots], places, [slot.voice for slot in slots],
+            [place + 1 for place in places], plan.passes,
+        )  # fmt: skip
+        for slot, tokens in zip(slots, drawn, strict=True):
+            slot.tokens.extend(tokens)
+        outcomes = (Outcome(chunk.request, tuple(tokens)) for chunk, tokens in zip(plan.chunks, drawn, strict=True))
+        return Result(tuple(outcomes), passes=plan.passes)
 
     def reset(self) -> None:
         """Forgets all requests."""
