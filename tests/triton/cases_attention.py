@@ -71,6 +71,16 @@ def test_tree_rows_equal_the_same_tokens_laid_out_linearly(window, dtype):
     assert equal_bits(got, attend(KERNELS, build_scene(linear, dtype=dtype, layout=7), window))
 
 
+@pytest.mark.parametrize("fill", [ONE_PER_ROW, ONE_PER_SEGMENT])
+def test_a_result_in_bf16_is_the_other_rounded(monkeypatch, fill):
+    monkeypatch.setattr(attention, "FILL", fill)
+    scene = build_scene(TREE[:3], dtype=torch.bfloat16)
+    whole, narrow = (torch.empty(3, scene.heads * 16, dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
+    for out in (whole, narrow):
+        KERNELS.attention(scene.qkv, scene.kv, scene.rows, scene.heads, 0.25, 0, out)
+    assert equal_bits(narrow, whole.bfloat16())
+
+
 def test_splits_follow_from_shapes():
     assert attention.splits(1, 8, 256) == 256 and attention.splits(33, 8, 256) == 1 and attention.splits(1, 1, 1) == 1
     assert attention.workspace_bytes(32, 32, 8, 128, 131072) == 32 * 32 * 256 * 130 * 4

@@ -73,9 +73,15 @@ class Declined:
 
 
 class LinearKernel(Protocol):
-    """A linear layer of one weight format: `out = x @ weight.T + bias`. `name` is "<candidate>_<format>"."""
+    """A linear layer of one weight format: `out = x @ weight.T + bias`.
+
+    Attributes:
+        name: "<candidate>_<format>".
+        reads: the type that x is rounded to before anything else; x may be given in it. Only kernels that round have it (`reads_of`).
+    """
 
     name: str
+    reads: torch.dtype
 
     def prepare(self, stored: dict[str, Tensor]) -> Any:
         """Packs the stored tensors of one layer once, at load; the result is opaque to everyone but `run`.
@@ -169,6 +175,11 @@ class SampleRows:
 
 Op = Callable[..., Any]
 Layer = Callable[[Tensor, Tensor], None]  # reads [n, hidden], writes [n, hidden]; calls kernels, the same ones every time
+
+
+def reads_of(kernel: LinearKernel) -> torch.dtype:
+    """The narrowest type of x that serves the kernel; fp32 serves every kernel."""
+    return getattr(kernel, "reads", torch.float32)
 
 
 def check_stored(kernel: str, format: str, stored: dict[str, Tensor]) -> tuple[int, int]:

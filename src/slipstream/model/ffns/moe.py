@@ -34,6 +34,7 @@ class Ffn:
         self._add = kernels.add if spec.shared else None
         self._shared_gate = Linear(weights, [f"{prefix}.shared_gate"], False, "fp32", kernels) if spec.shared_gate else None
         self._gate_rows = kernels.gate_rows if spec.shared_gate else None
+        self.reads, self.types = torch.float32, {}  # the router reads what the experts read, in full
 
     def run(self, x: Tensor, out: Tensor, scratch: dict[str, Tensor]) -> None:
         """out [rows, hidden] from x [rows, hidden]."""

@@ -173,8 +173,10 @@ def _merge(
 
 
 @cache
-def variant(heads: int, kv_heads: int, head_dim: int, cache_type: str, has_cap: bool = False, has_sinks: bool = False) -> Variant:
-    """The form for these heads and a cache of this type, "*fp32" or "*bf16"."""
+def variant(
+    heads: int, kv_heads: int, head_dim: int, cache_type: str, has_cap: bool = False, has_sinks: bool = False, out: str = "*fp32"
+) -> Variant:
+    """The form for these heads, a cache and results of these types, "*fp32" or "*bf16"."""
     block_dim = power_of_two(head_dim, 16)
     wide = block_dim > 64
     constants = {
@@ -188,17 +190,17 @@ def variant(heads: int, kv_heads: int, head_dim: int, cache_type: str, has_cap: 
         "has_cap": has_cap,
         "has_sinks": has_sinks,
     }
-    types = ("*fp32", cache_type, cache_type, *["*i32"] * 6, *["*fp32"] * 4, *["i32"] * 6, "fp32", "fp32")
+    types = ("*fp32", cache_type, cache_type, *["*i32"] * 6, "*fp32", out, "*fp32", "*fp32", *["i32"] * 6, "fp32", "fp32")
     return Variant(_attend, constants, types, warps=8 if wide and cache_type == "*bf16" else 4, stages=3)
 
 
 @cache
-def merge_variant(heads: int, head_dim: int, has_sinks: bool = False) -> Variant:
+def merge_variant(heads: int, head_dim: int, has_sinks: bool = False, out: str = "*fp32") -> Variant:
     """The form that merges what the programs of `variant` left in the workspace."""
     constants = {
         "heads": heads, "head_dim": head_dim, "block_dim": power_of_two(head_dim), "segment_keys": SEGMENT, "has_sinks": has_sinks
     }  # fmt: skip
-    return Variant(_merge, constants, ("*i32", *["*fp32"] * 4, "i32", "i32"), warps=1, stages=4)
+    return Variant(_merge, constants, ("*i32", "*fp32", "*fp32", "*fp32", out, "i32", "i32"), warps=1, stages=4)
 
 
 def splits(rows: int, kv_heads: int, segments: int) -> int:
@@ -220,6 +222,7 @@ def attention(qkv: Tensor, kv: KV, rows: AttentionRows, heads: int, scale: float
     Args:
         qkv: q is the first heads * head_dim columns. [rows, any width]
         scale: factor of the scores, positive.
+        out: fp32, or bf16, to which the result is rounded.
     """
     _run(qkv, kv, rows, heads, scale, window, out)
 
@@ -251,7 +254,7 @@ def _run(
     fits("attention", "qkv", qkv, (count, width))
     fits("attention", "kv.keys", kv.keys, shape, kv.keys.dtype)
     fits("attention", "kv.values", kv.values, shape, kv.keys.dtype)
-    fits("attention", "out", out, (count, heads * head_dim))
+    made = type_name("attention", "out", fits("attention", "out", out, (count, heads * head_dim), out.dtype))
     for name, length in (("request", count), ("positions", count), ("linear", count), ("tail_start", count + 1)):
         row_facts("attention", name, getattr(rows, name), length)
     row_facts("attention", "tail_slots", rows.tail_slots, rows.tail_slots.shape[0])
@@ -259,16 +262,16 @@ def _run(
     fits("attention", "page_table", rows.page_table, (rows.page_table.shape[0], max_pages), torch.int32)
     segments = triton.cdiv(max_pages * page_size + rows.tail_slots.shape[0], SEGMENT)
     programs = splits(count, kv_heads, segments)
-    tops, mixes = out, out  # not touched where a row has one program
+    tops, mixes = qkv, qkv  # not touched where a row has one program
     if programs > 1:
         tops = torch.empty(count, heads, segments, 2, device=out.device)
         mixes = torch.empty(count, heads, segments, head_dim, device=out.device)
-    drains, factor = out if sinks is None else sinks, scale / cap if cap else scale * LOG2E
-    variant(heads, kv_heads, head_dim, kind, cap > 0, sinks is not None).launch(
+    drains, factor = qkv if sinks is None else sinks, scale / cap if cap else scale * LOG2E
+    variant(heads, kv_heads, head_dim, kind, cap > 0, sinks is not None, made).launch(
         (count, kv_heads, programs), qkv, kv.keys, kv.values, rows.request, rows.positions, rows.linear, rows.tail_start,
         rows.tail_slots, rows.page_table, drains, out, tops, mixes, count, width, max_pages, page_size, window, segments, factor,
         cap * LOG2E,
     )  # fmt: skip
     if programs > 1:
-        merges = merge_variant(heads, head_dim, sinks is not None)
+        merges = merge_variant(heads, head_dim, sinks is not None, made)
         merges.launch((count, heads), rows.positions, tops, mixes, drains, out, window, segments)

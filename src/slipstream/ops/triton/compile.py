@@ -81,19 +81,20 @@ def forms(names: Iterable[str] = SHAPES) -> list[tuple[str, str, Variant]]:
 
 def _of(spec: ModelSpec) -> Iterator[tuple[str, str, Variant]]:
     mixers, ffns = {layer.mixer for layer in spec.layers}, {layer.ffn for layer in spec.layers}
-    for has_residual in (False, True):
-        yield "norm", "residual" if has_residual else "", norm.variant(spec.hidden, has_residual)
+    for out in ("*fp32", "*bf16"):  # bf16 is what linear layers read
+        for has_residual in (False, True):
+            yield "norm", f"{'residual ' if has_residual else ''}{out[1:]}", norm.variant(spec.hidden, has_residual, out=out)
+        for ffn in ffns:
+            yield "gated", out[1:], gated.variant(ffn.width, out=out)
+        for mixer in mixers:
+            yield "attention_merge", out[1:], attention.merge_variant(mixer.heads, mixer.head_dim, out=out)
     for label, kind in CACHES.items():
         yield "embed", f"table {label}", embed.variant(spec.hidden, kind)
         for mixer in mixers:
             heads, kv_heads, head_dim = mixer.heads, mixer.kv_heads, mixer.head_dim
             yield "rope_write", f"kv {label}", rope.variant(heads, kv_heads, head_dim, kind)
-            yield "attention", f"kv {label}", attention.variant(heads, kv_heads, head_dim, kind)
+            yield "attention", f"kv {label}", attention.variant(heads, kv_heads, head_dim, kind, out="*bf16")
             yield "move", f"kv {label}", move.variant(kv_heads, head_dim, kind)
-    for mixer in mixers:
-        yield "attention_merge", "", attention.merge_variant(mixer.heads, mixer.head_dim)
-    for ffn in ffns:
-        yield "gated", "", gated.variant(ffn.width)
     for step, variant in sample.variants(spec.vocab).items():
         yield f"sample_{step}", "", variant
     yield "logprobs", "", logprobs.variant(spec.vocab)

@@ -31,6 +31,7 @@ class PlainLinear:
         format: of the weight.
         product: (x [rows, k], weight [n, k], both of the format's type, out [rows, n] fp32), which makes the product.
         invariant: whether a row has the same bits for every number of rows.
+        reads: see LinearKernel.
     """
 
     format: str
@@ -45,6 +46,10 @@ class PlainLinear:
     def name(self) -> str:
         return f"triton_{self.format}"
 
+    @property
+    def reads(self) -> torch.dtype:
+        return LINEAR_FORMATS[self.format]["weight"][0]
+
     def prepare(self, stored: dict[str, Tensor]) -> Tensor:
         """Checks {"weight": [n, k]}; nothing is packed."""
         shape = check_stored(self.name, self.format, stored)
@@ -53,7 +58,7 @@ class PlainLinear:
     def run(self, x: Tensor, prepared: Tensor, bias: Tensor | None, out: Tensor) -> None:
         """See LinearKernel."""
         (n, k), rows = prepared.shape, x.shape[0]
-        fits(self.name, "x", x, (rows, k))
+        fits(self.name, "x", x, (rows, k), self.reads if x.dtype is self.reads else torch.float32)
         _check_out(self.name, out, rows, n)
         whole = out if out.is_contiguous() else torch.empty(rows, n, device=x.device)
         self.product(x.to(prepared.dtype), prepared, whole)
@@ -69,6 +74,7 @@ class PackedLinear:
 
     format: str
     invariant = True
+    reads = torch.bfloat16
 
     @property
     def name(self) -> str:
@@ -82,7 +88,7 @@ class PackedLinear:
     def run(self, x: Tensor, prepared: Packed, bias: Tensor | None, out: Tensor) -> None:
         """See LinearKernel."""
         rows, form = x.shape[0], prepared.form
-        fits(self.name, "x", x, (rows, form.inputs))
+        fits(self.name, "x", x, (rows, form.inputs), self.reads if x.dtype is self.reads else torch.float32)
         _check_out(self.name, out, rows, form.outputs)
         narrow = x.bfloat16()
         packed.product(narrow if form.k == form.inputs else F.pad(narrow, (0, form.k - form.inputs)), prepared, bias, out)
