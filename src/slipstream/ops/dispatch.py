@@ -26,7 +26,7 @@ from slipstream.ops.types import (
 )
 
 CANDIDATES = ("triton", "cpu", "reference")  # modules of slipstream.ops, best first
-DETERMINISTIC = "triton_deterministic"  # asked for linear layers in the place of "triton" where deterministic settings are wanted
+DETERMINISTIC = "triton_deterministic"  # asked first where deterministic settings are wanted; "triton" then has no linear layers
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,8 @@ class Kernels:
         candidates = [load("slipstream.ops", name) for name in (CANDIDATES if only is None else (only,))]
         linears = candidates
         if deterministic:
-            linears = [load("slipstream.ops", DETERMINISTIC), *(module for module in candidates if module.NAME != "triton")]
+            candidates = [load("slipstream.ops", DETERMINISTIC), *candidates]
+            linears = [module for module in candidates if module.NAME != "triton"]
         self.device, self.activations = device, activations
         self._choices: list[Choice] = []
         self._linear: dict[str, LinearKernel] = {}
@@ -96,7 +97,7 @@ class Kernels:
             except BackendError as error:
                 self._missing[op] = error
         serving = {choice.chosen for choice in self._choices}
-        self._serving = {module.NAME: module for module in [*linears, *candidates] if module.NAME in serving}
+        self._serving = {module.NAME: module for module in candidates if module.NAME in serving}
         self.profile = "+".join(module.PROFILE for module in self._serving.values())
         padded = {getattr(module, "padded", None) for module in self._serving.values()}
         self._padded = padded.pop() if len(padded) == 1 else None

@@ -2,6 +2,7 @@
 
     norm rope attention gated elementwise experts sample logprobs embed move linear    one file per family of kernels
     gemm packed  the products that a linear layer may use; packing: how whole-number weights lie; fp8: products no layer uses yet
+    attend       the kernels of attention
     elementary   functions that several kernels use
     launch       one compiled form of a kernel; checks of tensors
     graph        runs of ops as CUDA graphs
@@ -11,10 +12,10 @@
 Owns the answer to "who serves this op". Must not know any kernel's arithmetic, and does not import the top-level package
 `triton` (which is not this one) until an op is asked for on a CUDA device.
 
-Its arithmetic is a profile of its own (docs/numerics.md, section 5 has the structure): one compiled form per model shape and
-storage type serves every number of rows, mul and add are fused only where written, and no kernel is given the number of rows,
-so a row's bits do not depend on its neighbours. Linear layers of plain weights are cuBLAS, which chooses by the number of rows:
-this profile is fast, not deterministic.
+Its arithmetic is a profile of its own (docs/numerics.md, section 5 has the structure): but for attention one compiled form per model
+shape and storage type serves every number of rows, mul and add are fused only where written, and no kernel is given the number of
+rows, so a row's bits do not depend on its neighbours. Linear layers of plain weights are cuBLAS, which chooses by the number of rows,
+and attention has a form for few rows and one for many: this profile is fast, not deterministic.
 """
 
 import importlib
@@ -24,7 +25,7 @@ from typing import Any
 from slipstream.ops.types import OPS, Declined, LinearKernel, Op
 
 NAME = "triton"
-VERSION = 2
+VERSION = 3
 PROFILE = f"{NAME}.{VERSION}"
 
 _FILES = {op: op for op in OPS} | {  # op -> its file
