@@ -1,7 +1,7 @@
 """Candidate "triton": plain Triton kernels for one CUDA device, linear layers by torch or by kernels of their own.
 
     norm rope attention gated elementwise experts sample logprobs embed move linear    one file per family of kernels
-    gemm packed  the products that a linear layer may use; packing: how whole-number weights lie; fp8: products no layer uses yet
+    gemm packed widened cublas  the products that a linear layer may use; packing: how whole-number weights lie; fp8: no layer's yet
     attend       the kernels of attention
     elementary   functions that several kernels use
     launch       one compiled form of a kernel; checks of tensors
@@ -14,8 +14,8 @@ Owns the answer to "who serves this op". Must not know any kernel's arithmetic, 
 
 Its arithmetic is a profile of its own (docs/numerics.md, section 5 has the structure): but for attention one compiled form per model
 shape and storage type serves every number of rows, mul and add are fused only where written, and no kernel is given the number of
-rows, so a row's bits do not depend on its neighbours. Linear layers of plain weights are cuBLAS, which chooses by the number of rows,
-and attention has a form for few rows and one for many: this profile is fast, not deterministic.
+rows, so a row's bits do not depend on its neighbours. Linear layers of plain weights, and of others where rows are many, are cuBLAS,
+which chooses by the number of rows, and attention has a form for few rows and one for many: this profile is fast, not deterministic.
 """
 
 import importlib

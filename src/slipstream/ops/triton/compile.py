@@ -21,7 +21,22 @@ from triton.compiler import ASTSource
 from slipstream.arch.shapes import shape
 from slipstream.arch.spec import ModelSpec, RouterSpec
 from slipstream.base.errors import BackendError
-from slipstream.ops.triton import attention, elementwise, embed, experts, fp8, gated, gemm, logprobs, move, norm, packed, rope, sample
+from slipstream.ops.triton import (
+    attention,
+    elementwise,
+    embed,
+    experts,
+    fp8,
+    gated,
+    gemm,
+    logprobs,
+    move,
+    norm,
+    packed,
+    rope,
+    sample,
+    widened,
+)
 from slipstream.ops.triton.launch import Variant
 from slipstream.ops.triton.packing import Form
 
@@ -124,6 +139,7 @@ def _products(form: Form) -> Iterator[tuple[str, str, Variant]]:
             yield "packed", f"rows {tile.m} in parts", packed.variant(form, True, False, tile)
     if segments > 1:
         yield "packed_merge", "", packed.merge_variant(form, segments, False)
+    yield "packed_unpack", "", widened.variant(form)
 
 
 def _layers(spec: ModelSpec) -> dict[str, tuple[int, int]]:
@@ -163,7 +179,7 @@ def families() -> Iterator[tuple[str, str, Variant]]:
 
 
 def compiled(variant: Variant):
-    """The form as Triton compiles it for a launch with aligned tensors."""
+    """The form as Triton compiles it for a launch with aligned tensors; its cache then holds what that launch asks for."""
     kernel = variant.kernel
     if not isinstance(kernel, triton.JITFunction):
         raise BackendError("kernels are interpreted in this process; unset TRITON_INTERPRET to compile them")
@@ -171,12 +187,13 @@ def compiled(variant: Variant):
     signature = {param.name: "constexpr" for param in kernel.params} | {
         param.name: kind for param, kind in zip(free, variant.types, strict=True)
     }
-    aligned = {
-        (param.num,): [["tt.divisibility", 16]]
-        for param in free
-        if signature[param.name].startswith("*") and not param.do_not_specialize_on_alignment
-    }
-    return triton.compile(ASTSource(kernel, signature, variant.constants, aligned), target=TARGET, options=variant.options)
+    known = {}  # of arguments: what a launch tells the compiler, nothing where it looks and finds nothing
+    for param in kernel.params:
+        if signature[param.name].startswith("*"):
+            known[(param.num,)] = [] if param.do_not_specialize_on_alignment else [["tt.divisibility", 16]]
+        elif isinstance(variant.constants.get(param.name), str):
+            known[(param.num,)] = []
+    return triton.compile(ASTSource(kernel, signature, variant.constants, known), target=TARGET, options=variant.options)
 
 
 def measure(kernel: str, form: str, variant: Variant) -> Resources:

@@ -2,9 +2,10 @@
 
     fp32                   fp32 x fp32, TF32 off as torch has it by default: cuBLAS, or gemm.py
     bf16                   activations rounded to bf16, products on tensor cores, sums and results in fp32: cuBLAS, or gemm.py
-    whole-number weights   activations rounded to bf16, weights as they are: packed.py
+    whole-number weights   activations rounded to bf16, weights as they are: packed.py; for many rows unpacked first: widened.py
 
 cuBLAS picks an algorithm by the number of rows, so a row's bits may depend on it: those layers are fast, not deterministic.
+Each layer has a twin that is. Activations may come as fp32 or as bf16, which then is not rounded again.
 """
 
 from collections.abc import Callable
@@ -15,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from slipstream.base.errors import InputError
-from slipstream.ops.triton import packed
-from slipstream.ops.triton.launch import fits
+from slipstream.ops.triton import gemm, packed, widened
+from slipstream.ops.triton.cublas import cublas
+from slipstream.ops.triton.launch import FLOATS, fits
 from slipstream.ops.triton.packing import Packed, pack
 from slipstream.ops.types import LINEAR_FORMATS, check_stored
 
@@ -38,9 +40,9 @@ class PlainLinear:
     product: Callable[[Tensor, Tensor, Tensor], None]
     invariant: bool = False
 
-    def with_product(self, product: Callable[[Tensor, Tensor, Tensor], None]) -> "PlainLinear":
-        """The same layer with a product that gives a row the same bits for every number of rows."""
-        return replace(self, product=product, invariant=True)
+    def deterministic(self) -> "PlainLinear":
+        """The same layer, giving a row the same bits for every number of rows."""
+        return replace(self, product=gemm.matmul, invariant=True)
 
     @property
     def name(self) -> str:
@@ -58,8 +60,7 @@ class PlainLinear:
     def run(self, x: Tensor, prepared: Tensor, bias: Tensor | None, out: Tensor) -> None:
         """See LinearKernel."""
         (n, k), rows = prepared.shape, x.shape[0]
-        fits(self.name, "x", x, (rows, k), self.reads if x.dtype is self.reads else torch.float32)
-        _check_out(self.name, out, rows, n)
+        _check(self.name, x, (rows, k), out, n)
         whole = out if out.is_contiguous() else torch.empty(rows, n, device=x.device)
         self.product(x.to(prepared.dtype), prepared, whole)
         if bias is not None:
@@ -70,11 +71,20 @@ class PlainLinear:
 
 @dataclass(frozen=True, slots=True)
 class PackedLinear:
-    """out = x @ weight.T + bias of whole-number weights."""
+    """out = x @ weight.T + bias of whole-number weights.
+
+    Attributes:
+        format: of the weight.
+        invariant: whether a row has the same bits for every number of rows.
+    """
 
     format: str
-    invariant = True
+    invariant: bool = False
     reads = torch.bfloat16
+
+    def deterministic(self) -> "PackedLinear":
+        """The same layer, giving a row the same bits for every number of rows."""
+        return replace(self, invariant=True)
 
     @property
     def name(self) -> str:
@@ -88,10 +98,10 @@ class PackedLinear:
     def run(self, x: Tensor, prepared: Packed, bias: Tensor | None, out: Tensor) -> None:
         """See LinearKernel."""
         rows, form = x.shape[0], prepared.form
-        fits(self.name, "x", x, (rows, form.inputs), self.reads if x.dtype is self.reads else torch.float32)
-        _check_out(self.name, out, rows, form.outputs)
-        narrow = x.bfloat16()
-        packed.product(narrow if form.k == form.inputs else F.pad(narrow, (0, form.k - form.inputs)), prepared, bias, out)
+        _check(self.name, x, (rows, form.inputs), out, form.outputs)
+        narrow = x.bfloat16() if form.k == form.inputs else F.pad(x.bfloat16(), (0, form.k - form.inputs))
+        product = packed.product if self.invariant or rows < widened.FROM_ROWS else widened.product
+        product(narrow, prepared, bias, out)
 
 
 class GatheringLinear(PackedLinear):
@@ -104,22 +114,15 @@ class GatheringLinear(PackedLinear):
         packed.gather(ids, prepared, out)
 
 
-def _check_out(name: str, out: Tensor, rows: int, n: int) -> None:
-    if out.shape != (rows, n) or out.dtype is not torch.float32 or out.stride(1) != 1:
-        raise InputError(f"{name}: out must be fp32 [{rows}, {n}] with rows in one piece; found {list(out.shape)} of {out.dtype}")
-
-
-def _cublas(x: Tensor, weight: Tensor, out: Tensor) -> None:
-    """out [rows, n] fp32 = x [rows, k] @ weight [n, k].T, both fp32 or bf16, sums in fp32; in tests without a GPU, on the CPU."""
-    if x.is_cuda and x.dtype is torch.bfloat16:
-        torch.mm(x, weight.t(), out_dtype=torch.float32, out=out)
-    else:
-        torch.mm(x.float(), weight.float().t(), out=out)
+def _check(name: str, x: Tensor, shape: tuple[int, int], out: Tensor, n: int) -> None:
+    fits(name, "x", x, shape, x.dtype if x.dtype in FLOATS else torch.float32)
+    if out.shape != (shape[0], n) or out.dtype is not torch.float32 or out.stride(1) != 1:
+        raise InputError(f"{name}: out must be fp32 [{shape[0]}, {n}] with rows in one piece; found {list(out.shape)} of {out.dtype}")
 
 
 def _layer(format: str) -> PlainLinear | PackedLinear:
     if format in PLAIN:
-        return PlainLinear(format, _cublas)
+        return PlainLinear(format, cublas)
     by_group = any(shared > 1 for name, (_, shared) in LINEAR_FORMATS[format].items() if name != "weight")
     return GatheringLinear(format) if by_group else PackedLinear(format)
 
