@@ -99,7 +99,7 @@ class Drafting:
         if self._head is None:
             decoder = Decoder(weights.spec, weights, kernels, self._rows, requests, format=self._format, max_len=self._max_len)
         else:
-            made = registry.load(HEADS, self._head.kind).Head
+            made = registry.load(HEADS, self._head.file).Head
             decoder = made(self._head, weights, target, kernels, self._rows, self._asks, self._max_len)
         pool = KVPool(decoder.pool_shape(pages, self._options.page_size), self._kv, kernels)
         return Beside(decoder, pool, self._sampler(kernels, self._asks), requests, self._rows)
@@ -114,7 +114,7 @@ def head_bytes(head: HeadSpec, format: str, rows: int, step_rows: int, requests:
         rows: of the largest call of the head; step_rows: of the largest step of the target.
         requests: that may run at a time.
     """
-    sizes = {"linear": 2 if format == "bf16" else 4}
+    sizes = dict.fromkeys(("linear", "embedding"), 2 if format == "bf16" else 4)
     weights = sum(parameter.size * sizes.get(parameter.role, 4) for parameter in head.tensors())
     width = len(head.levels) * head.body.hidden
     inside = rows * (width + (1 + head.ahead) * head.body.hidden)

@@ -64,7 +64,7 @@ class Rule:
 
 
 def choose(text: str) -> Choice:
-    """Reads NAME or NAME:KEY=VALUE,KEY=VALUE.
+    """Reads NAME, NAME:KEY=VALUE,KEY=VALUE or, where it has such an option, NAME:PATH,KEY=VALUE.
 
     Raises:
         InputError: there is no such drafter or option, or the value does not fit; says which there are.
@@ -85,6 +85,8 @@ def _read(package: str, option: str, text: str) -> tuple[str, ModuleType, Any]:
     given: dict[str, Any] = {}
     for part in rest.split(",") if rest else ():
         key, equals, value = part.partition("=")
+        if not equals and "path" in known and not given:
+            key, equals, value = "path", "=", part
         if not equals:
             raise InputError(f"{option}={text!r}: {part!r} is not KEY=VALUE; options of {name}: {_listed(known)}")
         if key not in known:

@@ -29,7 +29,7 @@ from slipstream.step.draft import DraftTree
 class Options:
     """
     Attributes:
-        path: folder of a trained head (`slipstream train drafter`); the built-in model has one of its own.
+        path: folder of a trained head (`slipstream train drafter`, or published: EAGLE, EAGLE-3); the built-in model has one of its own.
         nodes: tokens of a guess at most, second choices included.
         depth: tokens that it guesses ahead at most, one after the other.
         width: choices of the first token at most; others than the best are made as far as there are nodes left.
