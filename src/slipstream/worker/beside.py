@@ -81,7 +81,7 @@ class Beside:
         if self._goes_on:
             batch.states = self._states(feeds)
         hidden = self._hidden = self._decoder.forward(batch, self._pool.tensor)  # [rows, hidden]
-        asks, last = [], -1
+        asks, depths, last = [], [], -1
         self._last.clear()
         for feed in feeds:
             last += len(feed.tokens)
@@ -89,17 +89,38 @@ class Beside:
             for depth, ask in enumerate((feed.ask, *feed.further) if feed.ask is not None else ()):
                 self._picked.host[len(asks)] = last + depth * self._apart
                 asks.append(ask)
+                depths.append(depth)
         self._asked = asks
         if not asks:
             return []
         self._logits = self._decoder.logits(hidden, self._picked.upload()[: len(asks)])  # [asks, vocab]
-        self._drawn = self._sampler.draw(self._logits, asks)[0]
+        if any(depths) and any(_by_path(ask.voice) for ask in asks):
+            self._drawn = self._draw_by_depth(depths)
+        else:
+            self._drawn = self._sampler.draw(self._logits, asks)[0]
         return self._drawn
+
+    def _draw_by_depth(self, depths: Sequence[int]) -> list[int]:
+        """Draws what was guessed from one place one depth after the other, so that each knows the tokens before it.
+
+        Args:
+            depths: of each token asked for; those of a feed follow each other from 0 on.
+        """
+        drawn = [0] * len(depths)
+        for depth in range(max(depths) + 1):
+            some = [at for at, other in enumerate(depths) if other == depth]
+            for at in some:
+                self._asked[at] = replace(self._asked[at], path=drawn[at - depth : at])
+            part = self._logits[some]  # a copy, which is edited
+            for at, token in zip(some, self._sampler.draw(part, [self._asked[at] for at in some])[0], strict=True):
+                drawn[at] = token
+            self._logits[some] = part
+        return drawn
 
     def chain(self, feeds: Sequence[Feed], count: int) -> list[list[int]]:
         if not count:
             return [[] for _ in feeds]
-        if any(feed.ask.voice.processors or feed.ask.voice.notes is not None for feed in feeds):
+        if any(_by_path(feed.ask.voice) for feed in feeds):
             return self._one_by_one(feeds, count)
         if self._goes_on:
             self._decoder.bring(self._states(feeds))
@@ -158,6 +179,11 @@ class Beside:
             page_table=self._table.device,
         )
         return Batch(ids=rows[0], positions=rows[1], slots=rows[2], attention=attention)
+
+
+def _by_path(voice: Voice) -> bool:
+    """Whether what it draws depends on the guesses before, or is noted by them."""
+    return bool(voice.processors) or voice.notes is not None
 
 
 def _anew(ask: SampleRow) -> Voice:
