@@ -91,7 +91,8 @@ class Head(ABC):
         buffers, keys = self._scratch.rows(rows), batch.attention
         self.bring(batch.states)
         rows_in = (batch.ids, batch.positions, batch.slots, keys.request, keys.linear, keys.tail_start)
-        self._forward.run(partial(self.run, batch, pool, buffers), rows, (*rows_in, keys.tail_slots, keys.page_table, pool))
+        inputs = (*rows_in, keys.tail_slots, keys.page_table, pool)
+        self._forward.run(partial(self.run, batch, pool, buffers), rows, inputs, keys.tail_slots.shape[0])
         return self.out()
 
     def bring(self, states: Tensor) -> None:

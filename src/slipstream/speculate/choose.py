@@ -36,6 +36,11 @@ class Choice:
         """(kind, folder) of the head on the hidden states of `source` that it guesses with, if any."""
         return self.module.heads(self.options, source) if hasattr(self.module, "heads") else None
 
+    @property
+    def asks(self) -> int:
+        """Tokens of one request that its model or head draws in one call, where that is more than it guesses from one place."""
+        return self.module.asks(self.options) if hasattr(self.module, "asks") else 1
+
     def make(self, around: Around) -> Drafter:
         return self.module.make(self.options, around)
 
