@@ -85,9 +85,9 @@ def test_the_layer_beside_the_reference(format, monkeypatch):
     prepared = kernel.prepare(tensors)
     found = run(kernel, x, prepared, bias, n)
     torch.testing.assert_close(found, expected, rtol=2e-6, atol=2e-6 * float(expected.abs().max()))
-    assert equal_bits(run(kernel.fixed(), x.float(), prepared, bias, n), found)
+    assert equal_bits(run(kernel.deterministic(), x.float(), prepared, bias, n), found)
     monkeypatch.setitem(fp8.OWN_UP_TO, format, 0)
-    assert equal_bits(run(kernel.fixed(), x, prepared, bias, n), found), "deterministic settings take the own product always"
+    assert equal_bits(run(kernel.deterministic(), x, prepared, bias, n), found), "deterministic settings take the own product always"
     if format == "fp8":
         by_torch = run(kernel, x, prepared, bias, n)
         torch.testing.assert_close(by_torch, expected, rtol=2e-6, atol=2e-6 * float(expected.abs().max()))
@@ -100,7 +100,7 @@ def test_the_layer_beside_the_reference(format, monkeypatch):
         compact = kernel.prepare(tensors)
         assert compact.scale.shape == (2, 2)
         spread = fp8.Packed(compact.codes, tensors["scale"].contiguous(), compact.one)
-        assert equal_bits(run(kernel.fixed(), x, compact, None, n), run(kernel.fixed(), x, spread, None, n))
+        assert equal_bits(run(kernel.deterministic(), x, compact, None, n), run(kernel.deterministic(), x, spread, None, n))
 
 
 @pytest.mark.parametrize("way", ["quant", pytest.param("channel", marks=pytest.mark.slow), "block"])

@@ -73,7 +73,7 @@ class Drafting:
         self._max_len = min(own.max_len, max_len)
         self._kv = "bf16" if self._weights.format == "bf16" else "fp32"
         self._rows = min(ROWS, options.max_step_tokens)
-        self._asks = options.max_batch * (self._head.ahead if self._head is not None else 1)
+        self._asks = options.max_batch * max(self._choice.asks, self._head.ahead if self._head is not None else 1)
         fixed = scratch_bytes(own, self._rows, self._asks, self._max_len, options.max_batch, options.page_size)
         if self._head is None:
             fixed += weights_bytes(own, self._format, self._weights.format)
@@ -97,9 +97,9 @@ class Drafting:
     def _beside(self, target: Decoder, pages: int) -> Beside:
         requests, weights, kernels = self._options.max_batch, self._weights, self._kernels
         if self._head is None:
-            decoder = Decoder(weights.spec, weights, kernels, self._rows, requests, format=self._format, max_len=self._max_len)
+            decoder = Decoder(weights.spec, weights, kernels, self._rows, self._asks, format=self._format, max_len=self._max_len)
         else:
-            made = registry.load(HEADS, self._head.kind).Head
+            made = registry.load(HEADS, self._head.file).Head
             decoder = made(self._head, weights, target, kernels, self._rows, self._asks, self._max_len)
         pool = KVPool(decoder.pool_shape(pages, self._options.page_size), self._kv, kernels)
         return Beside(decoder, pool, self._sampler(kernels, self._asks), requests, self._rows)
@@ -114,7 +114,7 @@ def head_bytes(head: HeadSpec, format: str, rows: int, step_rows: int, requests:
         rows: of the largest call of the head; step_rows: of the largest step of the target.
         requests: that may run at a time.
     """
-    sizes = {"linear": 2 if format == "bf16" else 4}
+    sizes = dict.fromkeys(("linear", "embedding"), 2 if format == "bf16" else 4)
     weights = sum(parameter.size * sizes.get(parameter.role, 4) for parameter in head.tensors())
     width = len(head.levels) * head.body.hidden
     inside = rows * (width + (1 + head.ahead) * head.body.hidden)

@@ -18,10 +18,10 @@ from slipstream.model.embedding import Embedding
 from slipstream.model.layer import Layer
 from slipstream.model.linear import Linear, common
 from slipstream.model.norm import Norm
-from slipstream.model.replay import Replay
 from slipstream.model.rope import rope_table
 from slipstream.model.scratch import Scratch
 from slipstream.ops.dispatch import Kernels
+from slipstream.ops.replay import Replay
 from slipstream.ops.types import KV
 from slipstream.weights.source import Weights
 

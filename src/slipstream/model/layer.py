@@ -48,7 +48,14 @@ class Layer:
         self._add = kernels.add if layer.parallel or not layer.pre_norm else None
 
     def run(
-        self, stream: Tensor, pending: Tensor | None, free: Tensor, scratch: dict[str, Tensor], batch: Batch, kv: KV
+        self,
+        stream: Tensor,
+        pending: Tensor | None,
+        free: Tensor,
+        scratch: dict[str, Tensor],
+        batch: Batch,
+        kv: KV,
+        given: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Runs the rows through the layer.
 
@@ -58,12 +65,13 @@ class Layer:
             free: a buffer. [rows, hidden]
             scratch: buffers of mixers and ffns.
             batch, kv: the rows and the layer's cache.
+            given: what the mixer reads in place of the stream, which nothing is pending for then. [rows, inputs]
 
         Returns:
             (what is still to be added to the stream, a free buffer): the two buffers, in the one order or the other.
         """
         update = scratch["update"] if pending is None else pending
-        x = self._read(self._before_mixer, stream, pending, free)
+        x = self._read(self._before_mixer, stream, pending, free) if given is None else given
         self._mixer.run(x, update, scratch, batch, kv, self._rope)
         if self._after_mixer is not None:
             self._after_mixer(update, free)

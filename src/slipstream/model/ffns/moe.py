@@ -22,10 +22,9 @@ from slipstream.weights.source import Weights
 class Ffn:
     """One sub-layer of experts."""
 
-    RECORDS = True
-
     def __init__(self, spec: MoeSpec, prefix: str, weights: Weights, format: WeightFormat, kernels: Kernels):
         self._spec, self._route, self._routed = spec, kernels.route, kernels.routed
+        self.RECORDS = kernels.recorded("routed")
         self._gated = _activation(spec, kernels)
         self._router = Linear(weights, [f"{prefix}.router"], spec.bias, "fp32", kernels)
         self._correction = weights.get(f"{prefix}.router.correction") if spec.router.correction else None

@@ -43,7 +43,7 @@ _OPS = {
 }
 
 
-def tape() -> Any:
+def tape(device: str) -> Any:
     """A tape that records the ops of this candidate."""
     return _native.Tape()
 

@@ -21,7 +21,22 @@ from triton.compiler import ASTSource
 from slipstream.arch.shapes import shape
 from slipstream.arch.spec import ModelSpec, RouterSpec
 from slipstream.base.errors import BackendError
-from slipstream.ops.triton import attention, elementwise, embed, experts, fp8, gated, gemm, logprobs, move, norm, packed, rope, sample
+from slipstream.ops.triton import (
+    attention,
+    elementwise,
+    embed,
+    experts,
+    fp8,
+    gated,
+    gemm,
+    logprobs,
+    move,
+    norm,
+    packed,
+    rope,
+    sample,
+    widened,
+)
 from slipstream.ops.triton.launch import Variant
 from slipstream.ops.triton.packing import Form
 
@@ -93,7 +108,10 @@ def _of(spec: ModelSpec) -> Iterator[tuple[str, str, Variant]]:
         for mixer in mixers:
             heads, kv_heads, head_dim = mixer.heads, mixer.kv_heads, mixer.head_dim
             yield "rope_write", f"kv {label}", rope.variant(heads, kv_heads, head_dim, kind)
-            yield "attention", f"kv {label}", attention.variant(heads, kv_heads, head_dim, kind, out="*bf16")
+            for form in attention.forms(kind):
+                for in_parts in (False, True):
+                    rows = f"kv {label} rows {form.query_rows}{' in parts' if in_parts else ''}"
+                    yield "attention", rows, attention.variant(heads, kv_heads, head_dim, kind, form, in_parts=in_parts, out="*bf16")
             yield "move", f"kv {label}", move.variant(kv_heads, head_dim, kind)
     for step, variant in sample.variants(spec.vocab).items():
         yield f"sample_{step}", "", variant
@@ -121,6 +139,7 @@ def _products(form: Form) -> Iterator[tuple[str, str, Variant]]:
             yield "packed", f"rows {tile.m} in parts", packed.variant(form, True, False, tile)
     if segments > 1:
         yield "packed_merge", "", packed.merge_variant(form, segments, False)
+    yield "packed_unpack", "", widened.variant(form)
 
 
 def _layers(spec: ModelSpec) -> dict[str, tuple[int, int]]:
@@ -138,8 +157,8 @@ def _layers(spec: ModelSpec) -> dict[str, tuple[int, int]]:
 def families() -> Iterator[tuple[str, str, Variant]]:
     """(kernel, form, variant) of what only some families use, at measures of real ones, and of the fp8 products."""
     for label, kind in CACHES.items():
-        yield "attention_softcap", f"gemma-2 kv {label}", attention.variant(16, 8, 256, kind, has_cap=True)
-        yield "attention_sinks", f"gpt-oss kv {label}", attention.variant(64, 8, 64, kind, has_sinks=True)
+        yield "attention_softcap", f"gemma-2 kv {label}", attention.variant(16, 8, 256, kind, attention.forms(kind)[-1], has_cap=True)
+        yield "attention_sinks", f"gpt-oss kv {label}", attention.variant(64, 8, 64, kind, attention.forms(kind)[-1], has_sinks=True)
     yield "attention_merge", "sinks", attention.merge_variant(64, 64, has_sinks=True)
     for op in ("gelu", "gelu_tanh", "add", "scale", "softcap", "gate_rows"):
         yield op, "", elementwise.variant(op)
@@ -163,7 +182,7 @@ def families() -> Iterator[tuple[str, str, Variant]]:
 
 
 def compiled(variant: Variant):
-    """The form as Triton compiles it for a launch with aligned tensors."""
+    """The form as Triton compiles it for a launch with aligned tensors; its cache then holds what that launch asks for."""
     kernel = variant.kernel
     if not isinstance(kernel, triton.JITFunction):
         raise BackendError("kernels are interpreted in this process; unset TRITON_INTERPRET to compile them")
@@ -171,12 +190,13 @@ def compiled(variant: Variant):
     signature = {param.name: "constexpr" for param in kernel.params} | {
         param.name: kind for param, kind in zip(free, variant.types, strict=True)
     }
-    aligned = {
-        (param.num,): [["tt.divisibility", 16]]
-        for param in free
-        if signature[param.name].startswith("*") and not param.do_not_specialize_on_alignment
-    }
-    return triton.compile(ASTSource(kernel, signature, variant.constants, aligned), target=TARGET, options=variant.options)
+    known = {}  # of arguments: what a launch tells the compiler, nothing where it looks and finds nothing
+    for param in kernel.params:
+        if signature[param.name].startswith("*"):
+            known[(param.num,)] = [] if param.do_not_specialize_on_alignment else [["tt.divisibility", 16]]
+        elif isinstance(variant.constants.get(param.name), str):
+            known[(param.num,)] = []
+    return triton.compile(ASTSource(kernel, signature, variant.constants, known), target=TARGET, options=variant.options)
 
 
 def measure(kernel: str, form: str, variant: Variant) -> Resources:

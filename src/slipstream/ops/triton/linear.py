@@ -2,11 +2,11 @@
 
     fp32                   fp32 x fp32, TF32 off as torch has it by default: cuBLAS, or gemm.py
     bf16                   activations rounded to bf16, products on tensor cores, sums and results in fp32: cuBLAS, or gemm.py
-    whole-number weights   activations rounded to bf16, weights as they are: packed.py
+    whole-number weights   activations rounded to bf16, weights as they are: packed.py; for many rows unpacked first: widened.py
     8-bit floats           activations rounded to bf16, then to e4m3 as they come, weights as they are: fp8.py, and cuBLAS for many rows
 
-cuBLAS picks an algorithm by the number of rows, so a row's bits may depend on it: those layers are fast, not deterministic, and have
-a `fixed` form.
+cuBLAS picks an algorithm by the number of rows, so a row's bits may depend on it: those layers are fast, not deterministic.
+Each layer has a twin that is. Activations may come as fp32 or as bf16, which then is not rounded again.
 """
 
 from collections.abc import Callable
@@ -17,10 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from slipstream.base.errors import BackendError, InputError
-from slipstream.ops.triton import fp8, gemm, packed
-from slipstream.ops.triton.launch import fits
+from slipstream.ops.triton import fp8, gemm, packed, widened
+from slipstream.ops.triton.cublas import cublas
+from slipstream.ops.triton.launch import FLOATS, fits
 from slipstream.ops.triton.packing import Packed, pack
-from slipstream.ops.types import E4M3, LINEAR_FORMATS, LinearKernel, check_stored
+from slipstream.ops.types import E4M3, LINEAR_FORMATS, check_stored
 
 PLAIN = ("fp32", "bf16")
 NARROW_FROM = (8, 9)  # compute capability from which tensor cores take e4m3
@@ -41,8 +42,8 @@ class PlainLinear:
     product: Callable[[Tensor, Tensor, Tensor], None]
     invariant: bool = False
 
-    def fixed(self) -> "PlainLinear":
-        """The same layer with a product that gives a row the same bits for every number of rows."""
+    def deterministic(self) -> "PlainLinear":
+        """The same layer, giving a row the same bits for every number of rows."""
         return replace(self, product=gemm.matmul, invariant=True)
 
     @property
@@ -61,17 +62,26 @@ class PlainLinear:
     def run(self, x: Tensor, prepared: Tensor, bias: Tensor | None, out: Tensor) -> None:
         """See LinearKernel."""
         (n, k), rows = prepared.shape, x.shape[0]
-        _check(self, x, k, out, rows, n)
+        _check(self.name, x, (rows, k), out, n)
         _finished(self.name, lambda whole: self.product(x.to(prepared.dtype), prepared, whole), bias, out)
 
 
 @dataclass(frozen=True, slots=True)
 class PackedLinear:
-    """out = x @ weight.T + bias of whole-number weights."""
+    """out = x @ weight.T + bias of whole-number weights.
+
+    Attributes:
+        format: of the weight.
+        invariant: whether a row has the same bits for every number of rows.
+    """
 
     format: str
-    invariant = True
+    invariant: bool = False
     reads = torch.bfloat16
+
+    def deterministic(self) -> "PackedLinear":
+        """The same layer, giving a row the same bits for every number of rows."""
+        return replace(self, invariant=True)
 
     @property
     def name(self) -> str:
@@ -85,9 +95,10 @@ class PackedLinear:
     def run(self, x: Tensor, prepared: Packed, bias: Tensor | None, out: Tensor) -> None:
         """See LinearKernel."""
         rows, form = x.shape[0], prepared.form
-        _check(self, x, form.inputs, out, rows, form.outputs)
-        narrow = x.bfloat16()
-        packed.product(narrow if form.k == form.inputs else F.pad(narrow, (0, form.k - form.inputs)), prepared, bias, out)
+        _check(self.name, x, (rows, form.inputs), out, form.outputs)
+        narrow = x.bfloat16() if form.k == form.inputs else F.pad(x.bfloat16(), (0, form.k - form.inputs))
+        product = packed.product if self.invariant or rows < widened.FROM_ROWS else widened.product
+        product(narrow, prepared, bias, out)
 
 
 class GatheringLinear(PackedLinear):
@@ -113,8 +124,8 @@ class NarrowLinear:
     invariant: bool = False
     reads = torch.bfloat16
 
-    def fixed(self) -> "NarrowLinear":
-        """The same layer without torch's product."""
+    def deterministic(self) -> "NarrowLinear":
+        """The same layer, giving a row the same bits for every number of rows."""
         return replace(self, invariant=True)
 
     @property
@@ -137,7 +148,7 @@ class NarrowLinear:
     def run(self, x: Tensor, prepared: fp8.Packed, bias: Tensor | None, out: Tensor) -> None:
         """See LinearKernel."""
         (n, k), rows = prepared.codes.shape, x.shape[0]
-        _check(self, x, k, out, rows, n)
+        _check(self.name, x, (rows, k), out, n)
         codes, scale = fp8.quantise(x, by_block=self.format == "fp8_block")
         if not self.invariant and rows > fp8.OWN_UP_TO[self.format] and n % fp8.UNIT == 0:
             fp8.product_by_torch(codes, scale, prepared, bias, out)
@@ -156,24 +167,15 @@ def _finished(name: str, product: Callable[[Tensor], None], bias: Tensor | None,
         out.copy_(whole)
 
 
-def _check(layer: LinearKernel, x: Tensor, k: int, out: Tensor, rows: int, n: int) -> None:
-    name = layer.name
-    fits(name, "x", x, (rows, k), layer.reads if x.dtype is layer.reads else torch.float32)
-    if out.shape != (rows, n) or out.dtype is not torch.float32 or out.stride(1) != 1:
-        raise InputError(f"{name}: out must be fp32 [{rows}, {n}] with rows in one piece; found {list(out.shape)} of {out.dtype}")
-
-
-def _cublas(x: Tensor, weight: Tensor, out: Tensor) -> None:
-    """out [rows, n] fp32 = x [rows, k] @ weight [n, k].T, both fp32 or bf16, sums in fp32; in tests without a GPU, on the CPU."""
-    if x.is_cuda and x.dtype is torch.bfloat16:
-        torch.mm(x, weight.t(), out_dtype=torch.float32, out=out)
-    else:
-        torch.mm(x.float(), weight.float().t(), out=out)
+def _check(name: str, x: Tensor, shape: tuple[int, int], out: Tensor, n: int) -> None:
+    fits(name, "x", x, shape, x.dtype if x.dtype in FLOATS else torch.float32)
+    if out.shape != (shape[0], n) or out.dtype is not torch.float32 or out.stride(1) != 1:
+        raise InputError(f"{name}: out must be fp32 [{shape[0]}, {n}] with rows in one piece; found {list(out.shape)} of {out.dtype}")
 
 
 def _layer(format: str) -> PlainLinear | PackedLinear | NarrowLinear:
     if format in PLAIN:
-        return PlainLinear(format, _cublas)
+        return PlainLinear(format, cublas)
     if format in E4M3:
         return NarrowLinear(format)
     by_group = any(shared > 1 for name, (_, shared) in LINEAR_FORMATS[format].items() if name != "weight")
