@@ -60,10 +60,13 @@ def test_against_what_the_codes_mean(by_block):
 @pytest.mark.parametrize("by_block", [False, True])
 def test_a_row_has_the_same_bits_in_every_company(by_block, monkeypatch):
     x, (codes, scale, _) = random(20, 1024, seed=1), weights(40, 1024, by_block)
-    assert gemm.segments_of(40, 1024, fp8.TILE)[0] == 2
+    assert gemm.segments_of(40, 1024, fp8.tile_of(1, 40, 1024))[0] == 2
+    assert [fp8.tile_of(m, 4096, 4096).m for m in (64, 65, 1024, 1025)] == [64, 128, 128, 64]
+    assert len({(tile.n, tile.k) for _, tile in fp8.BY_ROWS}) == 1, "another order of sums"
     alone = {row: multiply(x[row : row + 1].clone(), codes, scale, by_block)[0] for row in (0, 19)}
-    for whole_from in (264, 1):
+    for whole_from, tiles in ((264, fp8.BY_ROWS), (1, fp8.BY_ROWS), (264, fp8.BY_ROWS[1:])):
         monkeypatch.setattr(gemm, "WHOLE_FROM", whole_from)
+        monkeypatch.setattr(fp8, "BY_ROWS", tiles)
         together = multiply(x, codes, scale, by_block)
         assert all(equal_bits(together[row], expected) for row, expected in alone.items()), whole_from
 

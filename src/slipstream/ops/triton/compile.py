@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import product
 
 import triton
 from triton.backends.compiler import GPUTarget
@@ -169,9 +170,8 @@ def families() -> Iterator[tuple[str, str, Variant]]:
         yield "layer_norm", "residual" if has_residual else "", norm.variant(8192, has_residual, centred=True)
     for size in (64, 128, 256, 5120):
         yield "norm_slices", f"of {size}", norm.parts_variant(size)
-    for parts in (False, True):
-        for label, by_block in (("rows", False), ("blocks", True)):
-            yield "fp8", f"{label}{' in parts' if parts else ''}", fp8.variant(4096, 4096, by_block, parts)
+    for (_, tile), (n, parts), (label, by_block) in product(fp8.BY_ROWS, ((28672, False), (4096, True)), (("", False), ("blocks ", True))):
+        yield "fp8", f"{label}rows {tile.m}{' in parts' if parts else ''}", fp8.variant(n, 4096, by_block, parts, tile=tile)
     yield "fp8", "a scale per row and group", fp8.variant(4096, 4096, True, False, shared=1)
     for size in (128, 14336):
         yield "fp8_quantise", f"of {size}", fp8.quantise_variant(14336, size)

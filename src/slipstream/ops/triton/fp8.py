@@ -25,7 +25,10 @@ from slipstream.ops.triton.launch import Variant, fits, power_of_two, row_facts,
 GROUP = 128  # inputs that are summed at a time; outputs and inputs of a block that shares a scale
 GREATEST = 448.0  # e4m3
 LEAST = 1e-12  # greatest size of a row of zeros, so that nothing is divided by 0
-TILE = Tile(64, 128, GROUP, 8, 4)
+BY_ROWS = (  # (up to how many rows, tile): of as many outputs and inputs, so that no bits depend on it
+    (64, Tile(64, 128, GROUP, 8, 4)),
+    (1 << 31, Tile(128, 128, GROUP, 8, 3)),
+)
 E4M3 = torch.float8_e4m3fn
 OWN_UP_TO = {"fp8": 64, "fp8_block": 1 << 31}  # rows to which the own product is faster than torch's (decode_gemm on an H200)
 UNIT = 16  # outputs and inputs that torch's product takes multiples of
@@ -76,8 +79,8 @@ def _product(
     n: tl.constexpr, k: tl.constexpr, blocks: tl.constexpr, by_block: tl.constexpr, shared: tl.constexpr, segments: tl.constexpr,
     segment: tl.constexpr, parts: tl.constexpr, block_m: tl.constexpr, block_n: tl.constexpr, group: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(1) * block_m + tl.arange(0, block_m)
-    column = tl.program_id(0) * block_n + tl.arange(0, block_n)
+    row = tl.program_id(0) * block_m + tl.arange(0, block_m)  # neighbours share a tile of the weight
+    column = tl.program_id(1) * block_n + tl.arange(0, block_n)
     inner = tl.arange(0, group)
     here, there = row < m, column < n
     left = x + row.to(tl.int64)[:, None] * k + inner[None, :]
@@ -128,15 +131,22 @@ def quantise_variant(k: int, size: int, x: str = "*bf16") -> Variant:
 
 
 @cache
-def variant(n: int, k: int, by_block: bool, parts: bool, shared: int = GROUP) -> Variant:
+def variant(n: int, k: int, by_block: bool, parts: bool, shared: int = GROUP, tile: Tile = BY_ROWS[0][1]) -> Variant:
     """The form of the product for a layer [n, k]; `parts`: segments as programs of their own; `shared`: outputs of a block's scale."""
-    segments, segment = gemm.segments_of(n, k, TILE)
+    segments, segment = gemm.segments_of(n, k, tile)
     constants = {
         "n": n, "k": k, "blocks": k // GROUP, "by_block": by_block, "shared": shared, "segments": segments, "segment": segment,
-        "parts": parts, "block_m": TILE.m, "block_n": TILE.n, "group": GROUP,
+        "parts": parts, "block_m": tile.m, "block_n": tile.n, "group": GROUP,
     }  # fmt: skip
     types = ("*fp8e4nv", "*fp8e4nv", "*fp32", "*fp32", "*fp32", "i32")
-    return Variant(_product, constants, types, TILE.warps, TILE.stages)
+    return Variant(_product, constants, types, tile.warps, tile.stages)
+
+
+def tile_of(m: int, n: int, k: int) -> Tile:
+    """The tile that serves m rows of a layer [n, k]; a small one where a program has all segments, whose sums would fill its registers."""
+    tile = next(tile for most, tile in BY_ROWS if m <= most)
+    several = gemm.segments_of(n, k, tile)[0] > 1
+    return BY_ROWS[0][1] if several and not gemm.scratch_size(m, n, k, tile) else tile
 
 
 @cache
@@ -176,14 +186,15 @@ def product(x: Tensor, x_scale: Tensor, weight: Tensor, scale: Tensor, out: Tens
     shared = 1 if len(scale) == n else GROUP
     fits("product", "scale", scale, (triton.cdiv(n, shared), k // GROUP if by_block else 1))
     fits("product", "out", out, (m, n))
-    tiles = (triton.cdiv(n, TILE.n), triton.cdiv(m, TILE.m))
-    needed = gemm.scratch_size(m, n, k, TILE)
+    tile = tile_of(m, n, k)
+    tiles = (triton.cdiv(m, tile.m), triton.cdiv(n, tile.n))
+    needed = gemm.scratch_size(m, n, k, tile)
     if not needed:
-        variant(n, k, by_block, False, shared).launch(tiles, x, weight, x_scale, scale, out, m)
+        variant(n, k, by_block, False, shared, tile).launch(tiles, x, weight, x_scale, scale, out, m)
         return
-    segments, _ = gemm.segments_of(n, k, TILE)
+    segments, _ = gemm.segments_of(n, k, tile)
     scratch = torch.empty(needed, device=x.device)
-    variant(n, k, by_block, True, shared).launch((*tiles, segments), x, weight, x_scale, scale, scratch, m)
+    variant(n, k, by_block, True, shared, tile).launch((*tiles, segments), x, weight, x_scale, scale, scratch, m)
     gemm.merge_variant(segments, "*fp32").launch((triton.cdiv(m * n, gemm.MERGE_BLOCK),), scratch, out, m * n)
 
 
