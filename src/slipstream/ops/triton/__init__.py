@@ -1,7 +1,7 @@
 """Candidate "triton": plain Triton kernels for one CUDA device, linear layers by torch or by kernels of their own.
 
     norm rope attention gated elementwise experts sample logprobs embed move linear    one file per family of kernels
-    gemm packed widened cublas  the products that a linear layer may use; packing: how whole-number weights lie; fp8: no layer's yet
+    gemm packed widened fp8 cublas  the products that a linear layer may use; packing: how whole-number weights lie
     attend       the kernels of attention
     elementary   functions that several kernels use
     launch       one compiled form of a kernel; checks of tensors

@@ -172,7 +172,10 @@ def families() -> Iterator[tuple[str, str, Variant]]:
     for parts in (False, True):
         for label, by_block in (("rows", False), ("blocks", True)):
             yield "fp8", f"{label}{' in parts' if parts else ''}", fp8.variant(4096, 4096, by_block, parts)
-    yield "fp8_quantise", "", fp8.quantise_variant(8192, 8192)
+    yield "fp8", "a scale per row and group", fp8.variant(4096, 4096, True, False, shared=1)
+    for size in (128, 14336):
+        yield "fp8_quantise", f"of {size}", fp8.quantise_variant(14336, size)
+    yield "fp8_scaled", "", fp8.scaled_variant(28672, True)
     for label, router in ROUTERS.items():
         yield "route", label, experts.route_variant(router, router.correction)
     yield "add_rows", "", experts.add_variant()
