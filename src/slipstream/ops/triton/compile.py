@@ -162,7 +162,7 @@ def families() -> Iterator[tuple[str, str, Variant]]:
 
 
 def compiled(variant: Variant):
-    """The form as Triton compiles it for a launch with aligned tensors."""
+    """The form as Triton compiles it for a launch with aligned tensors, under the same key of Triton's cache."""
     kernel = variant.kernel
     if not isinstance(kernel, triton.JITFunction):
         raise BackendError("kernels are interpreted in this process; unset TRITON_INTERPRET to compile them")
@@ -171,9 +171,9 @@ def compiled(variant: Variant):
         param.name: kind for param, kind in zip(free, variant.types, strict=True)
     }
     aligned = {
-        (param.num,): [["tt.divisibility", 16]]
+        (param.num,): [] if param.do_not_specialize_on_alignment else [["tt.divisibility", 16]]
         for param in free
-        if signature[param.name].startswith("*") and not param.do_not_specialize_on_alignment
+        if signature[param.name].startswith("*")
     }
     return triton.compile(ASTSource(kernel, signature, variant.constants, aligned), target=TARGET, options=variant.options)
 
