@@ -75,6 +75,13 @@ def medusa(depth: int, converted: bool = False) -> tuple[dict, dict[str, Tensor]
     return {"medusa_num_heads": 2, "medusa_num_layers": 1, "base_model_name_or_path": "somebody/tiny"}, drawn(4, **shapes)
 
 
+def mtp() -> dict[str, Tensor]:
+    """What Qwen's checkpoints add to a model's own tensors, with Llama's layer."""
+    norms = {name: (HIDDEN,) for name in ("pre_fc_norm_embedding__weight", "pre_fc_norm_hidden__weight", "norm__weight")}
+    tensors = drawn(6, fc__weight=(HIDDEN, 2 * HIDDEN), **norms, **layer("layers__0", HIDDEN), layers__0__input_layernorm__weight=(HIDDEN,))
+    return {f"mtp.{name}": 1 + 0.1 * tensor if len(tensor.shape) == 1 else tensor for name, tensor in tensors.items()}
+
+
 def save(folder: Path, config: dict, tensors: dict[str, Tensor], file: str = "model.safetensors") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
@@ -109,6 +116,13 @@ def fed(tensors: dict[str, Tensor], prefix: str, x: Tensor) -> Tensor:
 def run_eagle(tensors: dict[str, Tensor], e: Tensor, s: Tensor) -> Tensor:  # both [rows, hidden] -> states [rows, hidden]
     x = F.linear(torch.cat([e, s], -1), tensors["fc.weight"], tensors["fc.bias"])
     return fed(tensors, "layers.0", x + attention(tensors, "layers.0", x))
+
+
+def run_mtp(tensors: dict[str, Tensor], e: Tensor, s: Tensor) -> Tensor:
+    e, s = rms(e, tensors["mtp.pre_fc_norm_embedding.weight"]), rms(s, tensors["mtp.pre_fc_norm_hidden.weight"])
+    x = F.linear(torch.cat([e, s], -1), tensors["mtp.fc.weight"])
+    x = x + attention(tensors, "mtp.layers.0", rms(x, tensors["mtp.layers.0.input_layernorm.weight"]))
+    return rms(fed(tensors, "mtp.layers.0", x), tensors["mtp.norm.weight"])
 
 
 def run_eagle3(tensors: dict[str, Tensor], prefix: str, e: Tensor, s: Tensor, normed_stream: bool) -> Tensor:

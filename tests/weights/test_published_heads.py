@@ -6,23 +6,34 @@ import pytest
 import torch
 
 from slipstream import LLM, CheckpointError, InputError, SamplingParams
+from slipstream.arch import tensors as specified
+from slipstream.arch.common import NAMES
+from slipstream.arch.detect import config_to_spec
+from slipstream.arch.families import deepseek
+from slipstream.arch.names import checkpoint_name, place_of
+from slipstream.arch.shapes import shape
 from slipstream.speculate.drafter import Feed
 from slipstream.train.target import Target
+from slipstream.weights.dummy import Dummy
+from slipstream.weights.heads import open_head
+from slipstream.weights.load import load
+from tests.contract.families import CASES
 from tests.weights import published
 
 MODEL, LAYERS = "dummy:tiny:fp32", 2
+TINY = shape("tiny")
 TEXT = [5, 9, 300, 41, 7, 7, 260, 19, 88, 402, 3, 77]
 KNOWN = 8  # tokens that the head reads with true states, before it goes on by itself
 
 
-def read(levels) -> tuple[Target, torch.Tensor]:
-    target = Target(MODEL, levels, 1, len(TEXT))
+def read(levels, model=MODEL) -> tuple[Target, torch.Tensor]:
+    target = Target(model, levels, 1, len(TEXT))
     return target, target.read(torch.tensor([TEXT]))[0][0]  # [rows, levels * hidden]
 
 
-def steps(folder, states):
+def steps(drafter, states, model=MODEL):
     """The logits that the engine's head has after the known text, and then token by token of what follows."""
-    forward = LLM(MODEL, speculate=f"eagle:{folder}").engine.executor.runner.drafter.other._forward
+    forward = LLM(model, speculate=drafter).engine.executor.runner.drafter.other._forward
     assert forward.reserve(0, len(TEXT))
     feeds = [Feed(0, 0, TEXT[1 : KNOWN + 1], None, states[:KNOWN])]
     feeds += [Feed(0, place - 1, [TEXT[place]]) for place in range(KNOWN + 1, len(TEXT))]
@@ -53,7 +64,7 @@ def test_eagle(tmp_path, file):
     target, states = read((LAYERS + 1,))
     embedded = target.embedded(torch.tensor(TEXT))
     expected = unrolled(lambda e, s: published.run_eagle(tensors, e, s), embedded, states)
-    for found, state in zip(steps(tmp_path, states), expected, strict=True):
+    for found, state in zip(steps(f"eagle:{tmp_path}", states), expected, strict=True):
         close(found, target.logits(state)[0])
 
 
@@ -73,7 +84,7 @@ def test_eagle3(tmp_path, form):
     expected = unrolled(
         lambda e, s: published.run_eagle3(tensors, form, e, s, form != "midlayer"), target.embedded(torch.tensor(TEXT)), joined
     )
-    for found, state in zip(steps(tmp_path, states), expected, strict=True):
+    for found, state in zip(steps(f"eagle:{tmp_path}", states), expected, strict=True):
         close(found, published.logits_eagle3(tensors, state)[0])
 
 
@@ -89,6 +100,53 @@ def test_medusa(tmp_path, file, converted):
     rows = torch.arange(3, dtype=torch.int32) * forward._apart
     for depth, found in enumerate(forward._decoder.logits(forward._hidden, rows)):
         close(found, published.logits_medusa(tensors, states[KNOWN - 1], depth, converted))
+
+
+def test_mtp_from_the_models_own_checkpoint(tmp_path):
+    tensors = {checkpoint_name(NAMES, wanted.name): Dummy(TINY, "fp32").get(wanted.name).clone() for wanted in specified(TINY)}
+    module, width = published.mtp(), TINY.layers[0].ffn.width  # the module's layer is as the model's
+    config = {**published.LLAMA, "intermediate_size": width, "num_hidden_layers": LAYERS, "tie_word_embeddings": TINY.tied}
+    made = published.drawn(7, gate=(width, published.HIDDEN), up=(width, published.HIDDEN), down=(published.HIDDEN, width))
+    module |= {f"mtp.layers.0.mlp.{part}_proj.weight": tensor for part, tensor in made.items()}
+    published.save(tmp_path, config, {**tensors, **module})
+    target, states = read((LAYERS + 1,), tmp_path)
+    embedded = target.embedded(torch.tensor(TEXT))
+    expected = unrolled(lambda e, s: published.run_mtp(module, e, s), embedded, states)
+    for found, state in zip(steps("mtp", states, tmp_path), expected, strict=True):
+        close(found, target.logits(state)[0])
+    published.save(tmp_path, config, tensors)
+    with pytest.raises(InputError, match="no module that guesses ahead"):
+        LLM(tmp_path, speculate="mtp")
+
+
+def test_the_layer_behind_the_last_is_read_as_the_family_reads_its_layers(tmp_path):
+    """DeepSeek's, with rotated numbers in pairs and experts: as if the model had a layer more."""
+    case = CASES["deepseek-v3"]
+    config = {**case.base, **case.config, "architectures": [case.model]}
+    longer = {**config, "num_hidden_layers": config["num_hidden_layers"] + 1}
+    spec, whole = config_to_spec(config), config_to_spec(longer)
+    made, prefix, hidden = torch.Generator().manual_seed(8), f"model.layers.{len(spec.layers)}.", spec.hidden
+    tensors = {}
+    for parameter in specified(whole):
+        place = place_of(deepseek, whole, parameter)
+        if place.name not in tensors:
+            tensors[place.name] = torch.randn(place.shape, generator=made) * place.shape[-1] ** -0.5
+    published.save(tmp_path / "longer", longer, tensors)
+    more = {"enorm": (hidden,), "hnorm": (hidden,), "shared_head.norm": (hidden,), "eh_proj": (hidden, 2 * hidden)}
+    more |= {"shared_head.head": (spec.vocab, hidden), "embed_tokens": (spec.vocab, hidden)}
+    module = {f"{prefix}{name}.weight": torch.randn(shape, generator=made) for name, shape in more.items()}
+    published.save(tmp_path / "own", config, {**tensors, **module})
+    head, weights = open_head(tmp_path / "own", "mtp", spec)
+    expected = load(tmp_path / "longer")
+    for parameter in head.tensors():
+        if parameter.name.startswith("layers."):
+            assert torch.equal(weights.get(parameter.name), expected.get(parameter.name.replace("layers.0", f"layers.{len(spec.layers)}")))
+    assert torch.equal(weights.get("fuse_state.weight"), module[f"{prefix}eh_proj.weight"][:, hidden:])
+    params, said = SamplingParams(max_tokens=20, temperature=0.8, seed=3, ignore_eos=True), []
+    for drafter in ("none", "mtp", "mtp:tree=true,nodes=8"):
+        llm = LLM(tmp_path / "own", speculate=drafter, control=False)
+        said.append(llm.generate([[5, 6, 7, 8]], params)[0].outputs[0].token_ids)
+    assert said[0] == said[1] == said[2] and llm.engine.core.meter.tally.drafted > 0
 
 
 @pytest.mark.parametrize("kind", ["eagle", "eagle3", "medusa"])
@@ -132,8 +190,8 @@ def test_what_does_not_fit_is_refused(tmp_path, capsys):
     config, tensors = published.eagle3(3)
     published.save(tmp_path, config, tensors)
     refused(r"levels=\[2, 1, -1\]: tiny has 2 layers")
-    published.save(tmp_path, {**config, "norm_output": True}, tensors)
-    refused("norm_output=True: is not supported")
+    published.save(tmp_path, {**config, "fc_norm": True}, tensors)
+    refused("fc_norm=True: is not supported")
     config, tensors = published.eagle3(3, "layers__0")
     published.save(tmp_path, config, {**tensors, "d2t": tensors["d2t"].flip(0)})
     refused("d2t must lead to ever higher tokens")

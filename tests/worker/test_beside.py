@@ -59,7 +59,7 @@ def test_pieces_read_as_the_whole(made):
     assert model.run([Feed(1, len(TEXT), [9], SampleRow(voice, 11)), Feed(2, len(TEXT) - 1, TEXT[-1:], ask)])[1] == whole
 
 
-@pytest.mark.parametrize("drafter", ["draft_model:path=dummy:tiny:bf16", "eagle:path=dummy"])
+@pytest.mark.parametrize("drafter", ["draft_model:path=dummy:tiny:bf16", "eagle:path=dummy", "mtp:path=dummy"])
 @pytest.mark.parametrize("kernels", [None, "reference"], ids=["recorded", "op by op"])
 def test_going_on_in_one_call_draws_what_single_calls_draw(drafter, kernels):
     llm = LLM("dummy:tiny:bf16", speculate=drafter, kernels=kernels, page_size=4)

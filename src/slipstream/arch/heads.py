@@ -7,6 +7,7 @@ theirs (arch/published.py).
     eagle     x = A norm(embedding of a token) + B norm(state of the position before); one decoder layer on x, with keys and values of its
               own; what comes out is the state for the next guess (Li et al. 2024; the two norms after DeepSeek-AI 2024)
     medusa    x as above, for the last token only; the guess at depth d is read off x + ffn_d(norm_d(x)) (after Cai et al. 2024)
+    mtp       as eagle, but what goes on is what the output layer reads (DeepSeek-AI 2024, multi-token prediction)
     residual  heads as Medusa published them: the guess at depth d is read off the state alone, x + silu(W x + b), by an output layer of
               its own
 """
@@ -24,7 +25,8 @@ from slipstream.arch.spec import ModelSpec, TensorSpec
 from slipstream.base.errors import CheckpointError, InputError
 from slipstream.files.safetensors import read_json
 
-KINDS = ("eagle", "medusa")
+KINDS = ("eagle", "medusa", "mtp")
+FORMS = {"mtp": "eagle"}  # kinds that another's file computes
 PREFIX = "model."  # of the names that a whole model has; a head is none
 
 
@@ -54,9 +56,10 @@ class HeadSpec:
             more what the output layer reads.
         depth: tokens that it was trained to guess ahead; medusa cannot guess further.
         body: its layers, as a model: of eagle one layer, of medusa only the width and activation of the ffn are used.
-        form: what computes it, a file in model/heads; "" for `kind`.
+        form: what computes it, a file in model/heads; "" for that of `kind`.
         bottom: what its layers read.
         norm: whether what comes out is normed before the output layer.
+        normed: whether the next guess goes on from what is normed.
         embeds: whether it has an embedding table of its own.
         outputs: rows of its own output layer, of "residual" one per depth; 0: it takes the target's.
         mapped: the rows of its output layer stand for some of the target's tokens only, which are listed beside it.
@@ -70,6 +73,7 @@ class HeadSpec:
     form: str = ""
     bottom: Bottom = Bottom()
     norm: bool = True
+    normed: bool = False
     embeds: bool = False
     outputs: int = 0
     mapped: bool = False
@@ -78,7 +82,7 @@ class HeadSpec:
     @property
     def file(self) -> str:
         """Its file in model/heads."""
-        return self.form or self.kind
+        return self.form or FORMS.get(self.kind, self.kind)
 
     @property
     def ahead(self) -> int:
@@ -182,7 +186,7 @@ def head_of(config: Mapping[str, Any], name: str) -> HeadSpec:
         raise fields.error("levels", levels, "must be a list of whole numbers, not empty")
     own = ("drafter", "levels", "depth")
     body = config_to_spec({**{key: value for key, value in config.items() if key not in own}, "architectures": ["LlamaForCausalLM"]})
-    return HeadSpec(kind, tuple(levels), fields.whole("depth"), replace(body, name=name))
+    return HeadSpec(kind, tuple(levels), fields.whole("depth"), replace(body, name=name), normed=kind == "mtp")
 
 
 def head_config(kind: str, target: ModelSpec, levels: Sequence[int], depth: int, width: int) -> dict[str, Any]:

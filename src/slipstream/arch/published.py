@@ -4,6 +4,8 @@ the wild often belong to another file), and what it means as a HeadSpec.
     EAGLE     fc [hidden, 2 hidden], one layer of Llama without its first norm; the target's output layer (SafeAILab/EAGLE, EAGLE-1 and 2)
     EAGLE-3   fc [hidden, levels * hidden], q, k and v read [*, 2 hidden]; an output layer for some of the tokens, `d2t` says which
               (SafeAILab/EAGLE; `midlayer`; vllm-project/speculators: `layers.0`)
+    MTP       in the target's own checkpoint: the layer behind its last (DeepSeek V3: enorm, hnorm, eh_proj, shared_head), or `mtp.*` (Qwen:
+              pre_fc_norm_embedding, pre_fc_norm_hidden, fc, norm); one layer as the target's last one is
     Medusa    per token ahead x + silu(W x + b) and an output layer (FasterDecoding/Medusa; `blocks` and `lm_heads` as vLLM converts them)
 
 Owns the tables of names. Data only: must not know files, tensors' contents or how a head is computed.
@@ -11,12 +13,13 @@ Owns the tables of names. Data only: must not know files, tensors' contents or h
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from slipstream.arch.detect import config_to_spec
 from slipstream.arch.fields import Fields
 from slipstream.arch.heads import Bottom, HeadSpec, stored_name
+from slipstream.arch.names import Place, place_of
 from slipstream.arch.spec import FfnSpec, LayerSpec, ModelSpec
 from slipstream.base import registry
 from slipstream.base.errors import CheckpointError
@@ -30,19 +33,16 @@ NOT_OF_THE_LAYER = (  # fields that say nothing of it, or less than its tensors
     *("norm_before_fc", "fc_norm", "norm_output", "eagle_fc_bias", "truncated_vocab_size", "speculators_config", "speculators_version"),
     *("speculators_model_type", "transformer_layer_config", "model", "embed_requires_grad", "has_no_defaults_at_init"),
 )
+EAGLE3 = {
+    "embed_norm.weight": "layers.0.input_layernorm.weight",
+    "state_norm.weight": "layers.0.hidden_norm.weight",
+    "join.weight": "fc.weight",
+    "head.ids": "d2t",
+}
 WRAPPERS = ("transformer_layer_config", "model")  # objects of a config that hold the layer's
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Where a parameter lies: columns `first` to `last` of a stored tensor; all of them where `last` is 0."""
-
-    name: str
-    first: int = 0
-    last: int = 0
-
-
-Found = tuple[HeadSpec, dict[str, Part]]
+Found = tuple[HeadSpec, dict[str, Place]]
 
 
 def published(config: Mapping[str, Any], shapes: Shapes, target: ModelSpec, name: str) -> Found:
@@ -67,11 +67,11 @@ def published(config: Mapping[str, Any], shapes: Shapes, target: ModelSpec, name
             f"{name}: holds no head in a known format (EAGLE, EAGLE-3, Medusa, or what slipstream train drafter writes); its tensors: "
             f"{', '.join(sorted(shapes)[:6])}"
         )
-    spec, parts = read(fields, {short: shapes[stored] for short, stored in known.items()}, target, name)
-    used = {part.name for part in parts.values()}
+    spec, places = read(fields, {short: shapes[stored] for short, stored in known.items()}, target, name)
+    used = {place.name for place in places.values()}
     if more := sorted(set(known) - used):
         raise CheckpointError(f"{name}: tensor {known[more[0]]!r} belongs to no part of a head of kind {spec.kind!r} that is computed here")
-    return spec, {canonical: replace(part, name=known.get(part.name, part.name)) for canonical, part in parts.items()}
+    return spec, {canonical: replace(place, name=known.get(place.name, place.name)) for canonical, place in places.items()}
 
 
 def _short(stored: str) -> str:
@@ -120,23 +120,25 @@ def _eagle(fields: Fields, shapes: Shapes, target: ModelSpec, name: str) -> Foun
         "eagle", (len(target.layers) + 1,), 1, body, bottom=bottom, norm=False, embeds="embed_tokens.weight" in shapes,
         outputs=_outputs(shapes),
     )  # fmt: skip
-    hidden = body.hidden
-    split = {"fuse_embed.weight": Part("fc.weight", 0, hidden), "fuse_state.weight": Part("fc.weight", hidden, 2 * hidden)}
-    return head, _places(head) | split | ({"fuse_embed.bias": Part("fc.bias")} if bottom.bias else {})
+    return head, _places(head, {"fuse_embed.bias": "fc.bias"}) | _halves("fc.weight", body.hidden)
+
+
+def _halves(name: str, hidden: int) -> dict[str, Place]:
+    """Two matrices stored as one beside each other: for the embedding, and for the state."""
+    parts = {"fuse_embed.weight": range(hidden), "fuse_state.weight": range(hidden, 2 * hidden)}
+    return {canonical: Place(name, (hidden, 2 * hidden), columns=columns) for canonical, columns in parts.items()}
 
 
 def _eagle3(fields: Fields, shapes: Shapes, target: ModelSpec, name: str) -> Found:
-    for flag in ("norm_before_fc", "fc_norm", "norm_output"):
+    for flag in ("norm_before_fc", "fc_norm"):
         fields.absent(flag, "take an EAGLE-3 head without it")
     body = _layer(fields, shapes, target, name)
     bottom = Bottom("wide", normed_stream=fields.flag("norm_before_residual", False))
     head = HeadSpec(
-        "eagle", _levels(fields, target), 1, body, bottom=bottom, embeds="embed_tokens.weight" in shapes,
-        outputs=_outputs(shapes), mapped="d2t" in shapes,
+        "eagle", _levels(fields, target), 1, body, bottom=bottom, normed=fields.flag("norm_output", False),
+        embeds="embed_tokens.weight" in shapes, outputs=_outputs(shapes), mapped="d2t" in shapes,
     )  # fmt: skip
-    renamed = {"embed_norm.weight": "layers.0.input_layernorm.weight", "state_norm.weight": "layers.0.hidden_norm.weight"}
-    renamed |= {"join.weight": "fc.weight"} | ({"head.ids": "d2t"} if head.mapped else {})
-    return head, _places(head) | {canonical: Part(stored) for canonical, stored in renamed.items()}
+    return head, _places(head, EAGLE3)
 
 
 def _levels(fields: Fields, target: ModelSpec) -> tuple[int, ...]:
@@ -157,10 +159,10 @@ def _outputs(shapes: Shapes) -> int:
     return shapes["lm_head.weight"][0] if "lm_head.weight" in shapes else 0
 
 
-def _places(head: HeadSpec) -> dict[str, Part]:
-    """What has the names of most models."""
-    own = {"embed.weight": "embed_tokens.weight", "head.weight": "lm_head.weight"}
-    return {parameter.name: Part(own.get(parameter.name) or stored_name(parameter.name)) for parameter in head.tensors()}
+def _places(head: HeadSpec, renamed: Mapping[str, str] = {}) -> dict[str, Place]:
+    """What has the names of most models, but for those `renamed`."""
+    own = {"embed.weight": "embed_tokens.weight", "head.weight": "lm_head.weight", **renamed}
+    return {one.name: Place(own.get(one.name) or stored_name(one.name), one.shape) for one in head.tensors()}
 
 
 def _medusa(fields: Fields, shapes: Shapes, target: ModelSpec, name: str) -> Found:
@@ -176,8 +178,33 @@ def _medusa(fields: Fields, shapes: Shapes, target: ModelSpec, name: str) -> Fou
     outputs = shapes.get(f"{own.format(0)}.weight", (0,))[0]
     body = replace(target, name=name, hidden=hidden, vocab=outputs or target.vocab, layers=target.layers[-1:])
     head = HeadSpec("medusa", (len(target.layers) + 1,), depth, body, "residual", Bottom("state"), False, outputs=outputs, blocks=blocks)
-    parts = {}
+    places = {}
     for parameter in head.tensors():
         part, *numbers, ending = parameter.name.split(".")
-        parts[parameter.name] = Part(f"{(block if part == 'blocks' else own).format(*numbers)}.{ending}")
-    return head, parts
+        name = f"{(block if part == 'blocks' else own).format(*numbers)}.{ending}"
+        places[parameter.name] = Place(name, parameter.shape)
+    return head, places
+
+
+def mtp(shapes: Shapes, target: ModelSpec) -> Found | None:
+    """The module that guesses ahead in the target's own checkpoint, and where its parameters lie; None if there is none. Embeddings and
+    output layer are the target's by design, also where the file holds them once more."""
+    count = len(target.layers)
+    behind, own = f"model.layers.{count}.", "mtp."
+    if f"{behind}eh_proj.weight" in shapes:
+        prefix, names = behind, {"embed_norm": "enorm", "state_norm": "hnorm", "fuse": "eh_proj", "norm": "shared_head.norm"}
+    elif f"{own}fc.weight" in shapes:
+        prefix, names = own, {"embed_norm": "pre_fc_norm_embedding", "state_norm": "pre_fc_norm_hidden", "fuse": "fc", "norm": "norm"}
+    else:
+        return None
+    body = replace(target, name=f"{target.name}: the module that guesses ahead", layers=target.layers[-1:])
+    head = HeadSpec("mtp", (count + 1,), 1, body, normed=True)
+    family, places = registry.load(FAMILIES, target.family), _halves(f"{prefix}{names['fuse']}.weight", body.hidden)
+    for parameter in head.tensors():
+        part, _, ending = parameter.name.rpartition(".")
+        if part in names:
+            places[parameter.name] = Place(f"{prefix}{names[part]}.{ending}", parameter.shape)
+        elif part.startswith("layers."):
+            place = place_of(family, target, replace(parameter, name=parameter.name.replace("layers.0.", f"layers.{count}.")))
+            places[parameter.name] = replace(place, name=place.name.replace(behind, prefix + ("layers.0." if prefix == own else "")))
+    return head, places

@@ -104,8 +104,7 @@ def resolve(
         max_batch=options.max_batch,
         max_logit_rows=logit_rows,
         memory=memory,
-        verify=rule[0],
-        exact=rule[1],
+        **dict(zip(("verify", "exact"), rule, strict=True)),
         profile=_profile(options, kernels, weight_format, kv, rule[0]),
         scheduler=_shared_out(options, spec, memory.pages, max_len, max_draft),
     )

@@ -49,6 +49,7 @@ class Head(ABC):
         self._fuse = Fuse(head, weights, self._format, target, kernels)
         self._norm = Norm(head.body, "norm", weights, kernels) if head.norm else None
         self._add = None if head.norm else kernels.add
+        self._normed = head.normed
         own = outputs > 0 and head.file != "residual"
         self._head = Linear(weights, ["head"], False, self._format, kernels) if own else target.head
         self._ids = weights.get("head.ids") if head.mapped else None  # token of each row of its output layer
@@ -130,7 +131,7 @@ class Head(ABC):
         buffers = self._ends.rows(rows.shape[0])
         read, logits = buffers["picked"], buffers["logits"]
         self._kernels.embed(rows, hidden, read)  # the same gather as of tokens
-        if self._norm is not None:
+        if self._norm is not None and not self._normed:
             self._norm(read, buffers["normed"])
             read = buffers["normed"]
         self._head(read, logits if self._ids is None else buffers["some"])
@@ -138,8 +139,8 @@ class Head(ABC):
             logits.fill_(float("-inf")).index_copy_(1, self._ids, buffers["some"])
 
     def _close(self, stream: Tensor, pending: Tensor, free: Tensor) -> None:
-        """What the last sub-layer still has to add goes to the stream."""
+        """What the last sub-layer still has to add goes to the stream, and the stream, normed, to `free`."""
         if self._norm is not None:
-            self._norm(stream, free, pending)  # only for its addition, as in Decoder
+            self._norm(stream, free, pending)  # sometimes only for its addition, as in Decoder
         else:
             self._add(stream, pending)

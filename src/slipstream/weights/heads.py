@@ -10,15 +10,19 @@ import torch
 from torch import Tensor
 
 from slipstream.arch.heads import HeadSpec, head_config, head_of, read_config, stored_name
-from slipstream.arch.published import Part, published
+from slipstream.arch.names import Place
+from slipstream.arch.published import mtp, published
 from slipstream.arch.spec import ModelSpec
 from slipstream.base.errors import CheckpointError, InputError
 from slipstream.files.safetensors import INDEX, SINGLE
 from slipstream.weights.checkpoint import Checkpoint
 from slipstream.weights.dummy import Dummy
+from slipstream.weights.load import taken
+from slipstream.weights.open import open_checkpoint
 from slipstream.weights.pickled import Pickled
-from slipstream.weights.source import Weights
+from slipstream.weights.source import Stored, Weights
 
+MATRICES = ("linear", "embedding")
 DUMMY = "dummy"  # random parameters, for tests and dry runs
 DUMMY_DEPTH = 4
 FILES = ("medusa_lm_head.safetensors", "pytorch_model.bin", "medusa_lm_head.pt")  # that published heads lie in, besides model.safetensors
@@ -37,6 +41,9 @@ def open_head(source: Path | str, kind: str, target: ModelSpec, device: str = "c
     if str(source) == DUMMY:
         spec = head_of(head_config(kind, target, (len(target.layers),), DUMMY_DEPTH, 2 * target.hidden), DUMMY)
         return spec, Dummy(spec.body, device=device, wanted=spec.tensors())
+    if kind == "mtp" and (found := _own_module(Path(source), target)) is not None:
+        spec, places, stored = found
+        return spec, HeadWeights(spec, Path(source), device, stored, places)
     folder, config = Path(source), read_config(source)
     if "drafter" in config:
         spec, places, stored = head_of(config, folder.name), None, None
@@ -47,6 +54,17 @@ def open_head(source: Path | str, kind: str, target: ModelSpec, device: str = "c
         raise InputError(f"speculate: path={str(source)!r} holds a head of kind {spec.kind!r}; use speculate='{spec.kind}:path={source}'")
     spec.check(target)
     return spec, HeadWeights(spec, folder, device, stored, places)
+
+
+def _own_module(source: Path, target: ModelSpec) -> tuple[HeadSpec, dict[str, Place], Stored] | None:
+    """The module that guesses ahead in a whole model's checkpoint; None if that is none, or has none."""
+    if source.is_dir() and "drafter" in read_config(source):
+        return None
+    _, _, stored = open_checkpoint(source)
+    found = mtp(stored.shapes, target)
+    if found is None:
+        raise InputError(f"speculate='mtp': {source} has no module that guesses ahead; name a head, mtp:PATH, or train one with --kind mtp")
+    return *found, stored
 
 
 def open_stored(folder: Path) -> Checkpoint | Pickled:
@@ -79,16 +97,16 @@ class HeadWeights:
         head: HeadSpec,
         folder: Path,
         device: str = "cpu",
-        stored: Checkpoint | Pickled | None = None,
-        places: Mapping[str, Part] | None = None,
+        stored: Stored | Pickled | None = None,
+        places: Mapping[str, Place] | None = None,
     ):
         self.spec, self._device, self._stored = head.body, device, stored or Checkpoint(folder)
         self.files, self.shelf, self.metadata = self._stored.files, None, {}
         self._wanted = {parameter.name: parameter for parameter in head.tensors()}
-        self._places = dict(places or {name: Part(stored_name(name)) for name in self._wanted})
+        self._places = places or {name: Place(stored_name(name), one.shape) for name, one in self._wanted.items()}
         self.names = tuple(self._wanted)
         self._check(folder, whole=places is None)
-        matrices = [name for name, parameter in self._wanted.items() if parameter.role in ("linear", "embedding")]
+        matrices = [name for name, parameter in self._wanted.items() if parameter.role in MATRICES]
         self.format = "bf16" if all(self._stored.kind(self._places[name].name) == "BF16" for name in matrices) else "fp32"
         self.as_stored = self.format
 
@@ -97,11 +115,11 @@ class HeadWeights:
         parameter, place = self._wanted[name], self._places[name]
         if parameter.role == "ids":
             return self._ids(place.name)
-        tensor = self._stored.tensor(place.name)
-        if place.last:
-            tensor = tensor[:, place.first : place.last].contiguous()
-        matrix = parameter.role in ("linear", "embedding")
-        return tensor.to(self._device).to(torch.bfloat16 if self.format == "bf16" and matrix else torch.float32)
+        tensor = self._stored.tensor(place.name) if place.number is None else self._stored.tensor(place.name, place.number)
+        tensor = taken(tensor, place).view(parameter.shape).to(self._device)
+        if parameter.role in MATRICES:
+            return tensor.to(torch.bfloat16 if self.format == "bf16" else torch.float32)
+        return tensor.float() + place.plus
 
     def stored(self, name: str) -> None:
         """See `Weights.stored`: these are plain numbers."""
@@ -116,10 +134,7 @@ class HeadWeights:
 
     def _check(self, folder: Path, whole: bool) -> None:
         """Every parameter has its shape; the file of a `whole` one holds nothing else."""
-        expected: dict[str, tuple[int, ...]] = {}
-        for name, parameter in self._wanted.items():
-            place, shape = self._places[name], parameter.shape
-            expected[place.name] = (shape[0], max(place.last, expected.get(place.name, (0, 0))[1])) if place.last else shape
+        expected = {place.name: place.shape for place in self._places.values()}
         for name in (*expected, *(self._stored.shapes if whole else ())):
             own, found = expected.get(name), self._stored.shapes.get(name)
             if own != found:

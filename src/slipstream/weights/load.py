@@ -63,7 +63,7 @@ class Loaded:
             self._places = {name: replace(place, name=place.name.removeprefix(prefix)) for name, place in self._places.items()}
             head = head.removeprefix(prefix)
         self._wanted = {parameter.name: parameter for parameter in wanted}
-        self._check_complete(layout.NOT_WEIGHTS, head)
+        self._check_complete((*layout.NOT_WEIGHTS, *getattr(layout, "spare", lambda spec: ())(spec)), head)
         self._check_shapes()
         if spec.tied and head in checkpoint.shapes:
             self._check_tied(head)
@@ -74,7 +74,7 @@ class Loaded:
     def get(self, name: str) -> Tensor:
         """See `Weights.get`."""
         place, wanted = self._places[name], self._wanted[name]
-        stored = _taken(self._checkpoint.tensor(place.name, place.number), place).view(wanted.shape).to(self._device)
+        stored = taken(self._checkpoint.tensor(place.name, place.number), place).view(wanted.shape).to(self._device)
         if wanted.role not in _MATRICES:
             stored = stored.float()
             return stored + place.plus if place.plus else stored
@@ -88,7 +88,7 @@ class Loaded:
         if format is None:
             return None
         parts = self._checkpoint.laid_out(place.name, place.number)
-        return format, {part: _taken(tensor, place).to(self._device) for part, tensor in parts.items()}
+        return format, {part: taken(tensor, place).to(self._device) for part, tensor in parts.items()}
 
     def _native(self, name: str) -> str | None:
         place = self._places[name]
@@ -183,7 +183,7 @@ class Loaded:
         return all(torch.equal(part.bfloat16().float(), part) for part in parts)
 
 
-def _taken(stored: Tensor, place: Place) -> Tensor:
+def taken(stored: Tensor, place: Place) -> Tensor:
     """The part of a stored tensor that is the parameter, rows in order. A view where that is possible."""
     if place.transposed:
         stored = stored.T
@@ -191,6 +191,8 @@ def _taken(stored: Tensor, place: Place) -> Tensor:
         stored = stored[place.rows.start : place.rows.stop : place.rows.step]
     elif place.rows is not None:
         stored = stored[torch.tensor(place.rows)]
+    if place.columns is not None:
+        stored = stored[:, place.columns.start : place.columns.stop]
     return stored.contiguous()
 
 
