@@ -190,8 +190,8 @@ class Around:
 
     Attributes:
         spec: the model that is drafted for.
-        forward: the model that its file's `beside(options, source)` named, or the head that its `heads(options, source)` did, loaded;
-            None if it named none.
+        forward: the model that its file's `beside(options, source)` named, or the head that its `heads(options, source)` did, loaded; or
+            the first layers of the model that is drafted for, as many as its `exit(options, layers)` said; None if there is no such.
         head: what that head is made of.
     """
 
