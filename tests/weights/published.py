@@ -132,9 +132,9 @@ def run_eagle3(tensors: dict[str, Tensor], prefix: str, e: Tensor, s: Tensor, no
     return fed(tensors, prefix, x)
 
 
-def logits_eagle3(tensors: dict[str, Tensor], x: Tensor) -> Tensor:  # [rows, hidden] -> [rows, vocab], -inf where it knows no token
-    some = F.linear(rms(x, tensors["norm.weight"]), tensors["lm_head.weight"])
-    return torch.full((len(x), VOCAB), float("-inf")).index_copy_(1, torch.arange(SOME) + tensors["d2t"], some)
+def logits_eagle3(tensors: dict[str, Tensor], normed: Tensor) -> Tensor:  # [rows, hidden] -> [rows, vocab], -inf where it knows no token
+    some = F.linear(normed, tensors["lm_head.weight"])
+    return torch.full((len(normed), VOCAB), float("-inf")).index_copy_(1, torch.arange(SOME) + tensors["d2t"], some)
 
 
 def logits_medusa(tensors: dict[str, Tensor], s: Tensor, depth: int, converted: bool) -> Tensor:

@@ -85,6 +85,16 @@ def test_eagle3(tmp_path, form):
         lambda e, s: published.run_eagle3(tensors, form, e, s, form != "midlayer"), target.embedded(torch.tensor(TEXT)), joined
     )
     for found, state in zip(steps(f"eagle:{tmp_path}", states), expected, strict=True):
+        close(found, published.logits_eagle3(tensors, published.rms(state, tensors["norm.weight"]))[0])
+
+
+def test_eagle3_that_goes_on_from_what_is_normed(tmp_path):
+    config, tensors = published.eagle3(3)
+    published.save(tmp_path, {**config, "norm_output": True, "eagle_aux_hidden_state_layer_ids": [0, 1, 2]}, tensors)
+    target, states = read((0, 1, 2))
+    joined, embedded, norm = states @ tensors["fc.weight"].T, target.embedded(torch.tensor(TEXT)), tensors["norm.weight"]
+    expected = unrolled(lambda e, s: published.rms(published.run_eagle3(tensors, "midlayer", e, s, False), norm), embedded, joined)
+    for found, state in zip(steps(f"eagle:{tmp_path}", states), expected, strict=True):
         close(found, published.logits_eagle3(tensors, state)[0])
 
 
