@@ -62,17 +62,19 @@ def _sizes(bench: Bench, point: Point) -> tuple:
 
 def compile_ahead(shape: Heads, forms: list) -> None:
     """Fills Triton's cache by many processes, before this one touches the device; a form that cannot be compiled fails where it is used."""
-    jobs = [(shape, form, in_parts) for form in forms for in_parts in (False, True)]
+    from slipstream.ops.triton import attention
+
+    jobs = [(shape, form, way) for form in forms for way in attention.WAYS if form.query_rows >= 64 or way != "by tile"]
     with multiprocessing.get_context("fork").Pool(min(len(jobs), multiprocessing.cpu_count())) as pool:
         for done in [pool.apply_async(_compile, job) for job in jobs]:
             done.wait()
 
 
-def _compile(shape: Heads, form, in_parts: bool) -> None:
+def _compile(shape: Heads, form, way: str) -> None:
     from slipstream.ops.triton import attention
     from slipstream.ops.triton.compile import compiled
 
-    compiled(attention.variant(shape.heads, shape.kv_heads, shape.head_dim, "*bf16", form, attention_sweep.PAGE, in_parts))
+    compiled(attention.variant(shape.heads, shape.kv_heads, shape.head_dim, "*bf16", form, attention_sweep.PAGE, **attention.WAYS[way]))
 
 
 def one(bench: Bench, limits: Limits, shape: Heads, point: Point, forms: list) -> None:
@@ -115,7 +117,7 @@ def one(bench: Bench, limits: Limits, shape: Heads, point: Point, forms: list) -
 
 def _call(op: Callable, qkv: Tensor, kv, rows: AttentionRows, shape: Heads, form) -> Tensor:
     out = torch.empty(len(qkv), shape.heads * shape.head_dim, device=qkv.device)
-    op(qkv, kv, rows, shape.heads, shape.head_dim**-0.5, 0, out, forms=((1 << 31, form),))
+    op(qkv, kv, rows, shape.heads, shape.head_dim**-0.5, 0, out, forms=((1 << 31, form, form),))
     return out
 
 
