@@ -109,10 +109,9 @@ def _of(spec: ModelSpec) -> Iterator[tuple[str, str, Variant]]:
         for mixer in mixers:
             heads, kv_heads, head_dim = mixer.heads, mixer.kv_heads, mixer.head_dim
             yield "rope_write", f"kv {label}", rope.variant(heads, kv_heads, head_dim, kind)
-            for form in attention.forms(kind):
-                for in_parts in (False, True):
-                    rows = f"kv {label} rows {form.query_rows}{' in parts' if in_parts else ''}"
-                    yield "attention", rows, attention.variant(heads, kv_heads, head_dim, kind, form, in_parts=in_parts, out="*bf16")
+            for form, way in attention.shipped(kind):
+                made = attention.variant(heads, kv_heads, head_dim, kind, form, **attention.WAYS[way], out="*bf16")
+                yield "attention", f"kv {label} rows {form.query_rows} {way}", made
             yield "move", f"kv {label}", move.variant(kv_heads, head_dim, kind)
     for step, variant in sample.variants(spec.vocab).items():
         yield f"sample_{step}", "", variant
@@ -158,8 +157,8 @@ def _layers(spec: ModelSpec) -> dict[str, tuple[int, int]]:
 def families() -> Iterator[tuple[str, str, Variant]]:
     """(kernel, form, variant) of what only some families use, at measures of real ones, and of the fp8 products."""
     for label, kind in CACHES.items():
-        yield "attention_softcap", f"gemma-2 kv {label}", attention.variant(16, 8, 256, kind, attention.forms(kind)[-1], has_cap=True)
-        yield "attention_sinks", f"gpt-oss kv {label}", attention.variant(64, 8, 64, kind, attention.forms(kind)[-1], has_sinks=True)
+        yield "attention_softcap", f"gemma-2 kv {label}", attention.variant(16, 8, 256, kind, attention.shipped(kind)[-1][0], has_cap=True)
+        yield "attention_sinks", f"gpt-oss kv {label}", attention.variant(64, 8, 64, kind, attention.shipped(kind)[-1][0], has_sinks=True)
     yield "attention_merge", "sinks", attention.merge_variant(64, 64, has_sinks=True)
     for op in ("gelu", "gelu_tanh", "add", "scale", "softcap", "gate_rows"):
         yield op, "", elementwise.variant(op)
