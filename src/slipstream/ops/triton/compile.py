@@ -18,6 +18,7 @@ from itertools import product
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.experimental.gluon._runtime import GluonASTSource
 
 from slipstream.arch.shapes import shape
 from slipstream.arch.spec import ModelSpec, RouterSpec
@@ -195,7 +196,8 @@ def compiled(variant: Variant):
             known[(param.num,)] = [] if param.do_not_specialize_on_alignment else [["tt.divisibility", 16]]
         elif isinstance(variant.constants.get(param.name), str):
             known[(param.num,)] = []
-    return triton.compile(ASTSource(kernel, signature, variant.constants, known), target=TARGET, options=variant.options)
+    source = GluonASTSource if kernel.is_gluon() else ASTSource
+    return triton.compile(source(kernel, signature, variant.constants, known), target=TARGET, options=variant.options)
 
 
 def measure(kernel: str, form: str, variant: Variant) -> Resources:
