@@ -43,7 +43,7 @@ def test_against_what_the_weights_mean(format, rows, n, k):
     assert_means(plain, x, weight)
     assert_means(run(kernel, x, prepared, bias), x, weight, bias.double())
     wide = torch.full((rows, n + 9), 7.0)
-    kernel.run(x, prepared, None, wide[:, 5 : 5 + n])
+    kernel.run(x.to(kernel.reads), prepared, None, wide[:, 5 : 5 + n])
     assert equal_bits(wide[:, 5 : 5 + n], plain) and wide[:, :5].eq(7).all() and wide[:, 5 + n :].eq(7).all()
 
 

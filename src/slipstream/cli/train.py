@@ -23,6 +23,7 @@ class Kind(StrEnum):
 
     eagle = "eagle"
     medusa = "medusa"
+    mtp = "mtp"
 
 
 @train.callback()

@@ -70,6 +70,8 @@ class Block(nn.Module):
 class Eagle(Fused):
     """One decoder layer that goes on from its own output (Li et al. 2024), unrolled in training as in EAGLE-3 (Li et al. 2025)."""
 
+    goes_on_normed = False
+
     def __init__(self, config: dict):
         super().__init__(config)
         self.layers = nn.ModuleList([Block(config, attends=True)])
@@ -93,7 +95,16 @@ class Eagle(Fused):
             x = self.fused(embedded[:, 1 + depth :], state[:, :rows])
             x = x + attended(layer.self_attn, layer.input_layernorm(x), turn, past)
             state = layer.fed(x)
-            yield self.norm(state)
+            normed = self.norm(state)
+            yield normed
+            if self.goes_on_normed:
+                state = normed
+
+
+class Mtp(Eagle):
+    """The same, going on from what the output layer reads (DeepSeek-AI 2024)."""
+
+    goes_on_normed = True
 
 
 class Medusa(Fused):
@@ -112,7 +123,7 @@ class Medusa(Fused):
             yield self.norm(layer.fed(x[:, : time - depth]))
 
 
-BODIES = {"eagle": Eagle, "medusa": Medusa}
+BODIES = {"eagle": Eagle, "medusa": Medusa, "mtp": Mtp}
 
 
 def angles(config: dict, time: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -18,8 +18,10 @@ from slipstream.bench.gpu.packed_forms import INT4, INT8, ZERO_128, Candidate, f
 from slipstream.bench.gpu.packed_forms import tiled as tiled_packed
 from slipstream.ops.triton import fp8, gemm
 from slipstream.ops.triton.gemm import Tile
+from slipstream.ops.triton.linear import KERNELS
 from slipstream.ops.triton.packing import OUTPUTS, pack
 from slipstream.ops.types import Declined
+from slipstream.quant.formats.fp8 import quantise
 
 Product = Callable[[Any], Tensor]  # what `take` made of x [m, k] -> [m, n]
 GROUP = 128  # weights that share a scale and zero point in the 4-bit designs
@@ -145,6 +147,22 @@ def e4m3(by_block: bool) -> Callable[[Tensor], Product | Declined]:
     return make
 
 
+def fp8_layer(weight: Tensor) -> Product | Declined:
+    """What the engine does with --quant fp8: activations quantised within, the own product or torch's by the number of rows."""
+    n, k = weight.shape
+    if not weight.is_cuda or k % fp8.GROUP:
+        return Declined(f"looked at on CUDA only, where k is a multiple of {fp8.GROUP}, not {k}")
+    kernel = KERNELS["linear_fp8"]
+    prepared = kernel.prepare(quantise(weight))
+
+    def product(x: Tensor) -> Tensor:
+        out = torch.empty(x.shape[0], n, device=weight.device)
+        kernel.run(x, prepared, None, out)
+        return out
+
+    return product
+
+
 def int_mm(weight: Tensor) -> Product:
     """torch._int_mm: int8 weights per output, exact whole-number products, then both scales."""
     scale = (weight.abs().amax(1).float() / 127)[None, :]  # [1, n]
@@ -210,6 +228,7 @@ DESIGNS = (
     Design("scaled_mm_rows", 8, 2, False, scaled_mm(True), "fp8", by_row),
     Design("fp8", 8, 2, False, e4m3(False), "fp8", lambda x: fp8.quantise(x.float(), False)),
     Design("fp8_block", 8, 2, False, e4m3(True), "fp8_block", lambda x: fp8.quantise(x.float(), True)),
+    Design("fp8_layer", 8, 2, False, fp8_layer, "fp8"),
     Design("int_mm", 8, 2, False, int_mm, None, whole_rows),
     *(Design(str(kind), kind.bits, 1, False, packed_weight(tiled_packed(kind, "", 1, 1 << 31))) for kind in (INT4, ZERO_128, INT8)),
     Design(f"{ZERO_128}_unpacked", ZERO_128.bits, 1, False, packed_weight(unpacked(ZERO_128, "", 1))),

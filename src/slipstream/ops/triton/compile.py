@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import product
 
 import triton
 from triton.backends.compiler import GPUTarget
@@ -96,19 +97,22 @@ def forms(names: Iterable[str] = SHAPES) -> list[tuple[str, str, Variant]]:
 
 def _of(spec: ModelSpec) -> Iterator[tuple[str, str, Variant]]:
     mixers, ffns = {layer.mixer for layer in spec.layers}, {layer.ffn for layer in spec.layers}
-    for has_residual in (False, True):
-        yield "norm", "residual" if has_residual else "", norm.variant(spec.hidden, has_residual)
+    for out in ("*fp32", "*bf16"):  # bf16 is what linear layers read
+        for has_residual in (False, True):
+            yield "norm", f"{'residual ' if has_residual else ''}{out[1:]}", norm.variant(spec.hidden, has_residual, out=out)
+        for ffn in ffns:
+            yield "gated", out[1:], gated.variant(ffn.width, out=out)
+        for mixer in mixers:
+            yield "attention_merge", out[1:], attention.merge_variant(mixer.heads, mixer.head_dim, out=out)
     for label, kind in CACHES.items():
         yield "embed", f"table {label}", embed.variant(spec.hidden, kind)
         for mixer in mixers:
             heads, kv_heads, head_dim = mixer.heads, mixer.kv_heads, mixer.head_dim
             yield "rope_write", f"kv {label}", rope.variant(heads, kv_heads, head_dim, kind)
-            yield "attention", f"kv {label}", attention.variant(heads, kv_heads, head_dim, kind)
+            for form, way in attention.shipped(kind):
+                made = attention.variant(heads, kv_heads, head_dim, kind, form, **attention.WAYS[way], out="*bf16")
+                yield "attention", f"kv {label} rows {form.query_rows} {way}", made
             yield "move", f"kv {label}", move.variant(kv_heads, head_dim, kind)
-    for mixer in mixers:
-        yield "attention_merge", "", attention.merge_variant(mixer.heads, mixer.head_dim)
-    for ffn in ffns:
-        yield "gated", "", gated.variant(ffn.width)
     for step, variant in sample.variants(spec.vocab).items():
         yield f"sample_{step}", "", variant
     yield "logprobs", "", logprobs.variant(spec.vocab)
@@ -149,8 +153,8 @@ def _layers(spec: ModelSpec) -> dict[str, tuple[int, int]]:
 def families() -> Iterator[tuple[str, str, Variant]]:
     """(kernel, form, variant) of what only some families use, at measures of real ones, and of the fp8 products."""
     for label, kind in CACHES.items():
-        yield "attention_softcap", f"gemma-2 kv {label}", attention.variant(16, 8, 256, kind, has_cap=True)
-        yield "attention_sinks", f"gpt-oss kv {label}", attention.variant(64, 8, 64, kind, has_sinks=True)
+        yield "attention_softcap", f"gemma-2 kv {label}", attention.variant(16, 8, 256, kind, attention.shipped(kind)[-1][0], has_cap=True)
+        yield "attention_sinks", f"gpt-oss kv {label}", attention.variant(64, 8, 64, kind, attention.shipped(kind)[-1][0], has_sinks=True)
     yield "attention_merge", "sinks", attention.merge_variant(64, 64, has_sinks=True)
     for op in ("gelu", "gelu_tanh", "add", "scale", "softcap", "gate_rows"):
         yield op, "", elementwise.variant(op)
@@ -161,10 +165,12 @@ def families() -> Iterator[tuple[str, str, Variant]]:
         yield "layer_norm", "residual" if has_residual else "", norm.variant(8192, has_residual, centred=True)
     for size in (64, 128, 256, 5120):
         yield "norm_slices", f"of {size}", norm.parts_variant(size)
-    for parts in (False, True):
-        for label, by_block in (("rows", False), ("blocks", True)):
-            yield "fp8", f"{label}{' in parts' if parts else ''}", fp8.variant(4096, 4096, by_block, parts)
-    yield "fp8_quantise", "", fp8.quantise_variant(8192, 8192)
+    for (_, tile), (n, parts), (label, by_block) in product(fp8.BY_ROWS, ((28672, False), (4096, True)), (("", False), ("blocks ", True))):
+        yield "fp8", f"{label}rows {tile.m}{' in parts' if parts else ''}", fp8.variant(n, 4096, by_block, parts, tile=tile)
+    yield "fp8", "a scale per row and group", fp8.variant(4096, 4096, True, False, shared=1)
+    for size in (128, 14336):
+        yield "fp8_quantise", f"of {size}", fp8.quantise_variant(14336, size)
+    yield "fp8_scaled", "", fp8.scaled_variant(28672, True)
     for label, router in ROUTERS.items():
         yield "route", label, experts.route_variant(router, router.correction)
     yield "add_rows", "", experts.add_variant()

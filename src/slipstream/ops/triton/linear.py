@@ -1,8 +1,9 @@
-"""Linear layers: the face of each weight format. Owns the types that go into each product; who multiplies is cuBLAS or packed.py.
+"""Linear layers: the face of each weight format. Owns the types that go into each product; who multiplies is written below.
 
     fp32                   fp32 x fp32, TF32 off as torch has it by default: cuBLAS, or gemm.py
     bf16                   activations rounded to bf16, products on tensor cores, sums and results in fp32: cuBLAS, or gemm.py
     whole-number weights   activations rounded to bf16, weights as they are: streamed.py; many rows, unpacked first: widened.py
+    8-bit floats           activations rounded to bf16, then to e4m3 as they come, weights as they are: fp8.py, and cuBLAS for many rows
 
 cuBLAS picks an algorithm by the number of rows, so a row's bits may depend on it: those layers are fast, not deterministic.
 Each layer has a twin that is. Activations may come as fp32 or as bf16, which then is not rounded again.
@@ -15,14 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from slipstream.base.errors import InputError
-from slipstream.ops.triton import gemm, packed, streamed, widened
+from slipstream.base.errors import BackendError, InputError
+from slipstream.ops.triton import fp8, gemm, packed, streamed, widened
 from slipstream.ops.triton.cublas import cublas
 from slipstream.ops.triton.launch import FLOATS, fits
 from slipstream.ops.triton.packing import Packed, pack
-from slipstream.ops.types import LINEAR_FORMATS, check_stored
+from slipstream.ops.types import E4M3, LINEAR_FORMATS, check_stored
 
 PLAIN = ("fp32", "bf16")
+NARROW_FROM = (8, 9)  # compute capability from which tensor cores take e4m3
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ class PlainLinear:
         format: of the weight.
         product: (x [rows, k], weight [n, k], both of the format's type, out [rows, n] fp32), which makes the product.
         invariant: whether a row has the same bits for every number of rows.
+        reads: see LinearKernel.
     """
 
     format: str
@@ -47,6 +50,10 @@ class PlainLinear:
     def name(self) -> str:
         return f"triton_{self.format}"
 
+    @property
+    def reads(self) -> torch.dtype:
+        return LINEAR_FORMATS[self.format]["weight"][0]
+
     def prepare(self, stored: dict[str, Tensor]) -> Tensor:
         """Checks {"weight": [n, k]}; nothing is packed."""
         shape = check_stored(self.name, self.format, stored)
@@ -56,12 +63,7 @@ class PlainLinear:
         """See LinearKernel."""
         (n, k), rows = prepared.shape, x.shape[0]
         _check(self.name, x, (rows, k), out, n)
-        whole = out if out.is_contiguous() else torch.empty(rows, n, device=x.device)
-        self.product(x.to(prepared.dtype), prepared, whole)
-        if bias is not None:
-            whole.add_(fits(self.name, "bias", bias, (n,)))
-        if whole is not out:
-            out.copy_(whole)
+        _finished(self.name, lambda whole: self.product(x.to(prepared.dtype), prepared, whole), bias, out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,7 @@ class PackedLinear:
 
     format: str
     invariant: bool = False
+    reads = torch.bfloat16
 
     def deterministic(self) -> "PackedLinear":
         """The same layer, giving a row the same bits for every number of rows."""
@@ -113,15 +116,73 @@ class GatheringLinear(PackedLinear):
         packed.gather(ids, prepared, out)
 
 
+@dataclass(frozen=True, slots=True)
+class NarrowLinear:
+    """out = x @ weight.T + bias of e4m3 weights.
+
+    Attributes:
+        format: of the weight.
+        invariant: whether a row has the same bits for every number of rows: no product of torch's serves.
+    """
+
+    format: str
+    invariant: bool = False
+    reads = torch.bfloat16
+
+    def deterministic(self) -> "NarrowLinear":
+        """The same layer, giving a row the same bits for every number of rows."""
+        return replace(self, invariant=True)
+
+    @property
+    def name(self) -> str:
+        return f"triton_{self.format}"
+
+    def prepare(self, stored: dict[str, Tensor]) -> fp8.Packed:
+        """Packs the stored tensors (ops/types.py, LINEAR_FORMATS) once.
+
+        Raises:
+            InputError: they do not fit.
+            BackendError: the GPU is too old.
+        """
+        check_stored(self.name, self.format, stored)
+        weight = stored["weight"]
+        if weight.is_cuda and torch.cuda.get_device_capability(weight.device) < NARROW_FROM:
+            raise BackendError(f"{self.name}: needs a GPU of compute capability 8.9 or later (Ada, Hopper); take quant='bf16' or 'int8'")
+        return fp8.pack(stored)
+
+    def run(self, x: Tensor, prepared: fp8.Packed, bias: Tensor | None, out: Tensor) -> None:
+        """See LinearKernel."""
+        (n, k), rows = prepared.codes.shape, x.shape[0]
+        _check(self.name, x, (rows, k), out, n)
+        codes, scale = fp8.quantise(x, by_block=self.format == "fp8_block")
+        if not self.invariant and rows > fp8.OWN_UP_TO[self.format] and n % fp8.UNIT == 0:
+            fp8.product_by_torch(codes, scale, prepared, bias, out)
+        else:
+            _finished(self.name, lambda whole: fp8.product(codes, scale, prepared.codes, prepared.scale, whole), bias, out)
+
+
+def _finished(name: str, product: Callable[[Tensor], None], bias: Tensor | None, out: Tensor) -> None:
+    """What `product` writes, plus a bias, in out, whose rows may lie apart."""
+    rows, n = out.shape
+    whole = out if out.is_contiguous() else torch.empty(rows, n, device=out.device)
+    product(whole)
+    if bias is not None:
+        whole.add_(fits(name, "bias", bias, (n,)))
+    if whole is not out:
+        out.copy_(whole)
+
+
 def _check(name: str, x: Tensor, shape: tuple[int, int], out: Tensor, n: int) -> None:
     fits(name, "x", x, shape, x.dtype if x.dtype in FLOATS else torch.float32)
     if out.shape != (shape[0], n) or out.dtype is not torch.float32 or out.stride(1) != 1:
         raise InputError(f"{name}: out must be fp32 [{shape[0]}, {n}] with rows in one piece; found {list(out.shape)} of {out.dtype}")
 
 
-def _layer(format: str) -> PlainLinear | PackedLinear:
+def _layer(format: str) -> PlainLinear | PackedLinear | NarrowLinear:
     if format in PLAIN:
         return PlainLinear(format, cublas)
+    if format in E4M3:
+        return NarrowLinear(format)
     by_group = any(shared > 1 for name, (_, shared) in LINEAR_FORMATS[format].items() if name != "weight")
     return GatheringLinear(format) if by_group else PackedLinear(format)
 

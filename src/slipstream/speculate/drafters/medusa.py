@@ -23,7 +23,7 @@ from slipstream.step.draft import DraftTree
 class Options:
     """
     Attributes:
-        path: folder of trained heads (`slipstream train drafter --kind medusa`).
+        path: folder of trained heads (`slipstream train drafter --kind medusa`, or published).
         nodes: tokens of a guess at most, second choices included.
         width: choices at a place at most; others than the first are made as far as there are nodes left.
     """

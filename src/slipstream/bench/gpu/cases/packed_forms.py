@@ -30,6 +30,7 @@ SECONDS_EACH = 0.005  # of measuring per candidate and point
 LAUNCH = 2.5e-6  # seconds that any kernel takes; the goal is 1.15 times this and the bytes
 CHECKED = 64  # rows compared with fp64
 Call = Callable[[], object]
+AHEAD: list[Variant] = []  # to be compiled; a kernel cannot be sent to another process, but one that is forked has it
 
 
 def measure(bench: Bench) -> None:
@@ -53,17 +54,19 @@ def compile_ahead(bench: Bench, candidates: list[Candidate], chosen: list[Layer]
             for m in (m for m in counts if candidate.least <= m <= candidate.most):
                 for variant in candidate.variants(candidate.kind.form(layer.n, layer.k), m):
                     wanted[(variant.kernel, *variant.constants.items(), *variant.options.items())] = variant
+    AHEAD[:] = wanted.values()
     with ProcessPoolExecutor(os.cpu_count(), get_context("fork")) as pool:
-        failures = [text for text in pool.map(compile_one, wanted.values()) if text]
+        failures = [text for text in pool.map(compile_one, range(len(AHEAD))) if text]
     bench.note(f"{len(wanted)} forms compiled before")
     for text in failures:
         bench.failure("compiling", text)
 
 
-def compile_one(variant: Variant) -> str:
+def compile_one(number: int) -> str:
     """What went wrong, "" if nothing did."""
     from slipstream.ops.triton.compile import compiled
 
+    variant = AHEAD[number]
     try:
         compiled(variant)
     except Exception as error:  # one form that does not compile is a line of the result
