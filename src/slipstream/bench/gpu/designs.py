@@ -77,7 +77,7 @@ def tiled(tile: Tile, way: str = "") -> Callable[[Tensor], Product]:
         def product(x: Tensor) -> Tensor:
             out = torch.empty(x.shape[0], n, device=x.device)
             if way == "whole":
-                grid = (-(-n // tile.n), -(-x.shape[0] // tile.m))
+                grid = (-(-x.shape[0] // tile.m), -(-n // tile.n))
                 gemm.variant(n, k, "*fp32", False, tile).launch(grid, x, weight, out, x.shape[0])
             else:
                 gemm.matmul(x, weight, out, tile=tile)
