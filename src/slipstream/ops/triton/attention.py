@@ -45,11 +45,10 @@ class Form:
 
 
 FEW = Form(16, 128, 4, 2)
-DRAFT = Form(32, 64, 4, 3, 1056)
 MANY = Form(64, 64, 4, 3, 264)
 IN_FP32 = Form(16, 64, 4, 3)  # for caches in fp32, whatever the rows: their products have no tensor cores
 Forms = Sequence[tuple[int, Form, Form]]
-BY_ROWS = ((256, FEW, DRAFT), (1 << 31, MANY, MANY))  # fast profile: (greatest number of rows, form, form where the step has tail slots)
+BY_ROWS = ((256, FEW, FEW), (1 << 31, MANY, MANY))  # fast profile: (greatest number of rows, form, form where the step has tail slots)
 ONE = ((1 << 31, MANY, MANY),)  # deterministic settings
 BY_TILE = 512  # rows from which on programs go by tiles: most rows then are neighbours of one request, and one program each idles
 WAYS = {"by row": {}, "by row in parts": {"in_parts": True}, "by tile": {"by_row": False}}  # in which a form is compiled
