@@ -5,6 +5,7 @@ The noise is looked at in the torch reference; draws are made with every candida
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given
@@ -137,3 +138,12 @@ def test_a_seed_uses_all_64_bits(kernels):
     seeds = torch.tensor([1 << bit for bit in range(63)] + [-(2**63)])
     drawn = draw(kernels, logits, sample_rows(64, seed=seeds, position=torch.zeros(64)))
     assert len(set(drawn.tolist())) > 50
+
+
+def test_noise_of_some_ids_is_that_of_all():
+    """Whatever the key: seeds are signed words."""
+    keys = [(-3, 0, 5), (2**40 + 7, 2, 900), (0, 1, 0)]
+    ids = np.array([[0, 3, 96], [5, 5, 50], [1, 2, 4]])
+    found = sampling.gumbel_of(*np.array(keys).T[:, :, None], ids)
+    for key, own, noise in zip(keys, ids, found, strict=True):
+        assert torch.equal(noise, sampling.gumbel(*key, 97)[own])

@@ -18,7 +18,7 @@ AXES = {
     "drafter": (
         *("none", "Perfect", "AlwaysWrong", "RandomTree", "DuplicateHeavy", "OutOfVocabulary", "TooMuch"),
         *("ngram:shortest=1", "suffix:others=true", "draft_model:path=dummy:tiny:bf16,nodes=4"),
-        *("eagle:path=dummy,nodes=6,depth=3", "medusa:path=dummy"),
+        *("eagle:path=dummy,nodes=6,depth=3", "medusa:path=dummy", "mtp:path=dummy,nodes=12,depth=3,tree=true"),
     ),
     "control": (False, True),  # whether guesses are cut to those that pay
     "threads": (2, 1),

@@ -51,9 +51,10 @@ def test_a_drafter_that_is_the_model_is_always_right(rule, sampling):
     assert texts == said(llm, **SAMPLING[sampling]), "the same drafts, the same text"
 
 
-def test_a_head_notes_all_its_choices():
+@pytest.mark.parametrize("drafter", ["eagle:path=dummy,nodes=5,depth=2,width=3", "medusa:path=dummy,nodes=8,width=3"])
+def test_a_head_notes_all_its_choices(drafter):
     """Second and third ones too: a token that is drawn from nobody knows what is taken for certain, which is exact, but seldom kept."""
-    llm = LLM(MODEL, speculate="eagle:path=dummy,nodes=5,depth=2,width=3", verify="reject", control=False, page_size=4)
+    llm = LLM(MODEL, speculate=drafter, verify="reject", control=False, page_size=4)
     judge, candidates = llm.engine.executor.runner._judge, []
     walk = judge._rule.module.walk
 

@@ -30,3 +30,7 @@ def test_a_name_with_options():
 def test_errors_lead_out(text, message):
     with pytest.raises(InputError, match=message.replace("(", r"\(")):
         choose(text)
+
+
+def test_a_path_needs_no_key():
+    assert choose("eagle:/a/b:c,nodes=2").options == choose("eagle:path=/a/b:c,nodes=2").options

@@ -3,12 +3,13 @@
 import random
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from slipstream import LLM, SamplingParams
 from slipstream.speculate.drafter import DraftContext, Feed
-from slipstream.speculate.drafters.draft_model import DraftModel, sibling
+from slipstream.speculate.drafters.draft_model import DraftModel, Options, sibling
 
 
 class Remembering:
@@ -53,7 +54,7 @@ class Remembering:
 def test_what_was_read_is_the_text_and_the_guess(seed, max_rows):
     rng = random.Random(seed)
     forward = Remembering(max_rows)
-    drafter = DraftModel(forward, nodes=5)
+    drafter = DraftModel(forward, Options(nodes=5))
     texts = {number: [rng.randrange(90) for _ in range(rng.randrange(1, 20))] for number in range(3)}
     for _ in range(15):
         asked = rng.sample(sorted(texts), rng.randrange(1, 4))
@@ -76,7 +77,7 @@ def test_what_was_read_is_the_text_and_the_guess(seed, max_rows):
 
 def test_after_full_acceptance_two_tokens_are_read_and_nothing_twice():
     forward = Remembering(max_rows=64)
-    drafter, text = DraftModel(forward, nodes=3), [1, 2, 3, 4]
+    drafter, text = DraftModel(forward, Options(nodes=3)), [1, 2, 3, 4]
     assert drafter.propose([DraftContext(1, text, 3, voice=None)])[0].tokens == (5, 6, 7)
     assert forward.calls == [4, 1, 1]
     text += [5, 6, 7, 8]
@@ -90,7 +91,7 @@ def test_after_full_acceptance_two_tokens_are_read_and_nothing_twice():
 def test_without_room_there_is_no_guess():
     forward = Remembering()
     forward.reserve = lambda request, length: False
-    assert not DraftModel(forward, nodes=3).propose([DraftContext(1, [1, 2], 3, voice=None)])[0].tokens
+    assert not DraftModel(forward, Options(nodes=3)).propose([DraftContext(1, [1, 2], 3, voice=None)])[0].tokens
     assert not forward.calls
 
 
@@ -103,6 +104,37 @@ def test_a_model_that_drafts_for_itself_is_always_right():
     assert [out.outputs[0].token_ids for out in drafted] == [out.outputs[0].token_ids for out in plain]
     gained = [step.tokens / step.requests for step in llm.engine.core.meter.steps if step.work.rows]
     assert gained == [1, *[5] * 8]
+
+
+@pytest.mark.parametrize("heat", [0, 0.9])
+def test_so_is_its_tree(heat):
+    """Every node of the tree is read with what stands before it and nothing else."""
+    params = SamplingParams(max_tokens=40, ignore_eos=True, temperature=heat, seed=3, repetition_penalty=1.2)
+    plain = LLM("dummy:tiny:bf16", page_size=4).generate([[5, 6, 7, 8], [5, 6]], params)
+    llm = LLM("dummy:tiny:bf16", page_size=4, speculate="draft_model:dummy:tiny:bf16,nodes=20,tree=true,depth=2,width=3", control=False)
+    drafted = llm.generate([[5, 6, 7, 8], [5, 6]], params)
+    assert [out.outputs[0].token_ids for out in drafted] == [out.outputs[0].token_ids for out in plain]
+    gained = [step.tokens / step.requests for step in llm.engine.core.meter.steps if step.work.rows]
+    assert gained[:10] == [1, *[3] * 9], "with two tokens ahead all that may be right is in it; near the end a draft is smaller"
+
+
+@pytest.mark.parametrize("heat", [0, 0.9])
+def test_look_ups_for_the_small_model_save_calls_and_change_no_guess(heat):
+    """A model that drafts for itself, on a text that repeats itself: it is still always right, in fewer calls."""
+    params = SamplingParams(max_tokens=41, ignore_eos=True, temperature=heat, seed=3, logit_bias={token: 9.0 for token in (5, 6, 7)})
+    prompts, calls, said = [[5, 6, 7, 8] * 4, [5, 6]], [], []
+    for drafter in ("draft_model", "staged"):
+        llm = LLM("dummy:tiny:bf16", page_size=4, speculate=f"{drafter}:path=dummy:tiny:bf16,nodes=7", control=False)
+        forward = llm.engine.executor.runner.drafter.other._forward
+        calls.append(0)
+        for name in ("run", "branch"):
+            call = getattr(forward, name)
+            setattr(forward, name, lambda some, call=call: calls.__setitem__(-1, calls[-1] + 1) or call(some))
+        said.append([out.outputs[0].token_ids for out in llm.generate(prompts, params)])
+        gained = [step.tokens / step.requests for step in llm.engine.core.meter.steps if step.work.rows]
+        assert gained == [1, *[8] * 5]
+    assert said[0] == said[1]
+    assert calls[1] < (0.8 if heat == 0 else 0.95) * calls[0]
 
 
 def test_the_built_in_model_brings_its_own():

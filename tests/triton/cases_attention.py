@@ -87,6 +87,16 @@ def test_segments_of_long_rows_are_doubled(monkeypatch):
     torch.testing.assert_close(results[0], attend(REFERENCE, scene), atol=2**-7, rtol=2**-7)
 
 
+@pytest.mark.parametrize("fill", [ONE_PER_ROW, ONE_PER_SEGMENT])
+def test_a_result_in_bf16_is_the_other_rounded(monkeypatch, fill):
+    monkeypatch.setattr(attention, "splits", fill)
+    scene = build_scene(TREE[:3], dtype=torch.bfloat16)
+    whole, narrow = (torch.empty(3, scene.heads * 16, dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
+    for out in (whole, narrow):
+        KERNELS.attention(scene.qkv, scene.kv, scene.rows, scene.heads, 0.25, 0, out)
+    assert equal_bits(narrow, whole.bfloat16())
+
+
 def test_splits_follow_from_shapes():
     form = attention.Form(16, 64, 4, 3, fill=528)
     assert [attention.splits(form, rows, 8, 256) for rows in (1, 8, 33, 34, 4096)] == [66, 8, 2, 1, 1]

@@ -7,7 +7,7 @@ from slipstream import LLM
 from slipstream.model import load_model
 from slipstream.ops import Kernels
 from slipstream.sampling.sampler import Sampler, SampleRow, Voice
-from slipstream.speculate.drafter import Feed
+from slipstream.speculate.drafter import Branch, Feed
 from slipstream.step import Admission, SamplingParams
 from slipstream.worker.beside import Beside
 from slipstream.worker.pool import KVPool
@@ -59,7 +59,7 @@ def test_pieces_read_as_the_whole(made):
     assert model.run([Feed(1, len(TEXT), [9], SampleRow(voice, 11)), Feed(2, len(TEXT) - 1, TEXT[-1:], ask)])[1] == whole
 
 
-@pytest.mark.parametrize("drafter", ["draft_model:path=dummy:tiny:bf16", "eagle:path=dummy"])
+@pytest.mark.parametrize("drafter", ["draft_model:path=dummy:tiny:bf16", "eagle:path=dummy", "mtp:path=dummy"])
 @pytest.mark.parametrize("kernels", [None, "reference"], ids=["recorded", "op by op"])
 def test_going_on_in_one_call_draws_what_single_calls_draw(drafter, kernels):
     llm = LLM("dummy:tiny:bf16", speculate=drafter, kernels=kernels, page_size=4)
@@ -81,3 +81,33 @@ def test_going_on_in_one_call_draws_what_single_calls_draw(drafter, kernels):
             found.append(go_on(further, count))
         assert found[0] == found[1]
         assert [len(own) for own in found[0]] == [count] * len(chosen)
+
+
+@pytest.mark.parametrize("drafter", ["draft_model:path=dummy:tiny:bf16,tree=true", "eagle:path=dummy,tree=true"])
+@pytest.mark.parametrize("kernels", [None, "reference"], ids=["recorded", "op by op"])
+def test_a_branch_is_read_as_if_it_were_the_text(drafter, kernels):
+    """Each path of a tree of two places and three depths gives the ranks that it gives as a chain of single tokens."""
+    llm = LLM("dummy:tiny:bf16", speculate=drafter, kernels=kernels, page_size=4)
+    model = llm.engine.executor.runner.drafter.other._forward
+    voice = Voice.of(Admission(0, (1,), 1, SamplingParams(temperature=0.9), seed=5), model.vocab)
+    states = torch.randn(len(TEXT), 64, generator=torch.Generator().manual_seed(1))
+    layers = [[(0,), (1,)], [(0, 2), (0, 3)], [(0, 3, 4), (0, 2, 5)]]
+    token, end = {place: 20 + place for place in range(6)}, len(TEXT)
+
+    def ask(depth: int) -> SampleRow:
+        return SampleRow(voice, end + depth)
+
+    assert model.reserve(0, end + 6)
+    model.run([Feed(0, 0, TEXT, ask(0), states)])
+    found = {(): model.ranked(3)[0]}
+    for layer in layers:
+        model.branch([Branch(0, end, path, token[path[-1]], ask(len(path))) for path in layer])
+        found |= dict(zip(layer, model.ranked(3), strict=True))
+    for path in layers[2]:
+        model.run([Feed(0, 0, TEXT, ask(0), states)])
+        assert model.ranked(3)[0] == found[()]
+        for depth, place in enumerate(path):
+            model.run([Feed(0, end + depth, [token[place]], ask(depth + 1))])
+            assert model.ranked(3)[0] == found[path[: depth + 1]]
+    shares = [share for _, share in found[()]]
+    assert len(shares) == 3 and shares == sorted(shares, reverse=True) and shares[0] < 0

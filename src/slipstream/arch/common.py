@@ -30,7 +30,10 @@ NAMES = {
     "norm": "model.norm",
     "head": "lm_head",
 }
-NOT_WEIGHTS = (r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq",)  # old files hold this buffer; it follows from rope_theta
+NOT_WEIGHTS = (
+    r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq",  # old files hold this buffer; it follows from rope_theta
+    r"mtp\..*",  # a module that guesses ahead, see arch/published.py
+)
 
 # fields without influence on the forward pass, and those that the readers below look at themselves; what a checkpoint's
 # quantisation says is the weight loader's business

@@ -1,11 +1,18 @@
 """HeadSpec: small layers on a model's hidden states that guess its next tokens, described by data alone.
 
-Owns their config.json and the list of parameters that follows from it. Such a head has no embedding table and no output layer: it takes
-those of the model that it was trained for (its target). Must not know how any of it is computed.
+Owns their config.json and the list of parameters that follows from it. What such a head does not bring it takes from the model that it
+was trained for (its target): the embedding table, the output layer. Must not know how any of it is computed, nor how others store
+theirs (arch/published.py).
 
-    eagle   x = A norm(embedding of a token) + B norm(state of the position before); one decoder layer on x, with keys and values of its
-            own; what comes out is the state for the next guess (Li et al. 2024; the two norms after DeepSeek-AI 2024)
-    medusa  x as above, for the last token only; the guess at depth d is read off x + ffn_d(norm_d(x)) (after Cai et al. 2024)
+    eagle     x = A norm(embedding of a token) + B norm(state of the position before); one decoder layer on x, with keys and values of its
+              own; what comes out is the state for the next guess (Li et al. 2024; the two norms after DeepSeek-AI 2024)
+    medusa    x as above, for the last token only; the guess at depth d is read off x + ffn_d(norm_d(x)) (after Cai et al. 2024)
+    mtp       as eagle, but what goes on is what the output layer reads (DeepSeek-AI 2024, multi-token prediction)
+    redrafter r = silu(W embedding of a token + U r + b), 0 before the first; a few z + silu(V z + c) on the state and r side by side; the
+              state is the same for all guesses (Cheng et al. 2024). Ours norm what goes in, and add what comes out to the state before the
+              target's output layer; published ones have an output layer of their own
+    residual  heads as Medusa published them: the guess at depth d is read off the state alone, x + silu(W x + b), by an output layer of
+              its own
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,8 +28,26 @@ from slipstream.arch.spec import ModelSpec, TensorSpec
 from slipstream.base.errors import CheckpointError, InputError
 from slipstream.files.safetensors import read_json
 
-KINDS = ("eagle", "medusa")
+KINDS = ("eagle", "medusa", "mtp", "redrafter")
+BLOCKS = 2  # of a redrafter that is made here
+FORMS = {"mtp": "eagle"}  # kinds that another's file computes
 PREFIX = "model."  # of the names that a whole model has; a head is none
+
+
+@dataclass(frozen=True, slots=True)
+class Bottom:
+    """How a token's embedding e and a state s become what a head's layers read.
+
+    Attributes:
+        kind: "normed": A norm(e) + B norm(s); "plain": A e + B s + b (EAGLE); "wide": norm(e) and norm(s) side by side, which the layer's
+            q, k and v read, while the stream is s (EAGLE-3); "state": s alone.
+        bias: of "plain".
+        normed_stream: of "wide": the stream is norm(s).
+    """
+
+    kind: str = "normed"
+    bias: bool = False
+    normed_stream: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,17 +55,38 @@ class HeadSpec:
     """A head.
 
     Attributes:
-        kind: one of KINDS.
+        kind: one of KINDS, the drafter that guesses with it.
         levels: hidden states of the target that it reads: i is what layer i reads, the number of layers what the final norm reads, one
             more what the output layer reads.
         depth: tokens that it was trained to guess ahead; medusa cannot guess further.
         body: its layers, as a model: of eagle one layer, of medusa only the width and activation of the ffn are used.
+        form: what computes it, a file in model/heads; "" for that of `kind`.
+        bottom: what its layers read.
+        norm: whether what comes out is normed before the output layer.
+        normed: whether the next guess goes on from what is normed.
+        embeds: whether it has an embedding table of its own.
+        outputs: rows of its own output layer, of "residual" one per depth; 0: it takes the target's.
+        mapped: the rows of its output layer stand for some of the target's tokens only, which are listed beside it.
+        blocks: of "residual" and "redrafter": how many x + silu(W x + b) stand on each other.
     """
 
     kind: str
     levels: tuple[int, ...]
     depth: int
     body: ModelSpec
+    form: str = ""
+    bottom: Bottom = Bottom()
+    norm: bool = True
+    normed: bool = False
+    embeds: bool = False
+    outputs: int = 0
+    mapped: bool = False
+    blocks: int = 0
+
+    @property
+    def file(self) -> str:
+        """Its file in model/heads."""
+        return self.form or FORMS.get(self.kind, self.kind)
 
     @property
     def ahead(self) -> int:
@@ -50,23 +96,65 @@ class HeadSpec:
     @property
     def cached(self) -> bool:
         """Whether it has keys and values."""
-        return self.kind == "eagle"
+        return self.file == "eagle"
+
+    @property
+    def width(self) -> int:
+        """Numbers of what the next guess goes on from, and of what its own output layer reads."""
+        return self.body.hidden * (2 if self.file == "redrafter" else 1)
 
     def tensors(self) -> list[TensorSpec]:
-        """Every parameter in the order of use, under its canonical name."""
-        hidden, layer = self.body.hidden, self.body.layers[0]
-        out = [TensorSpec(f"{name}.weight", (hidden,), "norm") for name in ("embed_norm", "state_norm")]
+        """Every parameter in the order of use, under its canonical name. Those of role "ids" are whole numbers."""
+        hidden = self.body.hidden
+        out = [TensorSpec("embed.weight", (self.body.vocab, hidden), "embedding")] if self.embeds else []
+        layers = {"residual": self._residual, "redrafter": self._recurrent}.get(self.file, self._layers)
+        out += self._bottom() + layers()
+        if self.norm:
+            out.append(TensorSpec("norm.weight", (hidden,), "norm"))
+        if self.outputs and self.file != "residual":
+            out.append(TensorSpec("head.weight", (self.outputs, self.width), "linear"))
+        return [*out, TensorSpec("head.ids", (self.outputs,), "ids")] if self.mapped else out
+
+    def _bottom(self) -> list[TensorSpec]:
+        hidden, out = self.body.hidden, []
+        if self.bottom.kind in ("normed", "wide"):
+            out = [TensorSpec(f"{name}.weight", (hidden,), "norm") for name in ("embed_norm", "state_norm")]
         if len(self.levels) > 1:
             out.append(TensorSpec("join.weight", (hidden, len(self.levels) * hidden), "linear"))
-        out += [TensorSpec(f"{name}.weight", (hidden, hidden), "linear") for name in ("fuse_embed", "fuse_state")]
-        for number in range(1 if self.kind == "eagle" else self.depth):
-            parts = [("ffn", layer.ffn.tensors(hidden))]
-            if self.kind == "eagle":
-                parts.insert(0, ("mixer", layer.mixer.tensors(hidden)))
-            for part, parameters in parts:
-                out.append(TensorSpec(f"layers.{number}.{part}.norm.weight", (hidden,), "norm"))
+        if self.bottom.kind in ("normed", "plain"):
+            out += [TensorSpec(f"{name}.weight", (hidden, hidden), "linear") for name in ("fuse_embed", "fuse_state")]
+        return [*out, TensorSpec("fuse_embed.bias", (hidden,), "bias")] if self.bottom.bias else out
+
+    def _layers(self) -> list[TensorSpec]:
+        hidden, layer, out = self.body.hidden, self.body.layers[0], []
+        for number in range(1 if self.cached else self.depth):
+            parts = {"ffn": layer.ffn.tensors(hidden)}
+            if self.cached:
+                parts = {"mixer": layer.mixer.tensors(hidden)} | parts
+            for part, parameters in parts.items():
+                if f"{part}.norm" in layer.norms():
+                    out.append(TensorSpec(f"layers.{number}.{part}.norm.weight", (hidden,), "norm"))
                 out += [replace(p, name=f"layers.{number}.{part}.{p.name}") for p in parameters]
-        return [*out, TensorSpec("norm.weight", (hidden,), "norm")]
+        return out
+
+    def _recurrent(self) -> list[TensorSpec]:
+        hidden, wide = self.body.hidden, self.width
+        norms = [TensorSpec(f"{name}.weight", (hidden,), "norm") for name in ("embed_norm", "state_norm")] if self.norm else []
+        out = [*norms, *(TensorSpec(f"rnn_{part}.weight", (hidden, hidden), "linear") for part in ("token", "state"))]
+        out.append(TensorSpec("rnn_state.bias", (hidden,), "bias"))
+        for block in range(self.blocks):
+            out += [TensorSpec(f"blocks.{block}.weight", (wide, wide), "linear"), TensorSpec(f"blocks.{block}.bias", (wide,), "bias")]
+        return [*out, TensorSpec("down.weight", (hidden, wide), "linear")] if self.norm else out
+
+    def _residual(self) -> list[TensorSpec]:
+        hidden, out = self.body.hidden, []
+        for depth in range(self.depth):
+            for block in range(self.blocks):
+                out.append(TensorSpec(f"blocks.{depth}.{block}.weight", (hidden, hidden), "linear"))
+                out.append(TensorSpec(f"blocks.{depth}.{block}.bias", (hidden,), "bias"))
+            if self.outputs:
+                out.append(TensorSpec(f"heads.{depth}.weight", (self.outputs, hidden), "linear"))
+        return out
 
     def check(self, target: ModelSpec) -> None:
         """CheckpointError unless it can stand on `target`."""
@@ -76,7 +164,12 @@ class HeadSpec:
                     f"{self.body.name}: {name}={own}, but {target.name} has {other}; take a head that was trained for it, or train one: "
                     f"slipstream train drafter --kind {self.kind}"
                 )
-        if max(self.levels) > len(target.layers) + 1:
+        if self.outputs and not self.mapped and self.outputs != target.vocab:
+            raise CheckpointError(
+                f"{self.body.name}: its output layer has {self.outputs} rows, but {target.name} has vocab_size={target.vocab}; take a head "
+                "that was trained for it"
+            )
+        if min(self.levels) < 0 or max(self.levels) > len(target.layers) + 1:
             raise CheckpointError(
                 f"{self.body.name}: levels={list(self.levels)}: {target.name} has {len(target.layers)} layers, so {len(target.layers) + 1} "
                 "is the last level; take a head that was trained for it"
@@ -89,17 +182,16 @@ def stored_name(canonical: str) -> str:
     return checkpoint_name(NAMES, canonical).removeprefix(PREFIX) if known else canonical
 
 
-def read_head(folder: Path | str) -> HeadSpec:
-    """Reads folder/config.json.
+def read_config(folder: Path | str) -> Mapping[str, Any]:
+    """folder/config.json of a head.
 
     Raises:
         InputError: there is none.
-        CheckpointError: it describes no head.
     """
     path = Path(folder) / "config.json"
     if not path.is_file():
         raise InputError(f"speculate: path={str(folder)!r} has no config.json; give the folder of a trained head")
-    return head_of(read_json(path), Path(folder).name)
+    return read_json(path)
 
 
 def head_of(config: Mapping[str, Any], name: str) -> HeadSpec:
@@ -113,7 +205,8 @@ def head_of(config: Mapping[str, Any], name: str) -> HeadSpec:
         raise fields.error("levels", levels, "must be a list of whole numbers, not empty")
     own = ("drafter", "levels", "depth")
     body = config_to_spec({**{key: value for key, value in config.items() if key not in own}, "architectures": ["LlamaForCausalLM"]})
-    return HeadSpec(kind, tuple(levels), fields.whole("depth"), replace(body, name=name))
+    head = HeadSpec(kind, tuple(levels), fields.whole("depth"), replace(body, name=name), normed=kind == "mtp")
+    return replace(head, bottom=Bottom("state"), blocks=BLOCKS) if kind == "redrafter" else head
 
 
 def head_config(kind: str, target: ModelSpec, levels: Sequence[int], depth: int, width: int) -> dict[str, Any]:

@@ -17,6 +17,7 @@ class Place:
         number: it is this one of a stack along the first dimension of the stored tensor; None: it is no stack.
         transposed: it is stored as [inputs, outputs].
         rows: which rows (outputs) of it, in this order, after transposing; None for all as they are.
+        columns: which columns (inputs) of it, after transposing; None for all.
         plus: a norm's weight is stored + plus, in fp32.
     """
 
@@ -26,6 +27,7 @@ class Place:
     rows: Sequence[int] | None = None
     plus: float = 0.0
     number: int | None = None
+    columns: range | None = None
 
 
 def place_of(family: ModuleType, spec: ModelSpec, parameter: TensorSpec) -> Place:

@@ -54,6 +54,7 @@ class AttentionSpec:
         softcap: scores s become softcap * tanh(s / softcap); 0 for none.
         qk_norm: RMSNorm of q and k before rope: "head" each head by itself, "full" all heads together, "" none.
         sinks: each head has a score that takes part in the softmax and has no value (Xiao et al. 2024, learned).
+        inputs: width of what q, k and v read; 0 for the hidden size.
         kind: the mixer that computes it, a file in model/mixers.
     """
 
@@ -68,15 +69,16 @@ class AttentionSpec:
     softcap: float = 0.0
     qk_norm: str = ""
     sinks: bool = False
+    inputs: int = 0
     kind: str = "gqa"
 
     def tensors(self, hidden: int) -> list[TensorSpec]:
         """Parameters, named from the layer's `mixer.` on."""
-        wide, narrow = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        wide, narrow, inputs = self.heads * self.head_dim, self.kv_heads * self.head_dim, self.inputs or hidden
         out = [
-            *_linear("q", wide, hidden, self.bias),
-            *_linear("k", narrow, hidden, self.bias),
-            *_linear("v", narrow, hidden, self.bias),
+            *_linear("q", wide, inputs, self.bias),
+            *_linear("k", narrow, inputs, self.bias),
+            *_linear("v", narrow, inputs, self.bias),
             *_linear("o", hidden, wide, self.o_bias),
         ]
         if self.qk_norm:
@@ -293,6 +295,7 @@ class LayerSpec:
         post_norm: what a sub-layer returns is normed before it is added.
         parallel: the ffn reads the same stream as the mixer: x += mixer(norm(x)) + ffn(norm(x)).
         one_norm: of a parallel layer: both read through the mixer's norm.
+        fed: the mixer has no norm of its own: it reads the stream, or what is made for it (trained heads, arch/heads.py).
     """
 
     mixer: AttentionSpec | MlaSpec
@@ -301,10 +304,12 @@ class LayerSpec:
     post_norm: bool = False
     parallel: bool = False
     one_norm: bool = False
+    fed: bool = False
 
     def norms(self) -> list[str]:
         """Names of the norms around its sub-layers."""
-        pre = ["mixer.norm"] if self.one_norm else ["mixer.norm", "ffn.norm"]
+        pre = [] if self.fed else ["mixer.norm"]
+        pre += [] if self.one_norm else ["ffn.norm"]
         return (pre if self.pre_norm else []) + (["mixer.post_norm", "ffn.post_norm"] if self.post_norm else [])
 
 

@@ -5,6 +5,8 @@ style, so that a step can be recorded. Must not know requests, sampling, where w
 """
 
 from collections.abc import Sequence
+from copy import copy
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -16,12 +18,12 @@ from slipstream.cost import WeightFormat
 from slipstream.model.batch import Batch
 from slipstream.model.embedding import Embedding
 from slipstream.model.layer import Layer
-from slipstream.model.linear import Linear
+from slipstream.model.linear import Linear, common
 from slipstream.model.norm import Norm
-from slipstream.model.replay import Replay
 from slipstream.model.rope import rope_table
 from slipstream.model.scratch import Scratch
 from slipstream.ops.dispatch import Kernels
+from slipstream.ops.replay import Replay
 from slipstream.ops.types import KV
 from slipstream.weights.source import Weights
 
@@ -74,16 +76,7 @@ class Decoder:
             self._head = Linear(weights, ["embed" if spec.tied else "head"], spec.head_bias, self.format, kernels, bias_of="head")
         self._scale = kernels.scale if spec.embed_scale != 1 or spec.logit_scale != 1 else None
         self._softcap = kernels.softcap if spec.logit_softcap else None
-        self._scratch = step_scratch(spec, max_rows, kernels.device)
-        head = {"picked": spec.hidden, "normed": spec.hidden, "logits": spec.vocab}
-        self._head_scratch = Scratch(max_logit_rows, head, device=kernels.device)
-        self.records = all(layer.records for layer in self._layers)
-        self._forward = Replay(kernels, self.records)
-        self._logits = Replay(kernels, True)
-        self._pool: Tensor | None = None
-        self._kv: list[KV] = []
-        self.levels: tuple[int, ...] = ()
-        self._taps: dict[int, str] = {}  # layer -> buffer for what it reads
+        self._allocate(max_rows, max_logit_rows)
 
     @property
     def scratch_bytes(self) -> int:
@@ -93,6 +86,33 @@ class Decoder:
     def pool_shape(self, pages: int, page_size: int) -> tuple[int, ...]:
         """Shape of the KV pool that `forward` takes: [layers, 2, pages, kv_heads, page_size, head_dim]."""
         return (len(self.spec.layers), 2, pages, self.spec.kv_heads, page_size, self.spec.head_dim)
+
+    def first(self, layers: int, max_rows: int, max_logit_rows: int, max_len: int) -> "Decoder":
+        """The model's first layers, its norm and its head as a model of their own, with scratch and cache of its own and the same weights.
+
+        Args:
+            layers: how many, at least one.
+            max_rows, max_logit_rows, max_len: see Decoder; max_len at most that of this one.
+        """
+        out = copy(self)
+        out.spec, out._layers, out.max_len = replace(self.spec, layers=self.spec.layers[:layers]), self._layers[:layers], max_len
+        out._allocate(max_rows, max_logit_rows)
+        return out
+
+    def _allocate(self, max_rows: int, max_logit_rows: int) -> None:
+        """Scratch, and all that is known of steps that ran on it: nothing."""
+        spec, kernels = self.spec, self._kernels
+        self._scratch = step_scratch(spec, max_rows, kernels.device, self._layers)
+        head, scaled = {"picked": spec.hidden, "normed": spec.hidden, "logits": spec.vocab}, spec.logit_scale != 1
+        types = {} if scaled else {"normed": self._head.reads}
+        self._head_scratch = Scratch(max_logit_rows, head, device=kernels.device, types=types)
+        self.records = all(layer.records for layer in self._layers)
+        self._forward = Replay(kernels, self.records)
+        self._logits = Replay(kernels, True)
+        self._pool: Tensor | None = None
+        self._kv: list[KV] = []
+        self.levels: tuple[int, ...] = ()
+        self._taps: dict[int, str] = {}  # layer -> buffer for what it reads
 
     def watch(self, levels: Sequence[int]) -> None:
         """From now on `forward` keeps hidden states, for `states`. Called before the first step; without it nothing is kept.
@@ -241,9 +261,9 @@ class Decoder:
             self._softcap(logits, self.spec.logit_softcap)
 
 
-def step_scratch(spec: ModelSpec, max_rows: int, device: str, **more: int) -> Scratch:
+def step_scratch(spec: ModelSpec, max_rows: int, device: str, layers: Sequence[Layer] = (), **more: int) -> Scratch:
     """Buffers of a step: the stream and what goes between sub-layers, and `more` (name -> width); the insides of mixers and ffns overlay
-    one another."""
+    one another. What all `layers` read in another type than fp32 lies in it."""
     groups: dict[str, dict[str, int]] = {}
     for layer in spec.layers:
         for place, part in (("mixer", layer.mixer), ("ffn", layer.ffn)):
@@ -251,4 +271,6 @@ def step_scratch(spec: ModelSpec, max_rows: int, device: str, **more: int) -> Sc
             for name, width in part.buffers().items():
                 group[name] = max(width, group.get(name, 0))
     hidden = {name: spec.hidden for name in ("stream", "normed", "update")}
-    return Scratch(max_rows, hidden | more, list(groups.values()), device)
+    names = {name for layer in layers for name in layer.types}
+    types = {name: common(layer.types[name] for layer in layers if name in layer.types) for name in names}
+    return Scratch(max_rows, hidden | more, list(groups.values()), device, types)

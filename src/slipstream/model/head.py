@@ -13,10 +13,11 @@ from slipstream.base.errors import CapacityError
 from slipstream.model.batch import Batch
 from slipstream.model.decoder import Decoder, step_scratch
 from slipstream.model.fuse import Fuse
+from slipstream.model.linear import Linear
 from slipstream.model.norm import Norm
-from slipstream.model.replay import Replay
 from slipstream.model.scratch import Scratch
 from slipstream.ops.dispatch import Kernels
+from slipstream.ops.replay import Replay
 from slipstream.weights.source import Weights
 
 
@@ -26,7 +27,7 @@ class Head(ABC):
     Args:
         head: what it is made of.
         weights: its parameters.
-        target: the model that it guesses for; its embeddings and output layer serve the head too.
+        target: the model that it guesses for; its embeddings and output layer serve the head too, where it has none of its own.
         kernels: who computes.
         max_rows: rows of the largest step.
         max_logit_rows: rows of the largest call of `logits`.
@@ -43,14 +44,21 @@ class Head(ABC):
         self, head: HeadSpec, weights: Weights, target: Decoder, kernels: Kernels, max_rows: int, max_logit_rows: int, max_len: int
     ):
         self.spec, self.max_len, self.ahead, self.apart = head.body, max_len, 1, max_rows
-        hidden = head.body.hidden
-        self._kernels, self._target, self._format = kernels, target, weights.as_stored
+        hidden, outputs = head.body.hidden, head.outputs
+        self._kernels, self._format = kernels, weights.as_stored
         self._fuse = Fuse(head, weights, self._format, target, kernels)
-        self._norm = Norm(head.body, "norm", weights, kernels)
-        self._scratch = step_scratch(head.body, max_rows, kernels.device, state=hidden, states=len(head.levels) * hidden)
-        self._ends = Scratch(max_logit_rows, {"picked": hidden, "normed": hidden, "logits": head.body.vocab}, device=kernels.device)
-        self._logits = Replay(kernels, True)
-        self.records = True
+        self._norm = Norm(head.body, "norm", weights, kernels) if head.norm else None
+        self._add = None if head.norm else kernels.add
+        self._normed = head.normed
+        own = outputs > 0 and head.file != "residual"
+        self._head = Linear(weights, ["head"], False, self._format, kernels) if own else target.head
+        self._ids = weights.get("head.ids") if head.mapped else None  # token of each row of its output layer
+        widths = {"state": head.width, "states": len(head.levels) * hidden} | ({"wide": 2 * hidden} if head.bottom.kind == "wide" else {})
+        self._scratch = step_scratch(head.body, max_rows, kernels.device, **widths)
+        ends = {"picked": head.width, "normed": hidden, "logits": head.body.vocab} | ({"some": outputs} if head.mapped else {})
+        self._ends = Scratch(max_logit_rows, ends, device=kernels.device)
+        self._logits = Replay(kernels, not head.mapped)
+        self.records = self._fuse.records and not head.mapped
         self._forward: Replay
 
     @abstractmethod
@@ -59,7 +67,7 @@ class Head(ABC):
 
     @abstractmethod
     def out(self) -> Tensor:
-        """Where everything comes out, whatever the number of rows. [ahead * max_rows, hidden]"""
+        """Where everything comes out, whatever the number of rows. [ahead * max_rows, width]"""
 
     @abstractmethod
     def run(self, batch: Batch, pool: Tensor, buffers: dict[str, Tensor]) -> None:
@@ -69,7 +77,7 @@ class Head(ABC):
         """Runs the rows, and writes their keys and values to the cache if there are any.
 
         Args:
-            batch: the rows; its states are the target's [rows, levels * hidden], or what came out for the row before [rows, hidden].
+            batch: the rows; its states are the target's [rows, levels * hidden], or what came out for the row before [rows, width].
             pool: keys and values, see `pool_shape`.
 
         Returns:
@@ -84,7 +92,8 @@ class Head(ABC):
         buffers, keys = self._scratch.rows(rows), batch.attention
         self.bring(batch.states)
         rows_in = (batch.ids, batch.positions, batch.slots, keys.request, keys.linear, keys.tail_start)
-        self._forward.run(partial(self.run, batch, pool, buffers), rows, (*rows_in, keys.tail_slots, keys.page_table, pool))
+        inputs = (*rows_in, keys.tail_slots, keys.page_table, pool)
+        self._forward.run(partial(self.run, batch, pool, buffers), rows, inputs, keys.tail_slots.shape[0])
         return self.out()
 
     def bring(self, states: Tensor) -> None:
@@ -120,6 +129,18 @@ class Head(ABC):
 
     def _run_logits(self, hidden: Tensor, rows: Tensor) -> None:
         buffers = self._ends.rows(rows.shape[0])
-        self._kernels.embed(rows, hidden, buffers["picked"])  # the same gather as of tokens
-        self._norm(buffers["picked"], buffers["normed"])
-        self._target.head(buffers["normed"], buffers["logits"])
+        read, logits = buffers["picked"], buffers["logits"]
+        self._kernels.embed(rows, hidden, read)  # the same gather as of tokens
+        if self._norm is not None and not self._normed:
+            self._norm(read, buffers["normed"])
+            read = buffers["normed"]
+        self._head(read, logits if self._ids is None else buffers["some"])
+        if self._ids is not None:  # the others cannot be drawn
+            logits.fill_(float("-inf")).index_copy_(1, self._ids, buffers["some"])
+
+    def _close(self, stream: Tensor, pending: Tensor, free: Tensor) -> None:
+        """What the last sub-layer still has to add goes to the stream, and the stream, normed, to `free`."""
+        if self._norm is not None:
+            self._norm(stream, free, pending)  # sometimes only for its addition, as in Decoder
+        else:
+            self._add(stream, pending)

@@ -1,6 +1,6 @@
 """Candidate "triton-deterministic": linear layers and attention with one arithmetic for every number of rows (docs/numerics.md, section 1).
 
-cuBLAS chooses an algorithm by the number of rows; `ops/triton/gemm.py` does not, nor do the layers of whole-number weights. Fast
+cuBLAS chooses an algorithm by the number of rows; `ops/triton/gemm.py` does not, nor does `ops/triton/packed.py`. Fast
 attention has a form for few rows and one for many; here one form serves all. The other Triton ops are row-invariant as they are, so
 they are not offered here; this candidate is asked first where deterministic settings are wanted.
 """
@@ -9,7 +9,10 @@ import importlib
 from functools import partial
 
 from slipstream.ops import triton
+from slipstream.ops.triton import padded, tape
 from slipstream.ops.types import Declined, LinearKernel, Op
+
+__all__ = ["NAME", "PROFILE", "VERSION", "offer", "padded", "tape"]
 
 NAME = "triton-deterministic"
 VERSION = 3
@@ -26,4 +29,4 @@ def offer(op: str, device: str) -> Op | LinearKernel | Declined:
         return partial(fast, forms=importlib.import_module("slipstream.ops.triton.attention").ONE)
     if not op.startswith("linear_"):
         return Declined("offers linear layers and attention only")
-    return fast if fast.invariant else fast.with_product(importlib.import_module("slipstream.ops.triton.gemm").matmul)
+    return fast.deterministic()

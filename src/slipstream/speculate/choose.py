@@ -36,6 +36,15 @@ class Choice:
         """(kind, folder) of the head on the hidden states of `source` that it guesses with, if any."""
         return self.module.heads(self.options, source) if hasattr(self.module, "heads") else None
 
+    def exit(self, layers: int) -> int:
+        """After how many of the `layers` of the model that is drafted for it leaves it, if it guesses with these; 0 if it does not."""
+        return self.module.exit(self.options, layers) if hasattr(self.module, "exit") else 0
+
+    @property
+    def asks(self) -> int:
+        """Tokens of one request that its model or head draws in one call, where that is more than it guesses from one place."""
+        return self.module.asks(self.options) if hasattr(self.module, "asks") else 1
+
     def make(self, around: Around) -> Drafter:
         return self.module.make(self.options, around)
 
@@ -64,7 +73,7 @@ class Rule:
 
 
 def choose(text: str) -> Choice:
-    """Reads NAME or NAME:KEY=VALUE,KEY=VALUE.
+    """Reads NAME, NAME:KEY=VALUE,KEY=VALUE or, where it has such an option, NAME:PATH,KEY=VALUE.
 
     Raises:
         InputError: there is no such drafter or option, or the value does not fit; says which there are.
@@ -85,6 +94,8 @@ def _read(package: str, option: str, text: str) -> tuple[str, ModuleType, Any]:
     given: dict[str, Any] = {}
     for part in rest.split(",") if rest else ():
         key, equals, value = part.partition("=")
+        if not equals and "path" in known and not given:
+            key, equals, value = "path", "=", part
         if not equals:
             raise InputError(f"{option}={text!r}: {part!r} is not KEY=VALUE; options of {name}: {_listed(known)}")
         if key not in known:

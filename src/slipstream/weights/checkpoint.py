@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from slipstream.base.errors import CheckpointError
-from slipstream.files.safetensors import read_folder
+from slipstream.files.safetensors import read_file, read_folder
 from slipstream.weights.mapping import FLOATS, TYPES, Mappings
 
 
@@ -17,7 +17,7 @@ class Checkpoint:
     """`Stored` of an open checkpoint folder.
 
     Args:
-        folder: holds model.safetensors or shards with their index.
+        path: a folder that holds model.safetensors or shards with their index, or such a file.
 
     Attributes:
         entries: tensor name -> where it lies.
@@ -27,8 +27,8 @@ class Checkpoint:
     layout = None
     note = ""
 
-    def __init__(self, folder: Path | str):
-        self.entries = read_folder(folder)
+    def __init__(self, path: Path | str):
+        self.entries = read_file(Path(path)) if Path(path).is_file() else read_folder(path)
         self.shapes = {name: entry.shape for name, entry in self.entries.items()}
         self.files = tuple({entry.file: None for entry in self.entries.values()})
         self.metadata: dict[str, Any] = {}  # such files say nothing besides

@@ -17,7 +17,7 @@ from slipstream.arch.names import Place, checkpoint_name, place_of
 from slipstream.arch.spec import ModelSpec, tensors
 from slipstream.base import log, registry
 from slipstream.base.errors import CheckpointError
-from slipstream.cost import Mix, WeightFormat
+from slipstream.cost import LINEAR_ARITHMETIC, Mix, WeightFormat
 from slipstream.weights.open import open_checkpoint
 from slipstream.weights.source import Stored
 
@@ -63,7 +63,7 @@ class Loaded:
             self._places = {name: replace(place, name=place.name.removeprefix(prefix)) for name, place in self._places.items()}
             head = head.removeprefix(prefix)
         self._wanted = {parameter.name: parameter for parameter in wanted}
-        self._check_complete(layout.NOT_WEIGHTS, head)
+        self._check_complete((*layout.NOT_WEIGHTS, *getattr(layout, "spare", lambda spec: ())(spec)), head)
         self._check_shapes()
         if spec.tied and head in checkpoint.shapes:
             self._check_tied(head)
@@ -74,7 +74,7 @@ class Loaded:
     def get(self, name: str) -> Tensor:
         """See `Weights.get`."""
         place, wanted = self._places[name], self._wanted[name]
-        stored = _taken(self._checkpoint.tensor(place.name, place.number), place).view(wanted.shape).to(self._device)
+        stored = taken(self._checkpoint.tensor(place.name, place.number), place).view(wanted.shape).to(self._device)
         if wanted.role not in _MATRICES:
             stored = stored.float()
             return stored + place.plus if place.plus else stored
@@ -88,11 +88,12 @@ class Loaded:
         if format is None:
             return None
         parts = self._checkpoint.laid_out(place.name, place.number)
-        return format, {part: _taken(tensor, place).to(self._device) for part, tensor in parts.items()}
+        return format, {part: taken(tensor, place).to(self._device) for part, tensor in parts.items()}
 
     def _native(self, name: str) -> str | None:
         place = self._places[name]
-        return None if place.transposed or place.plus else self._checkpoint.native(place.name)
+        found = None if place.transposed or place.plus else self._checkpoint.native(place.name)
+        return found if found in LINEAR_ARITHMETIC[self._device.partition(":")[0]] else None
 
     def _as_stored(self) -> WeightFormat:
         named = {name: self._native(name) for name in self._places if self._wanted[name].role in _MATRICES}
@@ -157,8 +158,8 @@ class Loaded:
                 _log.warning("%s: stored as %s; linear layers are converted to fp32 (exact, more memory)", self.spec.name, names)
             return
         counts = ", ".join(f"{kind} ({count})" for kind, count in sorted(kinds.items()))
-        native = (kind in _FLOATS or self._checkpoint.native(name) for name, kind in self._matrices().items())
-        if all(native):
+        native = {place.name: self._native(name) for name, place in self._places.items()}
+        if all(kind in _FLOATS or native[name] for name, kind in self._matrices().items()):
             _log.info("%s: matrices are stored as %s, which can run as they are%s", self.spec.name, counts, more)
             return
         why = "which holds every value exactly" if self.format == "bf16" else "since bf16 would round them; quant='int8' takes a quarter"
@@ -182,7 +183,7 @@ class Loaded:
         return all(torch.equal(part.bfloat16().float(), part) for part in parts)
 
 
-def _taken(stored: Tensor, place: Place) -> Tensor:
+def taken(stored: Tensor, place: Place) -> Tensor:
     """The part of a stored tensor that is the parameter, rows in order. A view where that is possible."""
     if place.transposed:
         stored = stored.T
@@ -190,6 +191,8 @@ def _taken(stored: Tensor, place: Place) -> Tensor:
         stored = stored[place.rows.start : place.rows.stop : place.rows.step]
     elif place.rows is not None:
         stored = stored[torch.tensor(place.rows)]
+    if place.columns is not None:
+        stored = stored[:, place.columns.start : place.columns.stop]
     return stored.contiguous()
 
 

@@ -16,13 +16,16 @@ from slipstream.cache import PagePool
 from slipstream.model.batch import Batch
 from slipstream.model.decoder import Decoder
 from slipstream.model.head import Head
+from slipstream.ops.reference.sampling import gumbel_of
+from slipstream.ops.staging import Staging
 from slipstream.ops.types import AttentionRows
 from slipstream.sampling.noting import apart
 from slipstream.sampling.sampler import Sampler, SampleRow, Voice
-from slipstream.speculate.drafter import Feed
+from slipstream.speculate.drafter import Branch, Feed
 from slipstream.worker.ahead import Ahead
 from slipstream.worker.pool import KVPool
-from slipstream.worker.staging import Staging
+
+DEEPEST = 64  # guesses on the way to one, itself included
 
 
 class Beside:
@@ -41,19 +44,21 @@ class Beside:
         self.vocab = decoder.spec.vocab
         self.max_rows, self.max_asks, self.max_len = max_rows, sampler.max_rows, decoder.max_len
         self._page = pool.page_size
-        self._pages = PagePool(pool.tensor.shape[2], self._page)
+        self._pages = PagePool(pool.pages, self._page)
         device = str(pool.tensor.device)
         self._table = Staging((requests, -(-decoder.max_len // self._page)), np.int32, device)
         self._seats = list(range(requests))[::-1]
         self._held: dict[int, tuple[int, list[int]]] = {}  # request -> its row of the table, its pages
         self._rows = Staging((5, max_rows), np.int32, device)  # ids, positions, slots, request, linear
-        self._ahead = Ahead(decoder, pool.tensor, self._table, self._page, pool.kernels, requests)
-        self._none = Staging((max_rows + 1,), np.int32, device)  # no row has tail slots
+        self._ahead = Ahead(decoder, pool, self._table, requests)
+        self._tail_start = Staging((max_rows + 1,), np.int32, device)
+        self._tail_slots = Staging((max_rows * DEEPEST,), np.int32, device)
         self._picked = Staging((self.max_asks,), np.int32, device)
         self._goes_on = isinstance(decoder, Head)
         self.ahead, self._apart = (decoder.ahead, decoder.apart) if self._goes_on else (1, 0)
         self._hidden: Tensor | None = None  # what came out of the last call, [rows, hidden]
         self._last: dict[int, int] = {}  # request -> its last row there
+        self._nodes: dict[tuple[int, int], int] = {}  # (request, place of a guess) -> its row there
         self._asked: list[SampleRow] = []
         self._drawn: list[int] = []
         self._logits: Tensor | None = None  # of what was asked for, [asked, vocab]
@@ -81,7 +86,7 @@ class Beside:
         if self._goes_on:
             batch.states = self._states(feeds)
         hidden = self._hidden = self._decoder.forward(batch, self._pool.tensor)  # [rows, hidden]
-        asks, last = [], -1
+        asks, depths, last = [], [], -1
         self._last.clear()
         for feed in feeds:
             last += len(feed.tokens)
@@ -89,17 +94,68 @@ class Beside:
             for depth, ask in enumerate((feed.ask, *feed.further) if feed.ask is not None else ()):
                 self._picked.host[len(asks)] = last + depth * self._apart
                 asks.append(ask)
+                depths.append(depth)
         self._asked = asks
         if not asks:
             return []
         self._logits = self._decoder.logits(hidden, self._picked.upload()[: len(asks)])  # [asks, vocab]
-        self._drawn = self._sampler.draw(self._logits, asks)[0]
+        if any(depths) and any(_by_path(ask.voice) for ask in asks):
+            self._drawn = self._draw_by_depth(depths)
+        else:
+            self._drawn = self._sampler.draw(self._logits, asks)[0]
         return self._drawn
+
+    def _draw_by_depth(self, depths: Sequence[int]) -> list[int]:
+        """Draws what was guessed from one place one depth after the other, so that each knows the tokens before it.
+
+        Args:
+            depths: of each token asked for; those of a feed follow each other from 0 on.
+        """
+        drawn = [0] * len(depths)
+        for depth in range(max(depths) + 1):
+            some = [at for at, other in enumerate(depths) if other == depth]
+            for at in some:
+                self._asked[at] = replace(self._asked[at], path=drawn[at - depth : at])
+            part = self._logits[some]  # a copy, which is edited
+            for at, token in zip(some, self._sampler.draw(part, [self._asked[at] for at in some])[0], strict=True):
+                drawn[at] = token
+            self._logits[some] = part
+        return drawn
+
+    def branch(self, branches: Sequence[Branch]) -> list[int]:
+        batch = self._branches(branches)
+        if self._goes_on:
+            above = [self._nodes[one.request, one.path[-2]] if len(one.path) > 1 else self._last[one.request] for one in branches]
+            batch.states = self._hidden[above]
+        self._hidden = self._decoder.forward(batch, self._pool.tensor)
+        self._nodes = {(one.request, one.path[-1]): row for row, one in enumerate(branches)}
+        self._picked.host[: len(branches)] = np.arange(len(branches))
+        self._asked = [one.ask for one in branches]
+        self._logits = self._decoder.logits(self._hidden, self._picked.upload()[: len(branches)])
+        self._drawn = self._sampler.draw(self._logits, self._asked)[0]
+        return self._drawn
+
+    def ranked(self, count: int) -> list[list[tuple[int, float]]]:
+        if not self._asked:
+            return []
+        asked, every, total = self._asked, torch.arange(len(self._drawn)), self._logits.logsumexp(1).cpu()
+        ranks, values = [], []
+        for rank in range(count):
+            ranks.append(self._drawn if rank == 0 else self.again())
+            values.append(self._logits[every, self._drawn])
+        tokens, logits = np.array(ranks).T, torch.stack(values, 1).cpu()  # [asked, count] both
+        scores = shares(tokens, logits, asked, total).tolist()
+        known = logits.isfinite().tolist()
+        out = []
+        for own, line, real in zip(tokens.tolist(), scores, known, strict=True):
+            chosen = [at for at, token in enumerate(own) if real[at] and token not in own[:at]]  # where hardly any is left, one comes again
+            out.append([(own[at], line[at]) for at in chosen])
+        return out
 
     def chain(self, feeds: Sequence[Feed], count: int) -> list[list[int]]:
         if not count:
             return [[] for _ in feeds]
-        if any(feed.ask.voice.processors or feed.ask.voice.notes is not None for feed in feeds):
+        if any(_by_path(feed.ask.voice) for feed in feeds):
             return self._one_by_one(feeds, count)
         if self._goes_on:
             self._decoder.bring(self._states(feeds))
@@ -148,16 +204,64 @@ class Beside:
             ids[:], positions[:], request[:], linear[:] = feed.tokens, places, seat, places + 1
             slots[:] = table[seat, places // self._page] * self._page + places % self._page
             at += count
-        rows = self._rows.upload()[:, :at]
+        self._tail_start.host[: at + 1] = 0
+        return self._upload(at, 1)  # never empty: it has an address
+
+    def _branches(self, branches: Sequence[Branch]) -> Batch:
+        """See worker/batching.py: what guesses see of each other are tail slots."""
+        host, table, tails = self._rows.host, self._table.host, self._tail_slots.host
+        start, count = self._tail_start.host, 0
+        start[0] = 0
+        for row, one in enumerate(branches):
+            seat, places = self._held[one.request][0], one.start + np.array(one.path)
+            cells = table[seat, places // self._page] * self._page + places % self._page
+            tails[count : count + len(cells)] = cells
+            count += len(cells)
+            start[row + 1] = count
+            host[:, row] = one.token, one.start + len(one.path) - 1, cells[-1], seat, one.start
+        self._tail_slots.upload()
+        return self._upload(len(branches), count)
+
+    def _upload(self, count: int, tails: int) -> Batch:
+        """The first `count` rows as they were laid out."""
+        rows, start = self._rows.upload()[:, :count], self._tail_start.upload()[: count + 1]
         attention = AttentionRows(
             request=rows[3],
             positions=rows[1],
             linear=rows[4],
-            tail_start=self._none.device[: at + 1],
-            tail_slots=self._none.device[:1],
+            tail_start=start,
+            tail_slots=self._tail_slots.device[:tails],
             page_table=self._table.device,
         )
         return Batch(ids=rows[0], positions=rows[1], slots=rows[2], attention=attention)
+
+
+def shares(tokens: np.ndarray, logits: Tensor, asked: Sequence[SampleRow], total: Tensor) -> Tensor:
+    """Logarithms of the shares of the choices of some places.
+
+    At temperature 0 a share is the probability that the model gives a token. Otherwise the noise is known, and with it the scores among
+    which the greatest is drawn; how far these lie apart says more than any probability (docs/numerics.md, section 4).
+
+    Args:
+        tokens: the choices, best first. [asked, count]
+        logits: of these, -inf for such as cannot be drawn. [asked, count]
+        asked: what was to be drawn there.
+        total: logarithm of the sum of exp over all logits of the place. [asked]
+
+    Returns:
+        [asked, count]
+    """
+    heat = torch.tensor([ask.voice.params.temperature for ask in asked])[:, None]
+    plain = (logits - total[:, None]).clamp(max=0)
+    if not heat.any():
+        return plain
+    key = np.array([(ask.voice.seed, ask.voice.sample, ask.position) for ask in asked]).T[:, :, None]  # three of [asked, 1]
+    return torch.where(heat > 0, (logits / heat.clamp(min=1e-6) + gumbel_of(*key, tokens)).log_softmax(1), plain)
+
+
+def _by_path(voice: Voice) -> bool:
+    """Whether what it draws depends on the guesses before, or is noted by them."""
+    return bool(voice.processors) or voice.notes is not None
 
 
 def _anew(ask: SampleRow) -> Voice:

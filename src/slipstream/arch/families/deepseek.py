@@ -10,7 +10,7 @@ from slipstream.arch.names import Place, heads, whole
 from slipstream.arch.spec import FfnSpec, LayerSpec, MlaSpec, ModelSpec, MoeSpec, RouterSpec, TensorSpec
 
 ARCHITECTURES = ("DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM")
-NOT_WEIGHTS = (*common.NOT_WEIGHTS, r"model\.layers\.61\..*")  # V3 and R1 have 61 layers and one more that guesses ahead
+NOT_WEIGHTS = common.NOT_WEIGHTS
 NAMES = {
     **common.NAMES,
     "layers.{}.mixer.q_a": "model.layers.{}.self_attn.q_a_proj",
@@ -101,6 +101,11 @@ def _yarn(fields: Fields) -> tuple[dict[str, Any], float]:
             config[name].setdefault("attention_factor", (here * grown + 1) / (everywhere * grown + 1))
         scale = (everywhere * grown + 1) ** 2
     return config, scale
+
+
+def spare(spec: ModelSpec) -> tuple[str, ...]:
+    """V3 and R1 have a layer behind the last that guesses ahead (arch/published.py)."""
+    return (rf"model\.layers\.{len(spec.layers)}\..*",)
 
 
 def place(spec: ModelSpec, parameter: TensorSpec) -> Place:

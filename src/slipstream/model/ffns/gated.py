@@ -21,6 +21,8 @@ class Ffn:
         self._down = Linear(weights, [f"{prefix}.down"], spec.bias, format, kernels)
         self._gated = getattr(kernels, OPS[spec.activation])
 
+        self.reads, self.types = self._gate_up.reads, {"gated": self._down.reads}
+
     def run(self, x: Tensor, out: Tensor, scratch: dict[str, Tensor]) -> None:
         """out [rows, hidden] from x [rows, hidden]."""
         gate_up, gated = scratch["gate_up"], scratch["gated"]

@@ -10,9 +10,9 @@ from slipstream.model import head as base
 from slipstream.model.batch import Batch
 from slipstream.model.decoder import Decoder
 from slipstream.model.layer import Layer
-from slipstream.model.replay import Replay
 from slipstream.model.rope import rope_table
 from slipstream.ops.dispatch import Kernels
+from slipstream.ops.replay import Replay
 from slipstream.ops.types import KV
 from slipstream.weights.source import Weights
 
@@ -24,17 +24,20 @@ class Head(base.Head):
         super().__init__(head, weights, target, kernels, *sizes)
         rope = rope_table(self.spec.ropes[0], self.spec.head_dim, self.max_len).to(kernels.device)
         self._layer = Layer(self.spec, 0, weights, self._format, kernels, rope)
-        self.records = self._layer.records
-        self._forward = Replay(kernels, self.records)
+        self.records = self.records and self._layer.records
+        self._forward, self._out = Replay(kernels, self.records), "stream"
 
     def pool_shape(self, pages: int, page_size: int) -> tuple[int, ...]:
         return (1, 2, pages, self.spec.kv_heads, page_size, self.spec.head_dim)
 
     def out(self) -> Tensor:
-        return self._scratch.rows(self._scratch.max_rows)["stream"]
+        return self._scratch.rows(self._scratch.max_rows)[self._out]
 
     def run(self, batch: Batch, pool: Tensor, buffers: dict[str, Tensor]) -> None:
         stream = buffers["stream"]
-        self._fuse(batch.ids, stream, buffers)
-        pending, free = self._layer.run(stream, None, buffers["normed"], buffers, batch, KV(pool[0, 0], pool[0, 1]))
-        self._norm(stream, free, pending)  # only for its addition
+        given = self._fuse(batch.ids, stream, buffers)
+        kv = KV(pool[0, 0], pool[0, 1])
+        pending, free = self._layer.run(stream, None, buffers["normed"], buffers, batch, kv, given)
+        self._close(stream, pending, free)
+        if self._normed:
+            self._out = "normed" if free is buffers["normed"] else "update"

@@ -29,6 +29,7 @@ class Mixer:
         if spec.sinks:
             self._attention = partial(kernels.attention_sinks, sinks=weights.get(f"{prefix}.sinks"))
         self._eps = model.norm_eps
+        self.reads, self.types = self._qkv.reads, {"attended": self._o.reads}
         self._norm_slices = kernels.norm_slices if spec.qk_norm else None
         self._slices = _slices(spec, prefix, weights) if spec.qk_norm else []
 

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,7 +49,7 @@ def philox(key: tuple, counter: tuple) -> tuple:
     """Philox-4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011).
 
     Args:
-        key: two words; counter: four words. Ints, or int64 tensors of one shape, all below 2^32.
+        key: two words; counter: four words. Ints, or int64 tensors or arrays of one shape, all below 2^32.
 
     Returns:
         four words of the same kinds. Products wrap around in int64; the masks take the right bits out of them.
@@ -74,8 +75,20 @@ def uniform(words: Tensor) -> Tensor:
 
 
 def gumbel(seed: int, sample: int, position: int, vocab: int) -> Tensor:
-    """Standard Gumbel noise per id, fp32 [vocab], a function of its arguments only: -log of an exponential -log1p(-v)."""
-    v = uniform(noise_words(seed, sample, position, vocab))
+    """Standard Gumbel noise per id, fp32 [vocab], a function of its arguments only."""
+    return _gumbel(noise_words(seed, sample, position, vocab))
+
+
+def gumbel_of(seed: np.ndarray, sample: np.ndarray, position: np.ndarray, ids: np.ndarray) -> Tensor:
+    """The same for some ids of many rows: int64 [rows, 1] each, ids [rows, n] -> fp32 [rows, n]."""
+    counter = np.broadcast_arrays(position, sample, ids // 4, 0)
+    words = np.stack(philox(np.broadcast_arrays(seed & WORD, seed >> 32 & WORD, ids)[:2], counter))
+    return _gumbel(torch.from_numpy(np.take_along_axis(words, ids[None] % 4, 0)[0]))
+
+
+def _gumbel(words: Tensor) -> Tensor:
+    """-log of an exponential -log1p(-v)."""
+    v = uniform(words)
     w = 1 - v
     exponential = torch.where(w == 1, v, -log(w) * v / (1 - w))
     return -log(exponential)

@@ -44,9 +44,9 @@ class Form:
     fill: int = 528
 
 
-FEW = Form(16, 64, 4, 4)
+FEW = Form(16, 128, 4, 2)
 DRAFT = Form(32, 64, 4, 3, 1056)
-MANY = Form(64, 64, 8, 3, 264)
+MANY = Form(64, 64, 4, 3, 264)
 IN_FP32 = Form(16, 64, 4, 3)  # for caches in fp32, whatever the rows: their products have no tensor cores
 Forms = Sequence[tuple[int, Form, Form]]
 BY_ROWS = ((256, FEW, DRAFT), (1 << 31, MANY, MANY))  # fast profile: (greatest number of rows, form, form where the step has tail slots)
@@ -60,8 +60,9 @@ PAGE = 16  # tokens of a page where nothing else is said
 def variant(
     heads: int, kv_heads: int, head_dim: int, cache_type: str, form: Form = MANY, page_size: int = PAGE,
     by_row: bool = True, in_parts: bool = False, has_window: bool = False, has_cap: bool = False, has_sinks: bool = False,
+    out: str = "*fp32",
 ) -> Variant:  # fmt: skip
-    """The variant for these heads and a cache of this type, "*fp32" or "*bf16"."""
+    """The variant for these heads, a cache and results of these types, "*fp32" or "*bf16"."""
     block_dim = power_of_two(head_dim, 16)
     wide = block_dim > 64
     constants = {
@@ -79,17 +80,17 @@ def variant(
         "has_cap": has_cap,
         "has_sinks": has_sinks,
     }
-    types = ("*fp32", cache_type, cache_type, *["*i32"] * 5, *["*fp32"] * 4, *["i32"] * 5, "fp32", "fp32")
+    types = ("*fp32", cache_type, cache_type, *["*i32"] * 5, "*fp32", out, "*fp32", "*fp32", *["i32"] * 5, "fp32", "fp32")
     return Variant(attend._attend, constants, types, warps=form.warps if wide else min(form.warps, 4), stages=form.stages)
 
 
 @cache
-def merge_variant(heads: int, head_dim: int, has_sinks: bool = False) -> Variant:
+def merge_variant(heads: int, head_dim: int, has_sinks: bool = False, out: str = "*fp32") -> Variant:
     """The form that merges what the programs of `variant` left in the workspace."""
     constants = {
         "heads": heads, "head_dim": head_dim, "block_dim": power_of_two(head_dim), "segment_keys": SEGMENT, "has_sinks": has_sinks
     }  # fmt: skip
-    return Variant(attend._merge, constants, ("*i32", *["*fp32"] * 4, "i32", "i32"), warps=1)
+    return Variant(attend._merge, constants, ("*i32", "*fp32", "*fp32", "*fp32", out, "i32", "i32"), warps=1)
 
 
 def form_of(forms: Forms, rows: int, tails: int, cache_type: str) -> Form:
@@ -132,6 +133,7 @@ def attention(
     Args:
         qkv: q is the first heads * head_dim columns. [rows, any width]
         scale: factor of the scores, positive.
+        out: fp32, or bf16, to which the result is rounded.
         forms: which form serves how many rows.
     """
     _run(qkv, kv, rows, heads, scale, window, out, forms)
@@ -159,30 +161,31 @@ def _run(
 ) -> None:  # fmt: skip
     count, width = qkv.shape
     _, kv_heads, page_size, head_dim = kv.keys.shape
-    kind = _check(qkv, kv, rows, heads, scale, window, out)
+    kind, made = _check(qkv, kv, rows, heads, scale, window, out)
     max_pages = rows.page_table.shape[1]
     segments = segments_of(max_pages * page_size + rows.tail_slots.shape[0])
     form = form_of(forms, count, rows.tail_slots.shape[0], kind)
     programs = splits(form, count, kv_heads, segments)
-    tops, mixes = out, out  # not touched where a row has one program
+    tops, mixes = qkv, qkv  # not touched where a row has one program
     if programs > 1:
         tops = torch.empty(count, heads, segments, 2, device=out.device)
         mixes = torch.empty(count, heads, segments, head_dim, device=out.device)
-    drains, factor = out if sinks is None else sinks, scale / cap if cap else scale * LOG2E
+    drains, factor = qkv if sinks is None else sinks, scale / cap if cap else scale * LOG2E
     by_row = count < BY_TILE
-    chosen = variant(heads, kv_heads, head_dim, kind, form, page_size, by_row, programs > 1, window > 0, cap > 0, sinks is not None)
+    special = {"has_window": window > 0, "has_cap": cap > 0, "has_sinks": sinks is not None}
+    chosen = variant(heads, kv_heads, head_dim, kind, form, page_size, by_row, programs > 1, **special, out=made)
     across = count if by_row else triton.cdiv(count, chosen.constants["query_rows"] * kv_heads // heads)
     chosen.launch(
         (across, kv_heads, programs), qkv, kv.keys, kv.values, rows.request, rows.positions, rows.tail_start, rows.tail_slots,
         rows.page_table, drains, out, tops, mixes, count, width, max_pages, window, segments, factor, cap * LOG2E,
     )  # fmt: skip
     if programs > 1:
-        merges = merge_variant(heads, head_dim, sinks is not None)
+        merges = merge_variant(heads, head_dim, sinks is not None, made)
         merges.launch((count, heads), rows.positions, tops, mixes, drains, out, window, segments)
 
 
-def _check(qkv: Tensor, kv: KV, rows: AttentionRows, heads: int, scale: float, window: int, out: Tensor) -> str:
-    """The cache's type as Triton calls it; InputError unless the kernels can take these arguments."""
+def _check(qkv: Tensor, kv: KV, rows: AttentionRows, heads: int, scale: float, window: int, out: Tensor) -> tuple[str, str]:
+    """The types of the cache and of the result as Triton calls them; InputError unless the kernels can take these arguments."""
     count, width = qkv.shape
     _, kv_heads, _, head_dim = shape = kv.keys.shape
     if not scale > 0 or window < 0 or width < heads * head_dim or heads % kv_heads:
@@ -194,9 +197,9 @@ def _check(qkv: Tensor, kv: KV, rows: AttentionRows, heads: int, scale: float, w
     fits("attention", "qkv", qkv, (count, width))
     fits("attention", "kv.keys", kv.keys, shape, kv.keys.dtype)
     fits("attention", "kv.values", kv.values, shape, kv.keys.dtype)
-    fits("attention", "out", out, (count, heads * head_dim))
+    made = type_name("attention", "out", fits("attention", "out", out, (count, heads * head_dim), out.dtype))
     for name, length in (("request", count), ("positions", count), ("linear", count), ("tail_start", count + 1)):
         row_facts("attention", name, getattr(rows, name), length)
     row_facts("attention", "tail_slots", rows.tail_slots, rows.tail_slots.shape[0])
     fits("attention", "page_table", rows.page_table, rows.page_table.shape, torch.int32)
-    return kind
+    return kind, made

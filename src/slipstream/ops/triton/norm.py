@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from slipstream.base.errors import InputError
-from slipstream.ops.triton.launch import Variant, fits, power_of_two
+from slipstream.ops.triton.launch import Variant, fits, power_of_two, type_name
 
 PART_BLOCK = 1024  # numbers of a row per program where its parts are normed
 
@@ -36,7 +36,7 @@ def _norm(
     result = (value * scale) * factor
     if centred:
         result = tl.fma(value * scale, factor, tl.load(bias + column, mask=inside, other=0.0))
-    tl.store(out + place, result, mask=inside)
+    tl.store(out + place, result.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=["width", "start", "parts"])
@@ -54,12 +54,12 @@ def _norm_parts(x, weight, eps, width, start, parts, size: tl.constexpr, block: 
 
 
 @cache
-def variant(hidden: int, has_residual: bool, centred: bool = False) -> Variant:
-    """The form for rows of `hidden` numbers; `centred`: LayerNorm."""
+def variant(hidden: int, has_residual: bool, centred: bool = False, out: str = "*fp32") -> Variant:
+    """The form for rows of `hidden` numbers, results of type `out`, "*fp32" or "*bf16"; `centred`: LayerNorm."""
     block = power_of_two(hidden)
     warps = min(16, max(1, block // 1024))
     constants = {"hidden": hidden, "block": block, "has_residual": has_residual, "centred": centred}
-    return Variant(_norm, constants, ("*fp32", "*fp32", "*fp32", "*fp32", "*fp32", "fp32"), warps)
+    return Variant(_norm, constants, ("*fp32", "*fp32", "*fp32", "*fp32", out, "fp32"), warps)
 
 
 @cache
@@ -75,7 +75,7 @@ def norm(x: Tensor, weight: Tensor, eps: float, out: Tensor, residual: Tensor | 
     """out = x / sqrt(mean(x^2) + eps) * weight (Zhang and Sennrich 2019); with a residual, x += residual in place first.
 
     Args:
-        x, out, residual: [rows, hidden]; weight: [hidden].
+        x, out, residual: [rows, hidden], out fp32 or bf16; weight: [hidden].
     """
     _launch("norm", x, weight, None, eps, out, residual)
 
@@ -100,7 +100,7 @@ def _launch(op: str, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float,
     rows, hidden = x.shape
     fits(op, "x", x, (rows, hidden))
     fits(op, "weight", weight, (hidden,))
-    fits(op, "out", out, (rows, hidden))
+    kind = type_name(op, "out", fits(op, "out", out, (rows, hidden), out.dtype))
     added = x if residual is None else fits(op, "residual", residual, (rows, hidden))
     moved = weight if bias is None else fits(op, "bias", bias, (hidden,))
-    variant(hidden, residual is not None, bias is not None).launch((rows,), x, added, weight, moved, out, eps)
+    variant(hidden, residual is not None, bias is not None, kind).launch((rows,), x, added, weight, moved, out, eps)

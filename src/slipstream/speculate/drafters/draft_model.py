@@ -18,7 +18,7 @@ from slipstream.base.errors import InputError
 from slipstream.sampling.sampler import SampleRow
 from slipstream.speculate.choose import at_least
 from slipstream.speculate.drafter import Around, DraftContext, Feed, Forward
-from slipstream.step.draft import EMPTY, DraftTree
+from slipstream.speculate.unrolled import Unrolled
 from slipstream.text.tokenizer import Tokenizer
 from slipstream.weights.hub import locate
 
@@ -32,13 +32,18 @@ class Options:
     Attributes:
         path: the smaller model: a folder, a GGUF file or a hub id; the built-in model has one of its own.
         nodes: tokens of a guess at most.
+        tree: whether the draft grows as a tree where the model is sure; else it is a chain.
+        depth, width: of a tree: tokens ahead at most; choices of every token, and guesses that are read together.
     """
 
     path: str = ""
     nodes: int = 6
+    tree: bool = False
+    depth: int = 4
+    width: int = 3
 
     def __post_init__(self):
-        at_least(1, nodes=self.nodes)
+        at_least(1, nodes=self.nodes, depth=self.depth, width=self.width)
 
 
 @dataclass(slots=True)
@@ -58,49 +63,34 @@ class Reading:
         return self.sure
 
 
-class DraftModel:
+class DraftModel(Unrolled):
     """
     Args:
         forward: the small model.
-        nodes: tokens of a guess at most.
+        options: the user's.
+        kind: of its drafts.
         bare: whether its vocabulary has another size than that of the model it drafts for (padding differs); then penalties and the
             like, which count by token, do not shape its guesses.
     """
 
-    def __init__(self, forward: Forward, nodes: int, bare: bool = False):
-        self.max_draft, self._forward, self._bare = nodes, forward, bare
+    def __init__(self, forward: Forward, options: Options, kind: str = "draft_model", bare: bool = False):
+        depth, width = (options.depth, options.width) if options.tree else (options.nodes, 1)
+        super().__init__(kind, forward, options.nodes, depth, width, options.tree)
+        self._bare = bare
         self._read: dict[int, Reading] = {}
-
-    def propose(self, contexts: Sequence[DraftContext]) -> list[DraftTree]:
-        guesses: dict[int, list[int]] = {context.request: [] for context in contexts}
-        longest = max((self._length(context) for context in contexts), default=0)
-        ready = self._catch_up(contexts, guesses, longest)
-        if ready and longest > 1:
-            feeds = [self._feed(context, guesses[context.request]) for context in ready]
-            for context, further in zip(ready, self._forward.chain(feeds, longest - 1), strict=True):
-                guesses[context.request] += further[: self._length(context) - 1]
-        for request, guess in guesses.items():
-            if guess:
-                self._read[request].guess = guess[:-1]  # the last guess was not read
-        return [DraftTree.chain(guess, "draft_model", len(guess)) if guess else EMPTY for guess in guesses.values()]
 
     def drop(self, request: int) -> None:
         self._read.pop(request, None)
         self._forward.drop(request)
 
-    def _length(self, context: DraftContext) -> int:
-        """Tokens of a guess."""
-        return min(context.budget, context.passes, self.max_draft)
-
-    def _catch_up(self, contexts: Sequence[DraftContext], guesses: dict[int, list[int]], longest: int) -> list[DraftContext]:
-        """Reads what is new, as much as one call can take, and draws the first guesses of the requests of which it has read all."""
+    def _feeds(self, contexts: Sequence[DraftContext], room: int) -> tuple[list[DraftContext], list[Feed]]:
         rows, ready, feeds = self._forward.max_rows, [], []
         for context in contexts:
             if context.passes < 1:
                 continue
             reading, tokens = self._read.setdefault(context.request, Reading()), context.tokens
             start = reading.known(tokens)
-            if rows < 1 or not self._forward.reserve(context.request, len(tokens) + longest - 1):
+            if rows < 1 or not self._forward.reserve(context.request, len(tokens) + room):
                 continue
             new = tokens[start : start + rows]
             reading.sure += len(new)
@@ -110,26 +100,26 @@ class DraftModel:
                 ask = self._ask(context, ())
                 ready.append(context)
             feeds.append(Feed(context.request, start, new, ask))
-        if feeds:
-            self._draw(feeds, guesses)
-        return ready
+        return ready, feeds
 
-    def _feed(self, context: DraftContext, guess: list[int]) -> Feed:
-        """The last guess is read, and the next one drawn."""
-        return Feed(context.request, len(context.tokens) + len(guess) - 1, guess[-1:], self._ask(context, guess))
+    def _start(self, context: DraftContext) -> int:
+        return len(context.tokens)
 
     def _ask(self, context: DraftContext, guess: Sequence[int]) -> SampleRow:
         voice = replace(context.voice, processors=[]) if self._bare else context.voice
         return SampleRow(voice, len(context.tokens) + len(guess), guess)
 
-    def _draw(self, feeds: list[Feed], guesses: dict[int, list[int]]) -> None:
-        asking = [feed.request for feed in feeds if feed.ask is not None]
-        for request, token in zip(asking, self._forward.run(feeds), strict=True):
-            guesses[request].append(token)
+    def _guessed(self, context: DraftContext, read: list[int]) -> None:
+        self._read[context.request].guess = read
 
 
 def make(options: Options, around: Around) -> DraftModel:
-    return DraftModel(around.forward, options.nodes, around.forward.vocab != around.spec.vocab)
+    return DraftModel(around.forward, options, bare=around.forward.vocab != around.spec.vocab)
+
+
+def asks(options: Options) -> int:
+    """Tokens of one request that are drawn in one call."""
+    return options.width if options.tree else 1
 
 
 def beside(options: Options, source: Path | str) -> Path | str:

@@ -21,24 +21,27 @@ from torch import Tensor
 from slipstream.sampling.sampler import SampleRow
 from slipstream.speculate.choose import at_least
 from slipstream.speculate.drafter import WINDOW, Around, DraftContext, Feed, Forward, States
-from slipstream.speculate.learned import branched, found
-from slipstream.step.draft import DraftTree
+from slipstream.speculate.learned import found
+from slipstream.speculate.unrolled import Unrolled
 
 
 @dataclass(frozen=True)
 class Options:
     """
     Attributes:
-        path: folder of a trained head (`slipstream train drafter`); the built-in model has one of its own.
+        path: folder of a trained head (`slipstream train drafter`, or published: EAGLE, EAGLE-3); the built-in model has one of its own.
         nodes: tokens of a guess at most, second choices included.
         depth: tokens that it guesses ahead at most, one after the other.
-        width: choices of the first token at most; others than the best are made as far as there are nodes left.
+        width: choices of the first token at most; others than the best are made as far as there are nodes left. Of a tree: choices of
+            every token, and guesses that are read together.
+        tree: whether the draft grows as a tree where the head is sure (EAGLE-2); else it is a chain.
     """
 
     path: str = ""
     nodes: int = 8
     depth: int = 6
     width: int = 3
+    tree: bool = False
 
     def __post_init__(self):
         at_least(1, nodes=self.nodes, depth=self.depth, width=self.width)
@@ -82,17 +85,18 @@ class Reading:
         return taken
 
 
-class Eagle:
+class Eagle(Unrolled):
     """
     Args:
         forward: the head.
         levels: hidden states that it reads.
         options: the user's.
+        kind: of its drafts.
     """
 
-    def __init__(self, forward: Forward, levels: tuple[int, ...], options: Options):
-        self.max_draft, self.levels, self._forward = options.nodes, levels, forward
-        self._depth, self._width = min(options.depth, options.nodes), options.width
+    def __init__(self, forward: Forward, levels: tuple[int, ...], options: Options, kind: str = "eagle"):
+        super().__init__(kind, forward, options.nodes, options.depth, options.width, options.tree)
+        self.levels = levels
         self._read: dict[int, Reading] = {}
 
     def watch(self, states: Sequence[States]) -> None:
@@ -102,32 +106,17 @@ class Eagle:
                 reading = self._read[one.request] = Reading(one.start + 1)
             reading.add(one.rows)
 
-    def propose(self, contexts: Sequence[DraftContext]) -> list[DraftTree]:
-        chosen: dict[int, list[list[int]]] = {context.request: [] for context in contexts}  # per depth: first choice, others
-        longest = max((self._length(context) for context in contexts), default=0)
-        ready = self._catch_up(contexts, chosen, longest)
-        if ready and longest > 1:
-            feeds = [self._feed(context, chosen[context.request][0][0]) for context in ready]
-            for context, further in zip(ready, self._forward.chain(feeds, longest - 1), strict=True):
-                chosen[context.request] += [[token] for token in further[: self._length(context) - 1]]
-        return [branched(chosen[c.request], min(c.budget, self.max_draft), "eagle", len(chosen[c.request])) for c in contexts]
-
     def drop(self, request: int) -> None:
         self._read.pop(request, None)
         self._forward.drop(request)
 
-    def _length(self, context: DraftContext) -> int:
-        """Tokens ahead."""
-        return min(context.budget, context.passes, self._depth)
-
-    def _catch_up(self, contexts: Sequence[DraftContext], chosen: dict[int, list[list[int]]], longest: int) -> list[DraftContext]:
-        """Reads what is new, as much as one call can take, and draws the first guesses of the requests of which it has read all."""
+    def _feeds(self, contexts: Sequence[DraftContext], room: int) -> tuple[list[DraftContext], list[Feed]]:
         rows, ready, feeds = self._forward.max_rows, [], []
         for context in contexts:
             reading = self._read.get(context.request)
             if context.passes < 1 or rows < 1 or reading is None or not reading.count:
                 continue
-            if not self._forward.reserve(context.request, reading.read + reading.count + longest - 1):
+            if not self._forward.reserve(context.request, reading.read + reading.count + room):
                 continue
             place, states = reading.read, reading.take(rows)
             begin = reading.first + place
@@ -137,16 +126,10 @@ class Eagle:
                 ask = self._ask(context, ())
                 ready.append(context)
             feeds.append(Feed(context.request, place, context.tokens[begin : begin + len(states)], ask, states))
-        if feeds:
-            wide = self._width if any(context.budget > self._length(context) for context in ready) else 1
-            choices = [self._forward.run(feeds), *(self._forward.again() for _ in range(1, wide))]
-            for context, *drawn in zip(ready, *choices, strict=True):
-                chosen[context.request].append(drawn)
-        return ready
+        return ready, feeds
 
-    def _feed(self, context: DraftContext, guess: int) -> Feed:
-        """The first guess is read, and the next one asked for."""
-        return Feed(context.request, self._read[context.request].read, [guess], self._ask(context, (guess,)))
+    def _start(self, context: DraftContext) -> int:
+        return self._read[context.request].read
 
     def _ask(self, context: DraftContext, guess: Sequence[int]) -> SampleRow:
         return SampleRow(context.voice, len(context.tokens) + len(guess), guess)
@@ -163,3 +146,8 @@ def heads(options: Options, source: Path | str) -> tuple[str, Path | str]:
         InputError: none was named, and none comes with the checkpoint.
     """
     return "eagle", found("eagle", options.path, source)
+
+
+def asks(options: Options) -> int:
+    """Tokens of one request that are drawn in one call."""
+    return options.width if options.tree else 1

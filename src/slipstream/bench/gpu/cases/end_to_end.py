@@ -17,8 +17,9 @@ from slipstream.bench.gpu.limits import Limits
 from slipstream.cost import step_cost
 
 QUESTION = "How fast is the engine as it is, and how much of a step is the host?"
-ORDER, SECONDS = 90, 115
-MODELS, DRY_MODELS = ("dummy:llama-3.2-1b", "dummy:llama-3.1-8b", "dummy:llama-3.1-8b int4"), ("dummy:tiny",)  # and `quant`, if any
+ORDER, SECONDS = 90, 145
+MODELS = ("dummy:llama-3.2-1b", "dummy:llama-3.1-8b", "dummy:llama-3.1-8b int4", "dummy:llama-3.1-8b fp8")  # and `quant`, if any
+DRY_MODELS = ("dummy:tiny",)
 BATCHES, DRY_BATCHES = (1, 8, 64), (1, 2)
 PROMPT, NEW, DRY_NEW = 128, 48, 6
 PROFILED = 6  # new tokens of the profiled run
@@ -91,7 +92,7 @@ def generate(bench: Bench, llm: LLM, batch: int, new: int, seed: int) -> None:
 def streaming(llm: LLM, limits: Limits, step) -> float:
     """The least time of a step: what it must read and write over the bandwidth probed in this process."""
     config = llm.engine.config
-    return step_cost(config.spec, config.weight_format, config.kv, step.work).bytes / limits.bandwidth
+    return step_cost(config.spec, config.weight_format, config.kv, step.work, device="cuda").bytes / limits.bandwidth
 
 
 def device_busy(bench: Bench, llm: LLM, batch: int) -> float | None:
