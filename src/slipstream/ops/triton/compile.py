@@ -30,9 +30,11 @@ from slipstream.ops.triton import (
     experts,
     fp8,
     gated,
+    linear,
     logprobs,
     move,
     norm,
+    packed,
     rope,
     sample,
     streamed,
@@ -131,10 +133,15 @@ def products(names: Iterable[str], formats: Iterable[str]) -> list[tuple[str, st
 
 
 def _products(form: Form) -> Iterator[tuple[str, str, Variant]]:
-    tables = {"": streamed.BY_ROWS, "invariant ": streamed.INVARIANT}
-    for label, most in ((label, most) for label, table in tables.items() for most, _ in table):
-        stream = streamed.stream_of(form, most, tables[label])
-        yield "packed_stream", f"{label}rows {stream.rows}", streamed.variant(form, False, stream)
+    few, many = linear.reach(form)
+    fast = (streamed.stream_of(form, most) for most, _ in streamed.BY_ROWS if most < many)
+    invariant = (streamed.stream_of(form, most, streamed.INVARIANT) for most, _ in streamed.INVARIANT)
+    for stream in dict.fromkeys((*fast, *invariant)):
+        yield "packed_stream", f"rows {stream.rows} {stream.deep}x{stream.wide}", streamed.variant(form, False, stream)
+    for tile in dict.fromkeys(packed.tile_of(form, most) for most, _ in packed.BY_ROWS if few < most and few + 1 < many):
+        for kernel, *merge in (packed.variants(form, rows, False, tile) for rows in (1, 1 << 20)):
+            yield "packed", f"rows {tile.m}{' in parts' if merge else ''}", kernel
+            yield from (("packed_merge", "", variant) for variant in merge)
     yield "packed_unpack", "", widened.variant(form)
 
 
