@@ -28,6 +28,7 @@ def _norm(
     column = tl.arange(0, block)
     inside = column < hidden
     place = row * hidden + column
+    factor = tl.load(weight + column, mask=inside, other=0.0)  # before anything is stored, so that it is not waited for
     value = tl.load(x + place, mask=inside, other=0.0)
     if has_residual:
         value += tl.load(residual + place, mask=inside, other=0.0)
@@ -36,7 +37,6 @@ def _norm(
         value = tl.where(inside, value - tl.div_rn(tl.sum(value, axis=0), hidden * 1.0), 0.0)
     mean = tl.div_rn(tl.sum(value * value, axis=0), hidden * 1.0)
     scale = tl.div_rn(1.0, tl.sqrt_rn(mean + eps))
-    factor = tl.load(weight + column, mask=inside, other=0.0)
     result = (value * scale) * factor
     if centred:
         result = tl.fma(value * scale, factor, tl.load(bias + column, mask=inside, other=0.0))
@@ -64,7 +64,7 @@ def _norm_parts(x, weight, eps, width, start, parts, size: tl.constexpr, block: 
 def variant(hidden: int, has_residual: bool, centred: bool = False, out: str = "*fp32") -> Variant:
     """The form for rows of `hidden` numbers, results of type `out`, "*fp32", "*bf16" or "*fp8e4nv"; `centred`: LayerNorm."""
     block = power_of_two(hidden)
-    warps = min(16, max(1, block // 1024))
+    warps = min(16, max(1, block // 256))  # 8 numbers per thread: a row alone is a matter of latency
     width = hidden + (CODES_ROOM if out == CODES else 0)
     constants = {"hidden": hidden, "width": width, "block": block, "has_residual": has_residual, "centred": centred}
     return Variant(_norm, constants, ("*fp32", "*fp32", "*fp32", "*fp32", out, "*fp32", "fp32"), warps)
