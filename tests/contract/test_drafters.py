@@ -22,7 +22,7 @@ from slipstream.speculate.drafter import DraftContext
 from slipstream.step import Admission
 
 MODEL = "dummy:tiny:bf16"
-OPTIONS = {"draft_model": f"path={MODEL}"} | dict.fromkeys(KINDS, "path=dummy")  # what a drafter cannot do without
+OPTIONS = dict.fromkeys(("draft_model", "staged"), f"path={MODEL}") | dict.fromkeys(KINDS, "path=dummy")  # what a drafter cannot do without
 PROMPTS = [[5, 6, 7, 8] * 4, [9, 10, 11], [5, 6, 7, 8, 12] * 3]
 SAMPLING = {"greedy": dict(temperature=0), "penalties": dict(temperature=0.9, seed=2, top_p=0.9, frequency_penalty=0.4)}
 DOCUMENTED = "pairs"  # the example of docs/add_a_drafter.md, put among the others as it stands there

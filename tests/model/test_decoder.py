@@ -1,15 +1,17 @@
 """The decoder's own rules: no torch operation but the kernels', limits, nothing from the network."""
 
 import socket
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from slipstream.base.errors import CapacityError, InputError
-from slipstream.model import load_model
+from slipstream.model import Decoder, load_model
 from slipstream.model.scratch import Scratch
 from slipstream.ops import Kernels
+from slipstream.weights.dummy import Dummy
 from tests.model.paged import Paged, Rows
 
 
@@ -91,3 +93,16 @@ def test_nothing_touches_the_network(make_llama, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(InputError, match="is not in the cache .*HF_HUB_OFFLINE"):
         load_model("meta-llama/Llama-3.2-1B", Kernels(only="reference"), max_rows=1, max_logit_rows=1)
+
+
+def test_the_first_layers_are_a_model_of_their_own():
+    """The same logits as a model that has no more layers, while the whole one goes on as before."""
+    sizes, text = dict(max_rows=8, max_logit_rows=8), [5, 6, 7, 8]
+    whole = load_model("dummy:tiny:fp32", Kernels(), **sizes)
+    shorter = replace(whole.spec, layers=whole.spec.layers[:1])
+    alone = Decoder(shorter, Dummy(shorter, "fp32"), Kernels(), *sizes.values())
+    before = Paged(whole).step(Rows(0, text))[0]
+    first = whole.first(1, *sizes.values(), 64)
+    assert first.pool_shape(4, 4)[0] == 1 and whole.pool_shape(4, 4)[0] == 2
+    assert torch.equal(Paged(first).step(Rows(0, text))[0], Paged(alone).step(Rows(0, text))[0])
+    assert torch.equal(Paged(whole).step(Rows(0, text))[0], before)

@@ -4,12 +4,14 @@ import random
 
 import pytest
 
+from slipstream import LLM, SamplingParams
 from slipstream.base.errors import InputError
 from slipstream.speculate.choose import choose
 from slipstream.speculate.drafter import DraftContext
 from slipstream.speculate.drafters.best import Best
+from slipstream.speculate.drafters.cascade import Cascade, Options
 from slipstream.speculate.drafters.first import First
-from slipstream.step.draft import EMPTY, DraftTree
+from slipstream.step.draft import EMPTY, ROOT, DraftTree
 
 
 class Knows:
@@ -30,6 +32,18 @@ class Knows:
 
     def drop(self, request):
         self.dropped = request
+
+
+class Says:
+    """Always the same guess."""
+
+    max_draft = 3
+
+    def __init__(self, tree: DraftTree):
+        self.tree = tree
+
+    def propose(self, contexts):
+        return [self.tree] * len(contexts)
 
 
 def contexts(length: int, requests=(0, 1)):
@@ -82,5 +96,28 @@ def test_what_cannot_be_composed():
 
     demo = Path(slipstream.__file__).parent / "builtin" / "demo"
     assert choose("first:of=suffix+draft_model").beside(demo) == demo.parent / "draft"
-    with pytest.raises(InputError, match="2 of them run a model"):
-        choose("first:of=auto+draft_model").beside(demo)
+    for two in ("auto+draft_model", "eagle+draft_model", "early_exit+eagle"):
+        with pytest.raises(InputError, match="2 of them run a model"):
+            choose(f"first:of={two}").beside(demo)
+
+
+@pytest.mark.parametrize("part", ["eagle(path=dummy;depth=2)", "early_exit(layers=1)", "medusa(path=dummy)", "mtp(dummy;tree=true)"])
+@pytest.mark.parametrize("whole", ["first", "best"])
+def test_a_part_may_have_options_and_run_a_head(whole, part):
+    params, said = SamplingParams(max_tokens=20, temperature=0.8, seed=2, ignore_eos=True), []
+    for drafter in ("none", f"{whole}:of=ngram(shortest=3)+{part}"):
+        llm = LLM("dummy:tiny:fp32", speculate=drafter, control=False)
+        said.append(llm.generate([[5, 6, 7, 8]], params)[0].outputs[0].token_ids)
+    assert said[0] == said[1] and llm.engine.core.meter.tally.drafted > 10, "also where the text never repeats itself"
+
+
+def test_a_cascade_goes_on_where_the_guess_ends():
+    text = [1, 2, 3, 4, 5, 6, 7, 1]
+    drafter = Cascade([Says(DraftTree((2, 3, 9), (ROOT, 0, ROOT), "one", 2))], Options(of="ngram", more=3))
+    (tree,) = drafter.propose([DraftContext(0, text, 10, None)])
+    assert tree == DraftTree((2, 3, 9, 4, 5, 6), (ROOT, 0, ROOT, 1, 3, 4), "one", 2)
+    assert len(drafter.propose([DraftContext(0, text, 4, None)])[0]) == 4, "no more than may be checked"
+    (alone,) = Cascade([Says(EMPTY)], Options(of="ngram", more=3)).propose([DraftContext(0, [*text, 2], 10, None)])
+    assert alone == DraftTree.chain((3, 4, 5), "cascade 2")
+    with pytest.raises(InputError, match="one drafter before"):
+        choose("cascade:of=suffix+ngram")

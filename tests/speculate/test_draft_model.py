@@ -118,6 +118,25 @@ def test_so_is_its_tree(heat):
     assert gained[:10] == [1, *[3] * 9], "with two tokens ahead all that may be right is in it; near the end a draft is smaller"
 
 
+@pytest.mark.parametrize("heat", [0, 0.9])
+def test_look_ups_for_the_small_model_save_calls_and_change_no_guess(heat):
+    """A model that drafts for itself, on a text that repeats itself: it is still always right, in fewer calls."""
+    params = SamplingParams(max_tokens=41, ignore_eos=True, temperature=heat, seed=3, logit_bias={token: 9.0 for token in (5, 6, 7)})
+    prompts, calls, said = [[5, 6, 7, 8] * 4, [5, 6]], [], []
+    for drafter in ("draft_model", "staged"):
+        llm = LLM("dummy:tiny:bf16", page_size=4, speculate=f"{drafter}:path=dummy:tiny:bf16,nodes=7", control=False)
+        forward = llm.engine.executor.runner.drafter.other._forward
+        calls.append(0)
+        for name in ("run", "branch"):
+            call = getattr(forward, name)
+            setattr(forward, name, lambda some, call=call: calls.__setitem__(-1, calls[-1] + 1) or call(some))
+        said.append([out.outputs[0].token_ids for out in llm.generate(prompts, params)])
+        gained = [step.tokens / step.requests for step in llm.engine.core.meter.steps if step.work.rows]
+        assert gained == [1, *[8] * 5]
+    assert said[0] == said[1]
+    assert calls[1] < (0.8 if heat == 0 else 0.95) * calls[0]
+
+
 def test_the_built_in_model_brings_its_own():
     from slipstream.engine.build import BUILTIN
 

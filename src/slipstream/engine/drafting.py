@@ -2,6 +2,7 @@
 is loaded and what memory it takes; what it is used for is the drafter's affair.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from slipstream.arch.heads import HeadSpec
@@ -53,6 +54,7 @@ class Drafting:
         self.levels = getattr(options.speculate, "levels", ())
         self._weights: Weights | None = None
         self._head: HeadSpec | None = None
+        self._exit = 0  # layers of the target that guess by themselves
         self.memory = 0, 0
         if self._choice is not None:
             self._open(source, spec, max_len)
@@ -61,24 +63,24 @@ class Drafting:
         """Opens what the drafter runs, if it runs anything, and counts its memory."""
         options, kernels = self._options, self._kernels
         beside, heads = self._choice.beside(source), self._choice.heads(source)
+        self._exit = self._choice.exit(len(spec.layers))
         if beside is not None:
             self._weights = open_weights(beside if str(beside).startswith(DUMMY) else locate(beside), kernels.device)
         elif heads is not None:
             self._head, self._weights = open_head(heads[1], heads[0], spec, kernels.device)
             self.levels = self._head.levels
-        else:
+        elif not self._exit:
             return
-        own = self._weights.spec
-        self._format = self._weights.as_stored
+        own = replace(spec, layers=spec.layers[: self._exit]) if self._exit else self._weights.spec
         self._max_len = min(own.max_len, max_len)
-        self._kv = "bf16" if self._weights.format == "bf16" else "fp32"
+        self._kv = "bf16" if self._exit or self._weights.format == "bf16" else "fp32"
         self._rows = min(ROWS, options.max_step_tokens)
         self._asks = options.max_batch * max(self._choice.asks, self._head.ahead if self._head is not None else 1)
         fixed = scratch_bytes(own, self._rows, self._asks, self._max_len, options.max_batch, options.page_size)
-        if self._head is None:
-            fixed += weights_bytes(own, self._format, self._weights.format)
-        else:
+        if self._head is not None:
             fixed += head_bytes(self._head, self._weights.format, self._rows, options.max_step_tokens, options.max_batch)
+        elif not self._exit:
+            fixed += weights_bytes(own, self._weights.as_stored, self._weights.format)
         self.memory = fixed, kv_bytes(own, self._kv, options.page_size) if self._head is None or self._head.cached else 0
 
     def make(self, target: Decoder, pages: int) -> Drafter:
@@ -92,15 +94,19 @@ class Drafting:
             target.watch(self.levels)
         if self._choice is None:
             return self._options.speculate
-        return self._choice.make(Around(target.spec, self._beside(target, pages) if self._weights is not None else None, self._head))
+        runs = self._weights is not None or self._exit
+        return self._choice.make(Around(target.spec, self._beside(target, pages) if runs else None, self._head))
 
     def _beside(self, target: Decoder, pages: int) -> Beside:
         requests, weights, kernels = self._options.max_batch, self._weights, self._kernels
-        if self._head is None:
-            decoder = Decoder(weights.spec, weights, kernels, self._rows, self._asks, format=self._format, max_len=self._max_len)
+        sizes = self._rows, self._asks
+        if self._exit:
+            decoder = target.first(self._exit, *sizes, self._max_len)
+        elif self._head is None:
+            decoder = Decoder(weights.spec, weights, kernels, *sizes, format=weights.as_stored, max_len=self._max_len)
         else:
             made = registry.load(HEADS, self._head.file).Head
-            decoder = made(self._head, weights, target, kernels, self._rows, self._asks, self._max_len)
+            decoder = made(self._head, weights, target, kernels, *sizes, self._max_len)
         pool = KVPool(decoder.pool_shape(pages, self._options.page_size), self._kv, kernels)
         return Beside(decoder, pool, self._sampler(kernels, self._asks), requests, self._rows)
 

@@ -5,6 +5,8 @@ style, so that a step can be recorded. Must not know requests, sampling, where w
 """
 
 from collections.abc import Sequence
+from copy import copy
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -74,6 +76,32 @@ class Decoder:
             self._head = Linear(weights, ["embed" if spec.tied else "head"], spec.head_bias, self.format, kernels, bias_of="head")
         self._scale = kernels.scale if spec.embed_scale != 1 or spec.logit_scale != 1 else None
         self._softcap = kernels.softcap if spec.logit_softcap else None
+        self._allocate(max_rows, max_logit_rows)
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Bytes of all activations and of the rope tables, allocated once."""
+        return self._scratch.bytes + self._head_scratch.bytes + sum(table.nbytes for table in self._ropes.values())
+
+    def pool_shape(self, pages: int, page_size: int) -> tuple[int, ...]:
+        """Shape of the KV pool that `forward` takes: [layers, 2, pages, kv_heads, page_size, head_dim]."""
+        return (len(self.spec.layers), 2, pages, self.spec.kv_heads, page_size, self.spec.head_dim)
+
+    def first(self, layers: int, max_rows: int, max_logit_rows: int, max_len: int) -> "Decoder":
+        """The model's first layers, its norm and its head as a model of their own, with scratch and cache of its own and the same weights.
+
+        Args:
+            layers: how many, at least one.
+            max_rows, max_logit_rows, max_len: see Decoder; max_len at most that of this one.
+        """
+        out = copy(self)
+        out.spec, out._layers, out.max_len = replace(self.spec, layers=self.spec.layers[:layers]), self._layers[:layers], max_len
+        out._allocate(max_rows, max_logit_rows)
+        return out
+
+    def _allocate(self, max_rows: int, max_logit_rows: int) -> None:
+        """Scratch, and all that is known of steps that ran on it: nothing."""
+        spec, kernels = self.spec, self._kernels
         self._scratch = step_scratch(spec, max_rows, kernels.device, self._layers)
         head, scaled = {"picked": spec.hidden, "normed": spec.hidden, "logits": spec.vocab}, spec.logit_scale != 1
         types = {} if scaled else {"normed": self._head.reads}
@@ -85,15 +113,6 @@ class Decoder:
         self._kv: list[KV] = []
         self.levels: tuple[int, ...] = ()
         self._taps: dict[int, str] = {}  # layer -> buffer for what it reads
-
-    @property
-    def scratch_bytes(self) -> int:
-        """Bytes of all activations and of the rope tables, allocated once."""
-        return self._scratch.bytes + self._head_scratch.bytes + sum(table.nbytes for table in self._ropes.values())
-
-    def pool_shape(self, pages: int, page_size: int) -> tuple[int, ...]:
-        """Shape of the KV pool that `forward` takes: [layers, 2, pages, kv_heads, page_size, head_dim]."""
-        return (len(self.spec.layers), 2, pages, self.spec.kv_heads, page_size, self.spec.head_dim)
 
     def watch(self, levels: Sequence[int]) -> None:
         """From now on `forward` keeps hidden states, for `states`. Called before the first step; without it nothing is kept.

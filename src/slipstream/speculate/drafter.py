@@ -88,6 +88,14 @@ class Watcher(Drafter, Protocol):
         step, before `propose`; positions of one request follow each other until it is dropped."""
 
 
+class Observer(Drafter, Protocol):
+    """A drafter that learns from what the model says at the nodes of its drafts, right or wrong."""
+
+    def observe(self, request: int, tree: DraftTree, sampled: Sequence[int]) -> None:
+        """What was drawn in a step at the last token and then at each node of the request's draft, which may have been cut. Called before
+        `propose`, where drafts are verified by match: other rules do not draw at every node. [1 + nodes]"""
+
+
 @dataclass(frozen=True, slots=True)
 class Feed:
     """Tokens of one request for a drafter's own model to read.
@@ -119,7 +127,8 @@ class Branch:
         request: the request's number.
         start: tokens of the request that the model has read; all of them stand before the guess.
         path: where the guesses on the way to this one lie, this one last: their keys and values are at place `start` + each. Those before
-            the last were read in calls before, of which the latest read the last but one.
+            the last were read in calls before, of which the latest read the last but one; a model that is no head may read them in the
+            same call.
         token: the guess.
         ask: the token to draw after it.
     """
@@ -172,9 +181,12 @@ class Forward(Protocol):
     def again(self) -> list[int]:
         """For each token that the last call drew: the one that would have been drawn if it could not be. Once more: the third choice."""
 
-    def branch(self, branches: Sequence[Branch]) -> None:
-        """Reads guesses of trees and draws a token after each. Room for their places was reserved; the call before was `run`, or another
-        of these."""
+    def branch(self, branches: Sequence[Branch]) -> list[int]:
+        """Reads guesses of trees. Room for their places was reserved; the call before was `run`, or another of these.
+
+        Returns:
+            The tokens drawn after them, in order.
+        """
 
     def ranked(self, count: int) -> list[list[tuple[int, float]]]:
         """For each token that the last call drew: that one and those that `again` would give, `count` in all or fewer where there are no
@@ -190,8 +202,8 @@ class Around:
 
     Attributes:
         spec: the model that is drafted for.
-        forward: the model that its file's `beside(options, source)` named, or the head that its `heads(options, source)` did, loaded;
-            None if it named none.
+        forward: the model that its file's `beside(options, source)` named, or the head that its `heads(options, source)` did, loaded; or
+            the first layers of the model that is drafted for, as many as its `exit(options, layers)` said; None if there is no such.
         head: what that head is made of.
     """
 

@@ -5,7 +5,10 @@ arch/heads.py says.
 from collections.abc import Sequence
 from pathlib import Path
 
+from torch import Tensor
+
 from slipstream.base.errors import InputError
+from slipstream.speculate.drafter import States
 from slipstream.step.draft import EMPTY, ROOT, DraftTree
 
 
@@ -28,6 +31,23 @@ def found(kind: str, path: str, source: Path | str) -> Path | str:
     raise InputError(
         f"speculate={kind!r}: no head comes with {source}; name one, {kind}:path=FOLDER, or train one: slipstream train drafter"
     )
+
+
+class Latest:
+    """The last state of each request, for heads that need no more: of the token before its last. [1, levels * hidden]"""
+
+    def __init__(self) -> None:
+        self._state: dict[int, Tensor] = {}
+
+    def watch(self, states: Sequence[States]) -> None:
+        for one in states:
+            self._state[one.request] = one.rows[-1:].clone()  # a copy, so that the others can go
+
+    def get(self, request: int) -> Tensor | None:
+        return self._state.get(request)
+
+    def drop(self, request: int) -> None:
+        self._state.pop(request, None)
 
 
 def branched(chosen: Sequence[Sequence[int]], nodes: int, kind: str, passes: int) -> DraftTree:

@@ -122,7 +122,7 @@ class Beside:
             self._logits[some] = part
         return drawn
 
-    def branch(self, branches: Sequence[Branch]) -> None:
+    def branch(self, branches: Sequence[Branch]) -> list[int]:
         batch = self._branches(branches)
         if self._goes_on:
             above = [self._nodes[one.request, one.path[-2]] if len(one.path) > 1 else self._last[one.request] for one in branches]
@@ -133,6 +133,7 @@ class Beside:
         self._asked = [one.ask for one in branches]
         self._logits = self._decoder.logits(self._hidden, self._picked.upload()[: len(branches)])
         self._drawn = self._sampler.draw(self._logits, self._asked)[0]
+        return self._drawn
 
     def ranked(self, count: int) -> list[list[tuple[int, float]]]:
         if not self._asked:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from slipstream.base import registry
-from slipstream.ops.triton import packed, widened
+from slipstream.ops.triton import packed, streamed, widened
 from slipstream.ops.triton.gemm import Tile
 from slipstream.ops.triton.launch import Variant
 from slipstream.ops.triton.packing import STEP, Form, Packed
@@ -83,18 +83,34 @@ def warps(size: int, outputs: int, number: int, stages: int) -> Tile:
     return Tile(size, outputs, STEP, number, stages)
 
 
+def single(kind: Kind, least: int, most: int, *stream: int) -> Candidate:
+    """The products of ops/triton/streamed.py; `stream`: rows, deep, wide, each, ahead, fill."""
+    chosen = streamed.Stream(*stream)
+    fill = f"_fill{chosen.fill}" if chosen.fill != streamed.FILL else ""
+    return Candidate(
+        kind, f"_stream{chosen.rows}_{chosen.deep}x{chosen.wide}_ahead{chosen.ahead}{fill}", least, most,
+        lambda x, layer, bias, out: streamed.product(x, layer, bias, out, streamed.fitting(layer.form, chosen)),
+        lambda form, rows: (streamed.variant(form, False, streamed.fitting(form, chosen)),),
+    )  # fmt: skip
+
+
 CANDIDATES = (
     tiled(ZERO_128, "", 1, 64),
     tiled(ZERO_128, "_warp2", 1, 16, warps(16, 64, 2, 4)),
-    tiled(ZERO_128, "_warp1", 1, 16, warps(16, 32, 1, 4)),
-    tiled(ZERO_128, "_warp2_32", 17, 64, warps(32, 64, 2, 4)),
-    tiled(ZERO_128, "_warp2_64", 33, 256, warps(64, 64, 2, 3)),
+    *(single(ZERO_128, 1, 8, 8, 4, 1, 32, ahead) for ahead in (1, 2, 3)),
+    *(single(ZERO_128, 1, 8, 8, *rest) for rest in ((8, 1, 32, 2), (8, 1, 32, 2, 1024), (16, 1, 32, 1), (2, 2, 32, 2), (1, 4, 32, 2))),
+    *(single(ZERO_128, 16, 16, 16, *rest) for rest in ((4, 1, 32, 1), (4, 1, 32, 2), (4, 2, 32, 1), (2, 2, 32, 2))),
+    *(single(ZERO_128, 32, 64, 32, *rest) for rest in ((4, 2, 32, 1), (2, 4, 32, 1), (1, 8, 32, 1))),
+    *(single(ZERO_128, 64, 256, 64, *rest) for rest in ((4, 2, 32, 1), (2, 4, 32, 1), (1, 8, 32, 1), (1, 4, 32, 1))),
     unpacked(ZERO_128, "_unpacked", 64),
     unpacked(ZERO_128, "_unpacked_l2", 256, 16 << 20),
     tiled(INT4, "", 1, 16),
-    tiled(INT4, "_warp2", 1, 16, warps(16, 64, 2, 4)),
-    tiled(INT8, "", 1, 16),
-    tiled(INT8, "_warp2", 1, 16, warps(16, 64, 2, 4)),
+    *(single(INT4, 1, 8, 8, *rest) for rest in ((4, 1, 32, 1), (4, 1, 32, 2))),
+    single(INT4, 16, 16, 16, 4, 1, 32, 1),
+    single(INT4, 64, 64, 64, 2, 4, 32, 1),
+    *(single(INT8, 1, 8, 8, *rest) for rest in ((4, 1, 32, 1), (4, 1, 32, 2))),
+    single(INT8, 16, 16, 16, 4, 1, 32, 1),
+    single(INT8, 64, 64, 64, 2, 4, 32, 1),
 )
 
 

@@ -32,6 +32,7 @@ LOG2E = math.log2(math.e)
 _LOG2E = tl.constexpr(LOG2E)
 INDICES = ["request", "positions", "tail_start", "tail_slots", "page_table", "sinks"]
 SIZES = ["rows", "width", "max_pages", "window", "segments"]
+NEAR = tl.constexpr(64)  # rows among which a tile's program looks for the first of its request; no tile reaches over a multiple of it
 AT_ONCE = tl.constexpr(8)  # segments whose parts are fetched together when they are merged
 
 
@@ -110,67 +111,76 @@ def _blocks(
     return top, mass, mix
 
 
-@triton.jit(do_not_specialize=SIZES, do_not_specialize_on_alignment=INDICES)
-def _attend(
-    qkv, keys, values, request, positions, tail_start, tail_slots, page_table, sinks, out, tops, mixes,
-    rows, width, max_pages, window, segments, scale, cap,
+@triton.jit
+def _segment(
+    segment, row, member, first, last, by_page, lowest, position, q, keys, values, positions, tail_start, tail_slots, page_table,
+    window, scale, cap,
+    kv_heads: tl.constexpr, head_dim: tl.constexpr, block_dim: tl.constexpr, page_size: tl.constexpr, block_keys: tl.constexpr,
+    segment_keys: tl.constexpr, has_window: tl.constexpr, has_cap: tl.constexpr,
+):  # fmt: skip
+    """Greatest score, mass and mixed values of one segment, from scratch. by_page: keys before it lie at one place for all rows."""
+    blocks: tl.constexpr = segment_keys // block_keys
+    begin = tl.maximum(first // block_keys, segment * blocks)
+    end = tl.minimum(last // block_keys, segment * blocks + blocks - 1) + 1
+    joint = tl.where(by_page > last, end, by_page // block_keys)  # blocks before it are met by all rows at once
+    apart = tl.where(by_page > last, 0, tl.max(tl.where(position >= 0, member + 1, 0), axis=0))  # rows that meet the others one by one
+    top = tl.full([q.shape[0]], float("-inf"), tl.float32)
+    mass = tl.zeros([q.shape[0]], tl.float32)
+    mix = tl.zeros([q.shape[0], block_dim], tl.float32)
+    top, mass, mix = _blocks(
+        top, mass, mix, q, keys, values, page_table, tail_slots, first, last, last + 1, lowest, position, scale, cap,
+        begin, tl.minimum(joint, end), kv_heads, head_dim, page_size, block_keys, False, has_window, has_cap,
+    )  # fmt: skip
+    for number in range(apart):
+        to = tl.load(positions + row + number)
+        tail = tl.load(tail_start + row + number)
+        top, mass, mix = _blocks(
+            top, mass, mix, q, keys, values, page_table, tail_slots + tail,
+            tl.maximum(to - window + 1, 0) if has_window else 0, to, to + 1 + tail - tl.load(tail_start + row + number + 1),
+            lowest, tl.where(member == number, position, -1), scale, cap,
+            tl.maximum(joint, begin), tl.minimum(to // block_keys + 1, end),
+            kv_heads, head_dim, page_size, block_keys, True, has_window, has_cap,
+        )  # fmt: skip
+    return top, mass, mix
+
+
+@triton.jit
+def _tile(
+    row, bound, own, qkv, keys, values, request, positions, tail_start, tail_slots, page_table, sinks, out, tops, mixes,
+    width, window, segments, scale, cap,
     heads: tl.constexpr, kv_heads: tl.constexpr, head_dim: tl.constexpr, block_dim: tl.constexpr, page_size: tl.constexpr,
     query_rows: tl.constexpr, block_keys: tl.constexpr, segment_keys: tl.constexpr,
     in_parts: tl.constexpr, has_window: tl.constexpr, has_cap: tl.constexpr, has_sinks: tl.constexpr,
 ):  # fmt: skip
+    """Computes the rows of request `own` from `row` on, before `bound` and as many as a tile has; returns the row after them."""
     group: tl.constexpr = heads // kv_heads
-    tile: tl.constexpr = query_rows // group
-    blocks: tl.constexpr = segment_keys // block_keys
-    row, head, splits = tl.program_id(0), tl.program_id(1), tl.num_programs(2)
-    own = tl.load(request + row)
-    if tl.load(request + row - 1, mask=row % tile != 0, other=-1) == own:
-        return  # a row before this one has it in its tile
-
+    head = tl.program_id(1)
     member = tl.arange(0, query_rows) // group
     here = row + member
-    inside = (here < rows) & (here < row - row % tile + tile) & (member < tile)
-    other = tl.load(request + here, mask=inside, other=-1) != own
-    live = here < tl.min(tl.where(other, here, row + tile), axis=0)
+    other = tl.load(request + here, mask=here < bound, other=-1) != own
+    after = tl.min(tl.where(other, here, tl.minimum(bound, row + query_rows // group)), axis=0)
+    live = here < after
     position = tl.load(positions + here, mask=live, other=-1)
     tails = tl.load(tail_start + here + 1, mask=live, other=0) - tl.load(tail_start + here, mask=live, other=0)
     last = tl.max(position, axis=0)
-    by_page = tl.min(tl.where(tails > 0, position + 1 - tails, last + 1), axis=0)  # keys before it lie at one place for all rows
+    by_page = tl.min(tl.where(tails > 0, position + 1 - tails, last + 1), axis=0)
     lowest = tl.maximum(position - window + 1, 0) if has_window else tl.zeros_like(position)
     first = tl.min(tl.where(live, lowest, last), axis=0)
-    joint = tl.where(by_page > last, last // block_keys + 1, by_page // block_keys)  # blocks before it are met by all rows at once
-    apart = tl.where(by_page > last, 0, tl.max(tl.where(live, member + 1, 0), axis=0))  # rows that meet the others one by one
 
     column, query = tl.arange(0, block_dim), head * group + tl.arange(0, query_rows) % group
     cells = live[:, None] & (column < head_dim)[None, :]
     place = here.to(tl.int64)[:, None] * width + query[:, None] * head_dim + column[None, :]
     q = tl.load(qkv + place, mask=cells, other=0.0).to(keys.dtype.element_ty)
-    keys += head * (page_size * head_dim)
-    values += head * (page_size * head_dim)
-    page_table += own.to(tl.int64) * max_pages
     whole_top = tl.full([query_rows], float("-inf"), tl.float32)
     whole_mass = tl.zeros([query_rows], tl.float32)
     whole_mix = tl.zeros([query_rows, block_dim], tl.float32)
     result = here.to(tl.int64) * heads + query  # [query rows], row of out as [rows * heads, head_dim]
-    for segment in range(first // segment_keys + tl.program_id(2), last // segment_keys + 1, splits):
-        begin = tl.maximum(first // block_keys, segment * blocks)
-        end = tl.minimum(last // block_keys, segment * blocks + blocks - 1) + 1
-        top = tl.full([query_rows], float("-inf"), tl.float32)
-        mass = tl.zeros([query_rows], tl.float32)
-        mix = tl.zeros([query_rows, block_dim], tl.float32)
-        top, mass, mix = _blocks(
-            top, mass, mix, q, keys, values, page_table, tail_slots, first, last, last + 1, lowest, position, scale, cap,
-            begin, tl.minimum(joint, end), kv_heads, head_dim, page_size, block_keys, False, has_window, has_cap,
+    for segment in range(first // segment_keys + tl.program_id(2), last // segment_keys + 1, tl.num_programs(2)):
+        top, mass, mix = _segment(
+            segment, row, member, first, last, by_page, lowest, position, q, keys + head * (page_size * head_dim),
+            values + head * (page_size * head_dim), positions, tail_start, tail_slots, page_table, window, scale, cap,
+            kv_heads, head_dim, block_dim, page_size, block_keys, segment_keys, has_window, has_cap,
         )  # fmt: skip
-        for number in range(apart):
-            to = tl.load(positions + row + number)
-            tail = tl.load(tail_start + row + number)
-            top, mass, mix = _blocks(
-                top, mass, mix, q, keys, values, page_table, tail_slots + tail,
-                tl.maximum(to - window + 1, 0) if has_window else 0, to, to + 1 + tail - tl.load(tail_start + row + number + 1),
-                lowest, tl.where(member == number, position, -1), scale, cap,
-                tl.maximum(joint, begin), tl.minimum(to // block_keys + 1, end),
-                kv_heads, head_dim, page_size, block_keys, True, has_window, has_cap,
-            )  # fmt: skip
         if in_parts:
             part = result * segments + segment
             tl.store(tops + part * 2, top, mask=live)
@@ -186,6 +196,42 @@ def _attend(
             whole_mass, whole_mix = tl.fma(whole_mass, a, b), whole_mix * a[:, None]
         divisor = tl.where(live, whole_mass, 1.0)
         tl.store(out + result[:, None] * head_dim + column[None, :], tl.div_rn(whole_mix, divisor[:, None]), mask=cells)
+    return after
+
+
+@triton.jit(do_not_specialize=SIZES, do_not_specialize_on_alignment=INDICES)
+def _attend(
+    qkv, keys, values, request, positions, tail_start, tail_slots, page_table, sinks, out, tops, mixes,
+    rows, width, max_pages, window, segments, scale, cap,
+    heads: tl.constexpr, kv_heads: tl.constexpr, head_dim: tl.constexpr, block_dim: tl.constexpr, page_size: tl.constexpr,
+    query_rows: tl.constexpr, block_keys: tl.constexpr, segment_keys: tl.constexpr,
+    by_row: tl.constexpr, in_parts: tl.constexpr, has_window: tl.constexpr, has_cap: tl.constexpr, has_sinks: tl.constexpr,
+):  # fmt: skip
+    tile: tl.constexpr = query_rows * kv_heads // heads
+    if by_row:  # a program for each row: those that begin a tile, counted from the first row of the request
+        row = tl.program_id(0)
+        begin = row - row % NEAR
+        near = begin + tl.arange(0, NEAR)
+        own = tl.load(request + row)
+        other = tl.load(request + near, mask=near < row, other=own) != own
+        if (row - tl.max(tl.where(other, near + 1, begin), axis=0)) % tile == 0:
+            _tile(
+                row, tl.minimum(begin + NEAR, rows), own, qkv, keys, values, request, positions, tail_start, tail_slots,
+                page_table + own.to(tl.int64) * max_pages, sinks, out, tops, mixes, width, window, segments, scale, cap,
+                heads, kv_heads, head_dim, block_dim, page_size, query_rows, block_keys, segment_keys,
+                in_parts, has_window, has_cap, has_sinks,
+            )  # fmt: skip
+    else:  # a program for each `tile` rows, whoever they belong to; the last ones, which see most, come first
+        row = (tl.num_programs(0) - 1 - tl.program_id(0)) * tile
+        bound = tl.minimum(row + tile, rows)
+        while row < bound:
+            own = tl.load(request + row)
+            row = _tile(
+                row, bound, own, qkv, keys, values, request, positions, tail_start, tail_slots,
+                page_table + own.to(tl.int64) * max_pages, sinks, out, tops, mixes, width, window, segments, scale, cap,
+                heads, kv_heads, head_dim, block_dim, page_size, query_rows, block_keys, segment_keys,
+                in_parts, has_window, has_cap, has_sinks,
+            )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["window", "segments"], do_not_specialize_on_alignment=["positions", "sinks"])

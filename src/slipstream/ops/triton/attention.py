@@ -35,7 +35,6 @@ class Form:
         warps: threads of a program / 32.
         stages: blocks that are computed or on their way at a time.
         fill: programs that keep an H200 busy; with fewer rows their segments go to programs of their own.
-        segment: keys per segment.
     """
 
     query_rows: int
@@ -43,21 +42,25 @@ class Form:
     warps: int
     stages: int
     fill: int = 528
-    segment: int = SEGMENT
 
 
-Forms = Sequence[tuple[int, Form]]  # (greatest number of rows, form), ascending
-MANY = Form(64, 64, 8, 3, 264)
+FEW = Form(16, 128, 4, 2)
+DRAFT = Form(32, 64, 4, 3, 1056)
+MANY = Form(64, 64, 4, 3, 264)
 IN_FP32 = Form(16, 64, 4, 3)  # for caches in fp32, whatever the rows: their products have no tensor cores
-BY_ROWS = ((256, Form(16, 64, 4, 4)), (1 << 31, MANY))  # (greatest number of rows, form of the fast profile)
-ONE = ((1 << 31, MANY),)  # deterministic settings
+Forms = Sequence[tuple[int, Form, Form]]
+BY_ROWS = ((256, FEW, DRAFT), (1 << 31, MANY, MANY))  # fast profile: (greatest number of rows, form, form where the step has tail slots)
+ONE = ((1 << 31, MANY, MANY),)  # deterministic settings
+BY_TILE = 512  # rows from which on programs go by tiles: most rows then are neighbours of one request, and one program each idles
+WAYS = {"by row": {}, "by row in parts": {"in_parts": True}, "by tile": {"by_row": False}}  # in which a form is compiled
 PAGE = 16  # tokens of a page where nothing else is said
 
 
 @cache
 def variant(
     heads: int, kv_heads: int, head_dim: int, cache_type: str, form: Form = MANY, page_size: int = PAGE,
-    in_parts: bool = False, has_window: bool = False, has_cap: bool = False, has_sinks: bool = False, out: str = "*fp32",
+    by_row: bool = True, in_parts: bool = False, has_window: bool = False, has_cap: bool = False, has_sinks: bool = False,
+    out: str = "*fp32",
 ) -> Variant:  # fmt: skip
     """The variant for these heads, a cache and results of these types, "*fp32" or "*bf16"."""
     block_dim = power_of_two(head_dim, 16)
@@ -70,7 +73,8 @@ def variant(
         "page_size": page_size,
         "query_rows": power_of_two(heads // kv_heads, form.query_rows),
         "block_keys": form.block_keys // (2 if wide and cache_type == "*fp32" else 1) // (2 if block_dim > 128 else 1),
-        "segment_keys": form.segment,
+        "segment_keys": SEGMENT,
+        "by_row": by_row,
         "in_parts": in_parts,
         "has_window": has_window,
         "has_cap": has_cap,
@@ -81,22 +85,26 @@ def variant(
 
 
 @cache
-def merge_variant(heads: int, head_dim: int, has_sinks: bool = False, out: str = "*fp32", segment: int = SEGMENT) -> Variant:
+def merge_variant(heads: int, head_dim: int, has_sinks: bool = False, out: str = "*fp32") -> Variant:
     """The form that merges what the programs of `variant` left in the workspace."""
     constants = {
-        "heads": heads, "head_dim": head_dim, "block_dim": power_of_two(head_dim), "segment_keys": segment, "has_sinks": has_sinks
+        "heads": heads, "head_dim": head_dim, "block_dim": power_of_two(head_dim), "segment_keys": SEGMENT, "has_sinks": has_sinks
     }  # fmt: skip
     return Variant(attend._merge, constants, ("*i32", "*fp32", "*fp32", "*fp32", out, "i32", "i32"), warps=1)
 
 
-def form_of(forms: Forms, rows: int, cache_type: str) -> Form:
-    """The form that serves this many rows."""
-    return IN_FP32 if cache_type == "*fp32" else next(form for most, form in forms if rows <= most)
+def form_of(forms: Forms, rows: int, tails: int, cache_type: str) -> Form:
+    """The form for this many rows and tail slots; one slot may stand for none, since a tensor must have an address."""
+    if cache_type == "*fp32":
+        return IN_FP32
+    return next(draft if tails > 1 else plain for most, plain, draft in forms if rows <= most)
 
 
-def forms(cache_type: str) -> list[Form]:
-    """Every form that serves a cache of this type, ascending in rows."""
-    return [IN_FP32] if cache_type == "*fp32" else list(dict.fromkeys(form for _, form in (*BY_ROWS, *ONE)))
+def shipped(cache_type: str) -> list[tuple[Form, str]]:
+    """Every form and way that a cache of this type may ask for."""
+    table = ((1 << 31, IN_FP32, IN_FP32),) if cache_type == "*fp32" else (*BY_ROWS, *ONE)
+    reached = [(form, way) for most, *pair in table for form in pair for way in WAYS if way != "by tile" or most >= BY_TILE]
+    return list(dict.fromkeys(reached))
 
 
 def splits(form: Form, rows: int, kv_heads: int, segments: int) -> int:
@@ -106,7 +114,7 @@ def splits(form: Form, rows: int, kv_heads: int, segments: int) -> int:
 
 def workspace_bytes(form: Form, rows: int, heads: int, kv_heads: int, head_dim: int, max_len: int) -> int:
     """Scratch of a call with this many rows and page tables that reach `max_len` positions."""
-    segments = -(-max_len // form.segment)
+    segments = -(-max_len // SEGMENT)
     return 0 if splits(form, rows, kv_heads, segments) == 1 else rows * heads * segments * (head_dim + 2) * 4
 
 
@@ -150,20 +158,24 @@ def _run(
     _, kv_heads, page_size, head_dim = kv.keys.shape
     kind, made = _check(qkv, kv, rows, heads, scale, window, out)
     max_pages = rows.page_table.shape[1]
-    form = form_of(forms, count, kind)
-    segments = triton.cdiv(max_pages * page_size + rows.tail_slots.shape[0], form.segment)
+    segments = triton.cdiv(max_pages * page_size + rows.tail_slots.shape[0], SEGMENT)
+    form = form_of(forms, count, rows.tail_slots.shape[0], kind)
     programs = splits(form, count, kv_heads, segments)
     tops, mixes = qkv, qkv  # not touched where a row has one program
     if programs > 1:
         tops = torch.empty(count, heads, segments, 2, device=out.device)
         mixes = torch.empty(count, heads, segments, head_dim, device=out.device)
     drains, factor = qkv if sinks is None else sinks, scale / cap if cap else scale * LOG2E
-    variant(heads, kv_heads, head_dim, kind, form, page_size, programs > 1, window > 0, cap > 0, sinks is not None, made).launch(
-        (count, kv_heads, programs), qkv, kv.keys, kv.values, rows.request, rows.positions, rows.tail_start, rows.tail_slots,
-         rows.page_table, drains, out, tops, mixes, count, width, max_pages, window, segments, factor, cap * LOG2E,
+    by_row = count < BY_TILE
+    special = {"has_window": window > 0, "has_cap": cap > 0, "has_sinks": sinks is not None}
+    chosen = variant(heads, kv_heads, head_dim, kind, form, page_size, by_row, programs > 1, **special, out=made)
+    across = count if by_row else triton.cdiv(count, chosen.constants["query_rows"] * kv_heads // heads)
+    chosen.launch(
+        (across, kv_heads, programs), qkv, kv.keys, kv.values, rows.request, rows.positions, rows.tail_start, rows.tail_slots,
+        rows.page_table, drains, out, tops, mixes, count, width, max_pages, window, segments, factor, cap * LOG2E,
     )  # fmt: skip
     if programs > 1:
-        merges = merge_variant(heads, head_dim, sinks is not None, made, form.segment)
+        merges = merge_variant(heads, head_dim, sinks is not None, made)
         merges.launch((count, heads), rows.positions, tops, mixes, drains, out, window, segments)
 
 

@@ -18,6 +18,7 @@ from itertools import product
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.experimental.gluon._runtime import GluonASTSource
 
 from slipstream.arch.shapes import shape
 from slipstream.arch.spec import ModelSpec, RouterSpec
@@ -29,13 +30,12 @@ from slipstream.ops.triton import (
     experts,
     fp8,
     gated,
-    gemm,
     logprobs,
     move,
     norm,
-    packed,
     rope,
     sample,
+    streamed,
     widened,
 )
 from slipstream.ops.triton.launch import Variant
@@ -109,10 +109,9 @@ def _of(spec: ModelSpec) -> Iterator[tuple[str, str, Variant]]:
         for mixer in mixers:
             heads, kv_heads, head_dim = mixer.heads, mixer.kv_heads, mixer.head_dim
             yield "rope_write", f"kv {label}", rope.variant(heads, kv_heads, head_dim, kind)
-            for form in attention.forms(kind):
-                for in_parts in (False, True):
-                    rows = f"kv {label} rows {form.query_rows}{' in parts' if in_parts else ''}"
-                    yield "attention", rows, attention.variant(heads, kv_heads, head_dim, kind, form, in_parts=in_parts, out="*bf16")
+            for form, way in attention.shipped(kind):
+                made = attention.variant(heads, kv_heads, head_dim, kind, form, **attention.WAYS[way], out="*bf16")
+                yield "attention", f"kv {label} rows {form.query_rows} {way}", made
             yield "move", f"kv {label}", move.variant(kv_heads, head_dim, kind)
     for step, variant in sample.variants(spec.vocab).items():
         yield f"sample_{step}", "", variant
@@ -120,7 +119,7 @@ def _of(spec: ModelSpec) -> Iterator[tuple[str, str, Variant]]:
 
 
 def products(names: Iterable[str], formats: Iterable[str]) -> list[tuple[str, str, Variant]]:
-    """(kernel, form, variant) of the linear layers of the named shapes in whole-number formats: every tile, in one program and in parts."""
+    """(kernel, form, variant) of the linear layers of the named shapes in whole-number formats, for every number of rows."""
     found: dict[tuple, tuple[str, str, Variant]] = {}
     for name, format in ((name, format) for name in names for format in formats):
         for layer, (n, k) in _layers(shape(name)).items():
@@ -132,14 +131,10 @@ def products(names: Iterable[str], formats: Iterable[str]) -> list[tuple[str, st
 
 
 def _products(form: Form) -> Iterator[tuple[str, str, Variant]]:
-    tiles = dict.fromkeys(packed.tile_of(form, most) for most, _ in packed.BY_ROWS)
-    segments, _ = gemm.segments_of(form.n, form.k, next(iter(tiles)))
-    for tile in tiles:
-        yield "packed", f"rows {tile.m}", packed.variant(form, False, False, tile)
-        if segments > 1 and triton.cdiv(form.n, tile.n) < gemm.WHOLE_FROM:
-            yield "packed", f"rows {tile.m} in parts", packed.variant(form, True, False, tile)
-    if segments > 1:
-        yield "packed_merge", "", packed.merge_variant(form, segments, False)
+    tables = {"": streamed.BY_ROWS, "invariant ": streamed.INVARIANT}
+    for label, most in ((label, most) for label, table in tables.items() for most, _ in table):
+        stream = streamed.stream_of(form, most, tables[label])
+        yield "packed_stream", f"{label}rows {stream.rows}", streamed.variant(form, False, stream)
     yield "packed_unpack", "", widened.variant(form)
 
 
@@ -158,8 +153,8 @@ def _layers(spec: ModelSpec) -> dict[str, tuple[int, int]]:
 def families() -> Iterator[tuple[str, str, Variant]]:
     """(kernel, form, variant) of what only some families use, at measures of real ones, and of the fp8 products."""
     for label, kind in CACHES.items():
-        yield "attention_softcap", f"gemma-2 kv {label}", attention.variant(16, 8, 256, kind, attention.forms(kind)[-1], has_cap=True)
-        yield "attention_sinks", f"gpt-oss kv {label}", attention.variant(64, 8, 64, kind, attention.forms(kind)[-1], has_sinks=True)
+        yield "attention_softcap", f"gemma-2 kv {label}", attention.variant(16, 8, 256, kind, attention.shipped(kind)[-1][0], has_cap=True)
+        yield "attention_sinks", f"gpt-oss kv {label}", attention.variant(64, 8, 64, kind, attention.shipped(kind)[-1][0], has_sinks=True)
     yield "attention_merge", "sinks", attention.merge_variant(64, 64, has_sinks=True)
     for op in ("gelu", "gelu_tanh", "add", "scale", "softcap", "gate_rows"):
         yield op, "", elementwise.variant(op)
@@ -196,7 +191,8 @@ def compiled(variant: Variant):
             known[(param.num,)] = [] if param.do_not_specialize_on_alignment else [["tt.divisibility", 16]]
         elif isinstance(variant.constants.get(param.name), str):
             known[(param.num,)] = []
-    return triton.compile(ASTSource(kernel, signature, variant.constants, known), target=TARGET, options=variant.options)
+    source = GluonASTSource if kernel.is_gluon() else ASTSource
+    return triton.compile(source(kernel, signature, variant.constants, known), target=TARGET, options=variant.options)
 
 
 def measure(kernel: str, form: str, variant: Variant) -> Resources:

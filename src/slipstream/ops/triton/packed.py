@@ -44,6 +44,18 @@ INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 
 @triton.jit
+def code_place(output, number):
+    """Where number `number` of an output lies within a block, see packing.py."""
+    return output // 16 * 256 + output % 8 * 32 + number // 4 * 8 + output // 8 % 2 * 4 + number % 4
+
+
+@triton.jit
+def fact_place(output):
+    """Where a scale or least value of an output lies within its group."""
+    return output // 32 * 32 + output % 8 * 4 + output // 8 % 4
+
+
+@triton.jit
 def widened(codes, offset, number: tl.constexpr, bits: tl.constexpr):
     """Code `number` of every int16 as bf16. A nibble becomes the upper bits of the fraction of 16, `offset` has these 16 too; a byte,
     signed, is its low seven bits in the fraction of 128, less 128, less 128 more where it is negative."""
@@ -114,7 +126,8 @@ def _product(
     row = tl.program_id(1) * block_m + tl.arange(0, block_m)
     depth = tl.arange(0, inner)
     here = row < m
-    left = codes + column[:, None] * inner + depth[None, :]  # [outputs, inputs]
+    left = codes + code_place(column[:, None], depth[None, :])  # [outputs, inputs]
+    facts = fact_place(column)
     right = x + row.to(tl.int64)[None, :] * k + depth[:, None]  # [inputs, rows]
     total = tl.zeros((block_n, block_m), tl.float32)
     first = tl.program_id(2) if parts else 0
@@ -123,7 +136,7 @@ def _product(
         part = tl.zeros((block_n, block_m), tl.float32)
         for at in range(begin, tl.minimum(begin + segment, k), length):
             part = _step(
-                part, left, right, scale + column, least + column, wide + column, wide_least + column, at, here[None, :],
+                part, left, right, scale + facts, least + facts, wide + facts, wide_least + facts, at, here[None, :],
                 n, bits, group, kind, middle, wide_group, block, chain, length, inner,
             )  # fmt: skip
         total = part if number == first else total + part
@@ -165,7 +178,9 @@ def _gather(
     column = tl.program_id(1) * length + tl.arange(0, length)
     inside = column < inputs
     column = tl.where(inside, column, 0)
-    number = tl.load(codes + ((column // block).to(tl.int64) * n + source) * inner + column % inner).to(tl.int32)
+    place = (column // block).to(tl.int64) * (n * inner) + code_place(source, column % inner)
+    number = tl.load(codes + place).to(tl.int32)
+    source = fact_place(source)
     code = number >> (column % block // inner * bits)
     code = code & 0xF if bits == 4 else ((code & 0xFF) ^ 0x80) - 0x80
     if kind == "zero":

@@ -14,10 +14,9 @@ from torch import Tensor
 
 from slipstream.ops.triton.cublas import cublas
 from slipstream.ops.triton.launch import Variant, row_facts
-from slipstream.ops.triton.packed import factor, meaning, types, widened
+from slipstream.ops.triton.packed import code_place, fact_place, factor, meaning, types, widened
 from slipstream.ops.triton.packing import NUMBERS, OUTPUTS, Form, Packed
 
-FROM_ROWS = 160  # a guess from timings of both halves at 64 and 256 rows
 SCRATCH = 64 << 20  # weights unpacked at a time: 128 MB hold most layers whole
 LENGTH = 128  # inputs of a program
 
@@ -30,19 +29,19 @@ def _unpack(
 ):  # fmt: skip
     row = tl.program_id(0) * outputs + tl.arange(0, outputs)
     column = first + row  # of the layer; `row` is of the scratch
-    depth = tl.arange(0, inner)
+    depth, facts = tl.arange(0, inner), fact_place(column)
     offset = tl.full([1, 1], 0x4180 | middle << 3, tl.int16).to(tl.bfloat16, bitcast=True)  # 16 + middle
     for number in tl.static_range(length // inner):
         at = tl.program_id(1) * length + number * inner
         if number * inner % block == 0:
-            taken = tl.load(codes + at // block * (n * inner) + column[:, None] * inner + depth[None, :])
+            taken = tl.load(codes + at // block * (n * inner) + code_place(column[:, None], depth[None, :]))
         if kind == "zero":
-            zero = tl.load(least + at // group * n + column).to(tl.int16)
+            zero = tl.load(least + at // group * n + facts).to(tl.int16)
             offset = ((zero << 3) | 0x4180).to(tl.bfloat16, bitcast=True)[:, None]
         value = widened(taken, offset, number * inner % block // inner, bits).to(tl.float32)
-        value *= factor(scale + column, wide + column, at, n, group, wide_group)[:, None]
+        value *= factor(scale + facts, wide + facts, at, n, group, wide_group)[:, None]
         if kind == "sum":
-            value -= factor(least + column, wide_least + column, at, n, group, wide_group)[:, None]
+            value -= factor(least + facts, wide_least + facts, at, n, group, wide_group)[:, None]
         tl.store(out + row.to(tl.int64)[:, None] * k + (at + depth)[None, :], value)
 
 

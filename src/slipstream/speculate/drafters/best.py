@@ -6,9 +6,9 @@ every drafter is asked in every step, and a dear one is better put behind others
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from slipstream.speculate.compose import beside_of, make_all, members
+from slipstream.speculate import compose
+from slipstream.speculate.compose import Composed, longest, make_all, members
 from slipstream.speculate.drafter import Around, DraftContext, Drafter
 from slipstream.step.draft import DraftTree
 
@@ -20,7 +20,7 @@ FADE = 0.95  # weight of a guess against the next of its kind
 class Options:
     """
     Attributes:
-        of: names of drafters with a + between them, each with its defaults; one model at most.
+        of: names of drafters with a + between them, of which one may run a model; options of one in brackets.
     """
 
     of: str = "suffix+ngram"
@@ -30,7 +30,7 @@ class Options:
 
     @property
     def nodes(self) -> int:
-        return max(member.max_draft for member in members(self.of))
+        return longest(self.of)
 
 
 @dataclass(slots=True)
@@ -41,9 +41,9 @@ class Guesses:
     trees: list[DraftTree]
 
 
-class Best:
+class Best(Composed):
     def __init__(self, drafters: Sequence[Drafter]):
-        self.max_draft, self._drafters = max(drafter.max_draft for drafter in drafters), drafters
+        super().__init__(drafters)
         self._reach: dict[str, float] = {}  # kind -> tokens for which its guesses are right
         self._last: dict[int, Guesses] = {}
 
@@ -59,8 +59,7 @@ class Best:
 
     def drop(self, request: int) -> None:
         self._last.pop(request, None)
-        for drafter in self._drafters:
-            drafter.drop(request)
+        super().drop(request)
 
     def _expected(self, tree: DraftTree) -> float:
         """Tokens that come of it, most likely; the first of equal ones is chosen."""
@@ -87,6 +86,4 @@ def make(options: Options, around: Around) -> Best:
     return Best(make_all(options.of, around))
 
 
-def beside(options: Options, source: Path | str) -> Path | str | None:
-    """The model of the one drafter that runs one."""
-    return beside_of(options.of, source)
+beside, heads, exit, asks = compose.beside, compose.heads, compose.exit, compose.asks

@@ -68,13 +68,14 @@ class DraftModel(Unrolled):
     Args:
         forward: the small model.
         options: the user's.
+        kind: of its drafts.
         bare: whether its vocabulary has another size than that of the model it drafts for (padding differs); then penalties and the
             like, which count by token, do not shape its guesses.
     """
 
-    def __init__(self, forward: Forward, options: Options, bare: bool = False):
+    def __init__(self, forward: Forward, options: Options, kind: str = "draft_model", bare: bool = False):
         depth, width = (options.depth, options.width) if options.tree else (options.nodes, 1)
-        super().__init__("draft_model", forward, options.nodes, depth, width, options.tree)
+        super().__init__(kind, forward, options.nodes, depth, width, options.tree)
         self._bare = bare
         self._read: dict[int, Reading] = {}
 
@@ -113,7 +114,7 @@ class DraftModel(Unrolled):
 
 
 def make(options: Options, around: Around) -> DraftModel:
-    return DraftModel(around.forward, options, around.forward.vocab != around.spec.vocab)
+    return DraftModel(around.forward, options, bare=around.forward.vocab != around.spec.vocab)
 
 
 def asks(options: Options) -> int:

@@ -5,10 +5,10 @@ Owns the order. `auto` is the same with an opinion: it passes over short repetit
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from slipstream.speculate.compose import beside_of, make_all, members
-from slipstream.speculate.drafter import Around, DraftContext, Drafter
+from slipstream.speculate import compose
+from slipstream.speculate.compose import Composed, longest, make_all, members
+from slipstream.speculate.drafter import Around, DraftContext
 from slipstream.step.draft import EMPTY, DraftTree
 
 
@@ -16,7 +16,8 @@ from slipstream.step.draft import EMPTY, DraftTree
 class Options:
     """
     Attributes:
-        of: names of drafters with a + between them, the first to be asked first; each with its defaults, one model at most.
+        of: names of drafters with a + between them, the first to be asked first; of which one may run a model; options of one in brackets:
+            suffix+eagle(path=FOLDER;nodes=4).
     """
 
     of: str = "suffix+ngram"
@@ -26,13 +27,10 @@ class Options:
 
     @property
     def nodes(self) -> int:
-        return max(member.max_draft for member in members(self.of))
+        return longest(self.of)
 
 
-class First:
-    def __init__(self, drafters: Sequence[Drafter]):
-        self.max_draft, self._drafters = max(drafter.max_draft for drafter in drafters), drafters
-
+class First(Composed):
     def propose(self, contexts: Sequence[DraftContext]) -> list[DraftTree]:
         trees = [EMPTY] * len(contexts)
         for drafter in self._drafters:
@@ -43,15 +41,9 @@ class First:
                 trees[at] = tree
         return trees
 
-    def drop(self, request: int) -> None:
-        for drafter in self._drafters:
-            drafter.drop(request)
-
 
 def make(options: Options, around: Around) -> First:
     return First(make_all(options.of, around))
 
 
-def beside(options: Options, source: Path | str) -> Path | str | None:
-    """The model of the one drafter that runs one."""
-    return beside_of(options.of, source)
+beside, heads, exit, asks = compose.beside, compose.heads, compose.exit, compose.asks

@@ -13,7 +13,7 @@ from slipstream.bench.gpu import attention_sweep
 from slipstream.bench.gpu.bench import Bench
 from slipstream.bench.gpu.limits import Limits
 from slipstream.bench.gpu.shapes import Heads, heads
-from slipstream.ops.types import SEGMENT, AttentionRows
+from slipstream.ops.types import AttentionRows
 
 QUESTION = "Which size of the attention kernel is fastest where, is each right, and which give a row the same bits?"
 ORDER, SECONDS = 75, 45
@@ -22,7 +22,6 @@ FEW = (  # query rows, keys per block, warps, stages
     *((16, 128, 4, 2), (16, 128, 4, 3), (16, 128, 8, 3), (32, 64, 4, 3), (64, 64, 4, 3), (64, 64, 8, 3)),
 )
 MANY = ((64, 64, 4, 3), (64, 64, 8, 3), (64, 128, 8, 2), (128, 64, 8, 2), (128, 64, 8, 3))
-SHORTER = (((16, 64, 4, 3), 128), ((16, 64, 4, 3), 256), ((16, 64, 4, 4), 256), ((16, 128, 4, 3), 256), ((64, 64, 4, 3), 256))
 FILLS = (264, 528, 1056, 1 << 30)  # programs that are wanted; the last gives every segment one of its own
 DRY_FEW, DRY_MANY, DRY_FILLS = ((16, 32, 4, 3), (64, 64, 8, 3)), ((64, 64, 8, 3),), (264, 1 << 30)
 SECONDS_EACH = 0.006
@@ -51,8 +50,6 @@ def measure(bench: Bench) -> None:
 
     shape = heads(bench.dry)[0]
     forms = {point: [attention.Form(*form) for form in _sizes(bench, point)] for point in bench.pick(POINTS, DRY_POINTS)}
-    shorter = [attention.Form(*form, segment=keys) for form, keys in bench.pick(SHORTER, ())]  # than what docs/numerics.md says of segments
-    forms = {point: some + shorter if point.new < 64 else some for point, some in forms.items()}
     if not bench.dry:
         compile_ahead(shape, list(dict.fromkeys(form for some in forms.values() for form in some)))
     limits = bench.limits()
@@ -65,17 +62,19 @@ def _sizes(bench: Bench, point: Point) -> tuple:
 
 def compile_ahead(shape: Heads, forms: list) -> None:
     """Fills Triton's cache by many processes, before this one touches the device; a form that cannot be compiled fails where it is used."""
-    jobs = [(shape, form, in_parts) for form in forms for in_parts in (False, True)]
+    from slipstream.ops.triton import attention
+
+    jobs = [(shape, form, way) for form in forms for way in attention.WAYS if form.query_rows >= 64 or way != "by tile"]
     with multiprocessing.get_context("fork").Pool(min(len(jobs), multiprocessing.cpu_count())) as pool:
         for done in [pool.apply_async(_compile, job) for job in jobs]:
             done.wait()
 
 
-def _compile(shape: Heads, form, in_parts: bool) -> None:
+def _compile(shape: Heads, form, way: str) -> None:
     from slipstream.ops.triton import attention
     from slipstream.ops.triton.compile import compiled
 
-    compiled(attention.variant(shape.heads, shape.kv_heads, shape.head_dim, "*bf16", form, attention_sweep.PAGE, in_parts))
+    compiled(attention.variant(shape.heads, shape.kv_heads, shape.head_dim, "*bf16", form, attention_sweep.PAGE, **attention.WAYS[way]))
 
 
 def one(bench: Bench, limits: Limits, shape: Heads, point: Point, forms: list) -> None:
@@ -88,14 +87,14 @@ def one(bench: Bench, limits: Limits, shape: Heads, point: Point, forms: list) -
     rows = facts(bench, point)
     qkv = torch.randn(point.batch * point.new, shape.width, device=bench.device).bfloat16().float()
     wanted = expected(qkv, paged[0], rows, shape, point)
+    segments = -(-point.context // 512)
     calls: dict[str, list[Callable]] = {}
     facts_of: dict[str, dict] = {}
     for form in forms:
         for fill in bench.pick(FILLS, DRY_FILLS):
             form = replace(form, fill=fill)
-            splits = attention.splits(form, len(qkv), shape.kv_heads, -(-point.context // form.segment))
+            splits = attention.splits(form, len(qkv), shape.kv_heads, segments)
             name = f"{form.query_rows}/{form.block_keys}/{form.warps}/{form.stages}/{splits}"
-            name += f" of {form.segment}" if form.segment != SEGMENT else ""
             if name not in calls and (splits == 1 or point.new < 64):
                 calls[name] = [partial(_call, attention.attention, qkv, kv, rows, shape, form) for kv in paged]
                 facts_of[name] = check(calls[name][0], wanted)
@@ -118,7 +117,7 @@ def one(bench: Bench, limits: Limits, shape: Heads, point: Point, forms: list) -
 
 def _call(op: Callable, qkv: Tensor, kv, rows: AttentionRows, shape: Heads, form) -> Tensor:
     out = torch.empty(len(qkv), shape.heads * shape.head_dim, device=qkv.device)
-    op(qkv, kv, rows, shape.heads, shape.head_dim**-0.5, 0, out, forms=((1 << 31, form),))
+    op(qkv, kv, rows, shape.heads, shape.head_dim**-0.5, 0, out, forms=((1 << 31, form, form),))
     return out
 
 
