@@ -2,8 +2,9 @@
 arch/heads.py says.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -31,6 +32,11 @@ def found(kind: str, path: str, source: Path | str) -> Path | str:
     raise InputError(
         f"speculate={kind!r}: no head comes with {source}; name one, {kind}:path=FOLDER, or train one: slipstream train drafter"
     )
+
+
+def heads_of(kind: str) -> Callable[[Any, Path | str], tuple[str, Path | str]]:
+    """The `heads` of a drafter whose option `path` names a folder, where none comes with the checkpoint. See `found`."""
+    return lambda options, source: (kind, found(kind, options.path, source))
 
 
 class Latest:

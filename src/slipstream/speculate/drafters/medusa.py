@@ -8,12 +8,11 @@ knows the ones before it, so they are worth less the further they are.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
 from slipstream.sampling.sampler import SampleRow
 from slipstream.speculate.choose import at_least
 from slipstream.speculate.drafter import Around, DraftContext, Feed, Forward
-from slipstream.speculate.learned import Latest, branched, found
+from slipstream.speculate.learned import Latest, branched, heads_of
 from slipstream.step.draft import DraftTree
 
 
@@ -72,10 +71,4 @@ def make(options: Options, around: Around) -> Medusa:
     return Medusa(around.forward, around.head.levels, options)
 
 
-def heads(options: Options, source: Path | str) -> tuple[str, Path | str]:
-    """The head.
-
-    Raises:
-        InputError: none was named, and none comes with the checkpoint.
-    """
-    return "medusa", found("medusa", options.path, source)
+heads = heads_of("medusa")

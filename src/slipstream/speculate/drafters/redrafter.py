@@ -7,13 +7,12 @@ and nothing to catch up with.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from slipstream.sampling.sampler import SampleRow
 from slipstream.speculate.choose import at_least
 from slipstream.speculate.drafter import Around, DraftContext, Feed, Forward
 from slipstream.speculate.drafters import eagle
-from slipstream.speculate.learned import Latest, found
+from slipstream.speculate.learned import Latest, heads_of
 from slipstream.speculate.unrolled import Unrolled
 
 
@@ -76,13 +75,4 @@ def make(options: Options, around: Around) -> Redrafter:
     return Redrafter(around.forward, around.head.levels, options)
 
 
-def heads(options: Options, source: Path | str) -> tuple[str, Path | str]:
-    """The head.
-
-    Raises:
-        InputError: none was named, and none comes with the checkpoint.
-    """
-    return "redrafter", found("redrafter", options.path, source)
-
-
-asks = eagle.asks
+heads, asks = heads_of("redrafter"), eagle.asks
