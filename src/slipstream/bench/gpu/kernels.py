@@ -38,7 +38,7 @@ def nothing(x: Tensor) -> None:
 
 
 def dependent(x: Tensor) -> None:
-    """The same, begun before the kernel in front of it has ended and waiting for that (programmatic dependent launch). Not in the interpreter."""
+    """The same, begun before the kernel in front has ended and waiting for it (programmatic dependent launch); not in the interpreter."""
     _dependent[(1,)](x, num_warps=1, launch_pdl=True)
 
 
