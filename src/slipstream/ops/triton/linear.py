@@ -2,7 +2,7 @@
 
     fp32                   fp32 x fp32, TF32 off as torch has it by default: cuBLAS, or gemm.py
     bf16                   activations rounded to bf16, products on tensor cores, sums and results in fp32: cuBLAS, or gemm.py
-    whole-number weights   activations rounded to bf16, weights as they are: streamed.py, packed.py, widened.py by rows
+    whole-number weights   activations rounded to bf16, weights as they are: whole.py says by what
     8-bit floats           activations rounded to bf16, then to e4m3 as they come, weights as they are: fp8.py, and cuBLAS for many rows
 
 cuBLAS picks an algorithm by the number of rows, so a row's bits may depend on it: those layers are fast, not deterministic.
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from slipstream.base.errors import BackendError, InputError
-from slipstream.ops.triton import fp8, gemm, packed, streamed, widened
+from slipstream.ops.triton import fp8, gemm, packed, whole
 from slipstream.ops.triton.cublas import cublas
 from slipstream.ops.triton.launch import FLOATS, fits
 from slipstream.ops.triton.packing import Packed, pack
@@ -97,14 +97,7 @@ class PackedLinear:
         rows, form = x.shape[0], prepared.form
         _check(self.name, x, (rows, form.inputs), out, form.outputs)
         narrow = x.bfloat16() if form.k == form.inputs else F.pad(x.bfloat16(), (0, form.k - form.inputs))
-        if self.invariant and x.is_cuda:
-            streamed.product(narrow, prepared, bias, out, streamed.stream_of(form, rows, streamed.INVARIANT))
-        elif rows >= widened.FROM_ROWS and not self.invariant:
-            widened.product(narrow, prepared, bias, out)
-        elif rows <= streamed.MOST_ROWS and x.is_cuda:  # Triton's interpreter, which tests run in, knows no Gluon
-            streamed.product(narrow, prepared, bias, out, streamed.stream_of(form, rows))
-        else:
-            packed.product(narrow, prepared, bias, out)
+        whole.product(narrow, prepared, bias, out, whole.INVARIANT if self.invariant else whole.FAST)
 
 
 class GatheringLinear(PackedLinear):

@@ -17,7 +17,6 @@ from slipstream.ops.triton.launch import Variant, row_facts
 from slipstream.ops.triton.packed import code_place, fact_place, factor, meaning, types, widened
 from slipstream.ops.triton.packing import NUMBERS, OUTPUTS, Form, Packed
 
-FROM_ROWS = 192  # from timings at 64 and 256 rows
 SCRATCH = 64 << 20  # weights unpacked at a time: 128 MB hold most layers whole
 
 
