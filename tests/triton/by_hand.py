@@ -79,6 +79,25 @@ class Block:
         return Block(self.data.transpose(order), self.kind)
 
 
+@dataclass(frozen=True)
+class Shared:
+    """Shared memory: views of one array, which is NaN where nothing was stored."""
+
+    data: np.ndarray
+
+    def index(self, number: int) -> "Shared":
+        return Shared(self.data[number])
+
+    def slice(self, start: int, length: int, dim: int) -> "Shared":
+        return Shared(self.data[(slice(None),) * dim + (slice(start, start + length),)])
+
+    def permute(self, order) -> "Shared":
+        return Shared(self.data.transpose(order))
+
+    def store(self, block: Block) -> None:
+        self.data[...] = block.data
+
+
 def data(x) -> np.ndarray:
     return x.data if isinstance(x, Block) else np.asarray(x)
 
@@ -135,6 +154,11 @@ def mma(left: Block, right: Block, total: Block) -> Block:
     return Block((left.data.astype(np.float64) @ right.data + total.data).astype(np.float32), FP32)
 
 
+def group_mma(left: Block, right: Shared, total: Block, use_acc: bool, is_async: bool) -> Block:
+    assert left.kind is BF16 and left.shape[-1] % 16 == 0 and is_async
+    return Block((left.data.astype(np.float64) @ right.data + (total.data if use_acc else 0)).astype(np.float32), FP32)
+
+
 def language() -> SimpleNamespace:
     """What kernels call `gl`."""
 
@@ -150,7 +174,9 @@ def language() -> SimpleNamespace:
 
     return SimpleNamespace(
         **WHOLE, float32=FP32, bfloat16=BF16, constexpr=lambda x: x, static_range=range, load=load, store=store, atomic_add=atomic_add,
-        **shaped("DistributedLinearLayout", "SliceLayout", "DotOperandLayout", "NVMMADistributedLayout"),
+        **shaped("DistributedLinearLayout", "BlockedLayout", "SliceLayout", "DotOperandLayout"),
+        **shaped("NVMMADistributedLayout", "NVMMASharedLayout"),
+        allocate_shared_memory=lambda kind, shape, layout: Shared(np.full(shape, np.nan, kind.numpy)),
         pointer_type=lambda kind: kind, convert_layout=lambda x, layout, assert_trivial: x, broadcast=broadcast,
         arange=lambda start, end, layout: Block(np.arange(start, end, dtype=np.int32), WHOLE["int32"]),
         full=lambda shape, value, kind, layout: Block(np.full(shape, value, kind.numpy), kind),
@@ -183,16 +209,18 @@ class Kernel:
         return launch
 
 
-def imported(name: str) -> ModuleType:
-    """The module of a kernel, in a form that runs here; the real one is not touched."""
+def imported(name: str, **others: ModuleType) -> ModuleType:
+    """The module of a kernel, in a form that runs here; the real one is not touched. `others`: what it finds under their names."""
     gluon = ModuleType("triton.experimental.gluon")
     gluon.jit = lambda function=None, **options: Kernel(function) if function else Kernel
     gluon.constexpr_function, gluon.language = lambda function: function, language()
-    ampere = ModuleType("ampere")
-    ampere.mma_v2 = mma
+    ampere, hopper = ModuleType("ampere"), ModuleType("hopper")
+    ampere.mma_v2, hopper.warpgroup_mma = mma, group_mma
+    hopper.warpgroup_mma_wait, hopper.fence_async_shared = lambda outstanding, deps: deps[0], lambda: None
     spec = importlib.util.spec_from_file_location(f"{name}_by_hand", importlib.util.find_spec(name).origin)
     module = importlib.util.module_from_spec(spec)
-    fakes = {gluon.__name__: gluon, f"{gluon.__name__}.language.nvidia.ampere": ampere, module.__name__: module}
+    nvidia = f"{gluon.__name__}.language.nvidia"
+    fakes = {gluon.__name__: gluon, f"{nvidia}.ampere": ampere, f"{nvidia}.hopper": hopper, module.__name__: module, **others}
     importlib.import_module("slipstream.ops.triton.packed")  # with all that stays real: what is imported below is forgotten
     with mock.patch.dict(sys.modules, fakes):
         spec.loader.exec_module(module)

@@ -26,20 +26,20 @@ def check(forms: list[dict]) -> None:
         few = form["kernel"] == "packed_stream"
         assert form["registers"] <= 255 and form["shared"] <= (64 << 10 if few else SHARED_LIMIT), form
         assert form["spills"] <= (SPILLED if few and "rows 64" in form["form"] else 16 if few else 0), form
-        assert (form["mma"] > 0) == few and (form["wgmma"] > 0) == (form["kernel"] == "packed"), form
+        assert (form["mma"] > 0) == few and (form["wgmma"] > 0) == (form["kernel"] in ("packed", "packed_group")), form
 
 
 PROGRAM = """
 import json
 from dataclasses import asdict
-from slipstream.ops.triton import compile, packed, streamed
-form = compile.PACKED["int4_zero"][-1][1](4096, 4096)
-print(json.dumps(asdict(compile.measure("packed", "int4_zero", packed.variant(form, True, False, packed.tile_of(form, 32))))))
-for format, rows in (("int4", 1), ("int4_zero", 1), ("int4_zero", 64)):
-    form = compile.PACKED[format][-1][1](4096, 4096)
-    stream = streamed.stream_of(form, rows, streamed.INVARIANT)
-    found = compile.measure("packed_stream", f"{format} rows {rows}", streamed.variant(form, rows > 1, stream))
-    print(json.dumps(asdict(found)))
+from slipstream.ops.triton import compile, grouped, packed, streamed, whole
+one, other = (compile.PACKED[name][-1][1](4096, 4096) for name in ("int4_zero", "int4"))
+forms = [("packed", "", packed.variant(one, True, False, packed.tile_of(one, 32)))]
+forms += [("packed_stream", "", streamed.variant(form, True, whole.way(form, 1, whole.FAST))) for form in (one, other)]
+forms += [("packed_stream", "rows 64", streamed.variant(one, False, whole.way(one, 64, whole.INVARIANT)))]
+forms += [("packed_group", "", grouped.variant(one, False, grouped.Grouped(16, 4)))]
+for form in forms:
+    print(json.dumps(asdict(compile.measure(*form))))
 """
 
 

@@ -1,6 +1,7 @@
-"""Whole-number products by single warps: their source run by hand, and compiled to sm_90 without a GPU."""
+"""Whole-number products by single warps and by groups of warps: their source run by hand. Compiled: test_packed.py."""
 
 import importlib.util
+from types import ModuleType
 
 import pytest
 import torch
@@ -15,6 +16,13 @@ def streamed():
     return by_hand.imported("slipstream.ops.triton.streamed")
 
 
+@pytest.fixture(scope="module")
+def grouped(streamed):
+    parent = ModuleType("slipstream.ops.triton")
+    parent.streamed = streamed
+    return by_hand.imported("slipstream.ops.triton.grouped", **{parent.__name__: parent, f"{parent.__name__}.streamed": streamed})
+
+
 def layer(format: str, n: int, k: int):
     from slipstream.ops.triton.packing import pack
 
@@ -22,20 +30,31 @@ def layer(format: str, n: int, k: int):
     return pack(tensors), meaning(format, tensors)
 
 
-def product(streamed, x, packed, bias, **stream):
+def product(module, x, packed, bias, chosen):
     rows, form = len(x), packed.form
     padded = torch.nn.functional.pad(x.bfloat16(), (0, form.k - form.inputs))
     out = torch.full((rows, form.outputs + 9), torch.nan)
-    chosen = streamed.fitting(form, streamed.Stream(**stream))
-    streamed.product(padded, packed, bias, out[:, 5 : 5 + form.outputs], chosen)
+    module.product(padded, packed, bias, out[:, 5 : 5 + form.outputs], module.fitting(form, chosen))
     assert out[:, :5].isnan().all() and out[:, 5 + form.outputs :].isnan().all() and not packed.arrived.any()
     return out[:, 5 : 5 + form.outputs]
 
 
-@pytest.mark.parametrize("format", [*INTEGERS])
-@pytest.mark.parametrize("stream", [dict(rows=8, deep=4, wide=1), dict(rows=16, deep=2, wide=2, each=64, ahead=1)], ids=str)
-def test_against_what_the_weights_mean(streamed, format, stream):
+def assert_right(found, x, weight, bias):
+    found, exact = found.double(), x.bfloat16().double()
+    assert (abs(found - exact @ weight.T - bias) <= 2e-6 * (abs(exact) @ abs(weight).T + abs(bias))).all()
+
+
+@pytest.mark.parametrize("format", INTEGERS)
+@pytest.mark.parametrize("stream", [dict(rows=8), dict(rows=16, deep=2, wide=2, each=64, ahead=2)], ids=str)
+def test_single_warps_against_what_the_weights_mean(streamed, format, stream):
     packed, weight = layer(format, 130, 1056)
     x, bias = random(11, weight.shape[1], seed=2), random(130, seed=3)
-    found, exact = product(streamed, x, packed, bias, **stream).double(), x.bfloat16().double()
-    assert (abs(found - exact @ weight.T - bias) <= 2e-6 * (abs(exact) @ abs(weight).T + abs(bias))).all()
+    assert_right(product(streamed, x, packed, bias, streamed.Stream(**stream)), x, weight, bias)
+
+
+@pytest.mark.parametrize("format", [name for name in INTEGERS if not name.endswith("_k")])
+def test_groups_of_warps_against_what_the_weights_mean(grouped, format):
+    packed, weight = layer(format, 130, 1056)
+    assert grouped.serves(packed.form)
+    x, bias = random(11, weight.shape[1], seed=2), random(130, seed=3)
+    assert_right(product(grouped, x, packed, bias, grouped.Grouped(8, 4)), x, weight, bias)

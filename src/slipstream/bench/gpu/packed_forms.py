@@ -12,10 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from slipstream.base import registry
-from slipstream.ops.triton import packed, streamed, widened
-from slipstream.ops.triton.gemm import Tile
+from slipstream.ops.triton import grouped, packed, streamed, widened
 from slipstream.ops.triton.launch import Variant
-from slipstream.ops.triton.packing import STEP, Form, Packed
+from slipstream.ops.triton.packing import Form, Packed
 
 FORMATS = "slipstream.quant.formats"
 Product = Callable[[Tensor, Packed, None, Tensor], None]
@@ -66,21 +65,14 @@ class Candidate:
         return f"{self.kind}{self.suffix}"
 
 
-def tiled(kind: Kind, suffix: str, least: int, most: int, tile: Tile | None = None) -> Candidate:
-    """The products of ops/triton/packed.py, with the tile that the engine takes or another."""
-    return Candidate(
-        kind, suffix, least, most, partial(packed.product, tile=tile), lambda form, rows: packed.variants(form, rows, False, tile)
-    )
+def tiled(kind: Kind, suffix: str, least: int, most: int) -> Candidate:
+    """The products of ops/triton/packed.py."""
+    return Candidate(kind, suffix, least, most, packed.product, lambda form, rows: packed.variants(form, rows, False))
 
 
 def unpacked(kind: Kind, suffix: str, least: int, scratch: int = widened.SCRATCH) -> Candidate:
     """Unpacked first, then cuBLAS."""
     return Candidate(kind, suffix, least, 1 << 31, partial(widened.product, most=scratch), lambda form, rows: (widened.variant(form),))
-
-
-def warps(size: int, outputs: int, number: int, stages: int) -> Tile:
-    """A tile whose products are made by single warps (mma.sync): two warps or one are no group of four, which wgmma needs."""
-    return Tile(size, outputs, STEP, number, stages)
 
 
 def single(kind: Kind, least: int, most: int, *stream: int) -> Candidate:
@@ -94,24 +86,35 @@ def single(kind: Kind, least: int, most: int, *stream: int) -> Candidate:
     )  # fmt: skip
 
 
+def group(kind: Kind, least: int, most: int, *shape: int) -> Candidate:
+    """The products of ops/triton/grouped.py; `shape`: rows, warps, fill."""
+    chosen = grouped.Grouped(*shape)
+    fill = f"_fill{chosen.fill}" if chosen.fill != streamed.FILL else ""
+    return Candidate(
+        kind, f"_group{chosen.rows}_{chosen.warps}{fill}", least, most,
+        lambda x, layer, bias, out: grouped.product(x, layer, bias, out, grouped.fitting(layer.form, chosen)),
+        lambda form, rows: (grouped.variant(form, False, grouped.fitting(form, chosen)),),
+    )  # fmt: skip
+
+
 CANDIDATES = (
-    tiled(ZERO_128, "", 1, 64),
-    tiled(ZERO_128, "_warp2", 1, 16, warps(16, 64, 2, 4)),
-    *(single(ZERO_128, 1, 8, 8, 4, 1, 32, ahead) for ahead in (1, 2, 3)),
-    *(single(ZERO_128, 1, 8, 8, *rest) for rest in ((8, 1, 32, 2), (8, 1, 32, 2, 1024), (16, 1, 32, 1), (2, 2, 32, 2), (1, 4, 32, 2))),
-    *(single(ZERO_128, 16, 16, 16, *rest) for rest in ((4, 1, 32, 1), (4, 1, 32, 2), (4, 2, 32, 1), (2, 2, 32, 2))),
-    *(single(ZERO_128, 32, 64, 32, *rest) for rest in ((4, 2, 32, 1), (2, 4, 32, 1), (1, 8, 32, 1))),
-    *(single(ZERO_128, 64, 256, 64, *rest) for rest in ((4, 2, 32, 1), (2, 4, 32, 1), (1, 8, 32, 1), (1, 4, 32, 1))),
-    unpacked(ZERO_128, "_unpacked", 64),
-    unpacked(ZERO_128, "_unpacked_l2", 256, 16 << 20),
-    tiled(INT4, "", 1, 16),
-    *(single(INT4, 1, 8, 8, *rest) for rest in ((4, 1, 32, 1), (4, 1, 32, 2))),
-    single(INT4, 16, 16, 16, 4, 1, 32, 1),
-    single(INT4, 64, 64, 64, 2, 4, 32, 1),
-    *(single(INT8, 1, 8, 8, *rest) for rest in ((4, 1, 32, 1), (4, 1, 32, 2))),
-    single(INT8, 16, 16, 16, 4, 1, 32, 1),
-    single(INT8, 64, 64, 64, 2, 4, 32, 1),
+    tiled(ZERO_128, "", 32, 64),
+    *(single(ZERO_128, 1, 8, 8, deep, 1, 32, ahead) for deep, ahead in ((4, 1), (2, 1), (2, 2), (2, 3), (1, 3), (8, 1), (16, 1))),
+    *(single(ZERO_128, 1, 8, 8, *rest) for rest in ((8, 1, 32, 2, 1024), (4, 1, 32, 1, 1056))),
+    single(ZERO_128, 16, 16, 16, 4, 2, 32, 1),
+    *(group(ZERO_128, 8, 16, 16, *rest) for rest in ((4,), (8,), (4, 1056))),
+    *(group(ZERO_128, 32, 64, 32, *rest) for rest in ((4,), (8,), (4, 1056))),
+    *(group(ZERO_128, 64, 256, 64, *rest) for rest in ((4,), (8,), (8, 1056))),
+    unpacked(ZERO_128, "_unpacked", 128),
+    *(single(INT4, 1, 8, 8, deep, 1, 32, ahead) for deep, ahead in ((4, 1), (2, 2))),
+    group(INT4, 16, 16, 16, 4),
+    group(INT4, 32, 32, 32, 4),
+    group(INT4, 64, 128, 64, 4),
+    *(single(INT8, 1, 8, 8, deep, 1, 32, ahead) for deep, ahead in ((4, 1), (2, 2))),
+    group(INT8, 16, 16, 16, 4),
+    group(INT8, 64, 128, 64, 4),
 )
+DRY_CANDIDATES = (tiled(INT4, "", 1, 16),)  # what Triton's interpreter knows
 
 
 def multiply(candidate: Candidate, x: Tensor, layer: Packed) -> Tensor:

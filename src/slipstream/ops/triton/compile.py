@@ -30,15 +30,12 @@ from slipstream.ops.triton import (
     experts,
     fp8,
     gated,
-    linear,
     logprobs,
     move,
     norm,
-    packed,
     rope,
     sample,
-    streamed,
-    widened,
+    whole,
 )
 from slipstream.ops.triton.launch import Variant
 from slipstream.ops.triton.packing import Form
@@ -126,23 +123,10 @@ def products(names: Iterable[str], formats: Iterable[str]) -> list[tuple[str, st
     for name, format in ((name, format) for name in names for format in formats):
         for layer, (n, k) in _layers(shape(name)).items():
             for kind, make in PACKED[format]:
-                for kernel, label, variant in _products(make(n, k)):
+                for kernel, label, variant in whole.variants(make(n, k)):
                     key = (kernel, variant.types, variant.warps, variant.stages, tuple(variant.constants.items()))
                     found.setdefault(key, (kernel, " ".join(filter(None, (name, layer, format, kind, label))), variant))
     return list(found.values())
-
-
-def _products(form: Form) -> Iterator[tuple[str, str, Variant]]:
-    few, many = linear.reach(form)
-    fast = (streamed.stream_of(form, most) for most, _ in streamed.BY_ROWS if most < many)
-    invariant = (streamed.stream_of(form, most, streamed.INVARIANT) for most, _ in streamed.INVARIANT)
-    for stream in dict.fromkeys((*fast, *invariant)):
-        yield "packed_stream", f"rows {stream.rows} {stream.deep}x{stream.wide}", streamed.variant(form, False, stream)
-    for tile in dict.fromkeys(packed.tile_of(form, most) for most, _ in packed.BY_ROWS if few < most and few + 1 < many):
-        for kernel, *merge in (packed.variants(form, rows, False, tile) for rows in (1, 1 << 20)):
-            yield "packed", f"rows {tile.m}{' in parts' if merge else ''}", kernel
-            yield from (("packed_merge", "", variant) for variant in merge)
-    yield "packed_unpack", "", widened.variant(form)
 
 
 def _layers(spec: ModelSpec) -> dict[str, tuple[int, int]]:

@@ -2,7 +2,7 @@
 
     fp32                   fp32 x fp32, TF32 off as torch has it by default: cuBLAS, or gemm.py
     bf16                   activations rounded to bf16, products on tensor cores, sums and results in fp32: cuBLAS, or gemm.py
-    whole-number weights   activations rounded to bf16, weights as they are: streamed.py, packed.py for more rows, widened.py for many
+    whole-number weights   activations rounded to bf16, weights as they are: whole.py says by what
     8-bit floats           activations rounded to bf16, then to e4m3 as they come, weights as they are: fp8.py, and cuBLAS for many rows
 
 cuBLAS picks an algorithm by the number of rows, so a row's bits may depend on it: those layers are fast, not deterministic.
@@ -17,17 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from slipstream.base.errors import BackendError, InputError
-from slipstream.ops.triton import fp8, gemm, packed, streamed, widened
+from slipstream.ops.triton import fp8, gemm, packed, whole
 from slipstream.ops.triton.cublas import cublas
 from slipstream.ops.triton.launch import FLOATS, fits
-from slipstream.ops.triton.packing import Form, Packed, pack
+from slipstream.ops.triton.packing import Packed, pack
 from slipstream.ops.types import CODES_ROOM, E4M3, LINEAR_FORMATS, check_stored
 
 PLAIN = ("fp32", "bf16")
 NARROW_FROM = (8, 9)  # compute capability from which tensor cores take e4m3
-# How many rows streamed.py serves, and from how many on widened.py does, in fast settings; 4 bits by the size of their groups, 8 bits.
-# By `bench gpu-suite --only packed_forms` on an H200, the layers of Llama-3.1-8B and 70B.
-FINE, COARSE, BYTES = (96, 97), (16, 192), (8, 192)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,21 +97,7 @@ class PackedLinear:
         rows, form = x.shape[0], prepared.form
         _check(self.name, x, (rows, form.inputs), out, form.outputs)
         narrow = x.bfloat16() if form.k == form.inputs else F.pad(x.bfloat16(), (0, form.k - form.inputs))
-        few, many = reach(form)
-        if rows >= many and not self.invariant:
-            widened.product(narrow, prepared, bias, out)
-        elif (rows <= few or self.invariant) and x.is_cuda:  # Triton's interpreter knows no Gluon
-            table = streamed.INVARIANT if self.invariant else streamed.BY_ROWS
-            streamed.product(narrow, prepared, bias, out, streamed.stream_of(form, rows, table))
-        else:
-            packed.product(narrow, prepared, bias, out)
-
-
-def reach(form: Form) -> tuple[int, int]:
-    """How many rows streamed.py serves, and from how many on widened.py does; packed.py between them."""
-    if form.bits == 8:
-        return BYTES
-    return FINE if 0 < form.group <= 32 else COARSE
+        whole.product(narrow, prepared, bias, out, whole.INVARIANT if self.invariant else whole.FAST)
 
 
 class GatheringLinear(PackedLinear):

@@ -22,7 +22,7 @@ from slipstream.ops.triton.gemm import Tile
 from slipstream.ops.triton.launch import Variant, fits, row_facts
 from slipstream.ops.triton.packing import NUMBERS, OUTPUTS, STEP, Form, Packed
 
-BY_ROWS = (  # (up to how many rows, tile): a guess until `bench gpu-suite --only decode_gemm prefill_gemm` has run; no bits depend on it
+BY_ROWS = (  # (up to how many rows, tile); no bits depend on it
     (16, Tile(16, OUTPUTS, STEP, 4, 4)),
     (32, Tile(32, OUTPUTS, STEP, 4, 4)),
     (64, Tile(64, OUTPUTS, STEP, 8, 3)),

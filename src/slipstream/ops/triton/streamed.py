@@ -68,15 +68,9 @@ class Stream:
         return self.wide * self.each
 
 
-# (up to how many rows, form), by `bench gpu-suite --only packed_forms` on an H200. `deep`, `each` and `fill` decide the order of sums, so
-# deterministic settings have the same of each in all rows of their table.
-FEW = ((8, Stream(8)), (16, Stream(16, 4, 2)))
-BY_ROWS = (*FEW, (32, Stream(32, 2, 4)), (1 << 31, Stream(64, 1, 4)))
-INVARIANT = (*FEW, (32, Stream(32, 4, 2)), (1 << 31, Stream(64, 4, 2)))
-
 
 @gluon.constexpr_function
-def _raw_codes(deep, wide, reps):
+def raw_codes(deep, wide, reps):
     """Layout of [deep, tiles of 16 outputs, 128 pairs of numbers]: four neighbours to a thread, 16 bytes."""
     reg, lane = [[0, 0, 1], [0, 0, 2]], [[0, 0, 1 << bit] for bit in range(2, 7)]
     reg += [[0, wide << bit, 0] for bit in range(reps.bit_length() - 1)]
@@ -84,7 +78,7 @@ def _raw_codes(deep, wide, reps):
 
 
 @gluon.constexpr_function
-def _pairs(deep, wide, reps):
+def in_pairs(deep, wide, reps):
     """The same as [deep, outputs, 8 pairs of inputs], as mma.sync takes its left operand."""
     reg, lane = [[0, 0, 4], [0, 8, 0]], [[0, 0, 1], [0, 0, 2], [0, 1, 0], [0, 2, 0], [0, 4, 0]]
     reg += [[0, (16 * wide) << bit, 0] for bit in range(reps.bit_length() - 1)]
@@ -93,7 +87,7 @@ def _pairs(deep, wide, reps):
 
 
 @gluon.constexpr_function
-def _raw_facts(deep, wide, units):
+def raw_facts(deep, wide, units):
     """Layout of [deep, units of 32 outputs, 32]: the four outputs of a thread beside each other."""
     reg, lane = [[0, 0, 1], [0, 0, 2]], [[0, 0, 0], [0, 0, 0], [0, 0, 4], [0, 0, 8], [0, 0, 16]]
     reg += [[0, wide << bit, 0] for bit in range(units.bit_length() - 1)]
@@ -101,7 +95,7 @@ def _raw_facts(deep, wide, units):
 
 
 @gluon.constexpr_function
-def _raw_x(deep, wide, rows):
+def raw_x(deep, wide, rows):
     """Layout of [deep, rows, 16 inputs]: four neighbours to a thread, all warps of a `wide` alike."""
     reg = [[0, 0, 1], [0, 0, 2]] + [[0, 8 << bit, 0] for bit in range((rows // 8).bit_length() - 1)]
     lane = [[0, 0, 4], [0, 0, 8], [0, 1, 0], [0, 2, 0], [0, 4, 0]]
@@ -142,7 +136,7 @@ def _codes(codes, first, stage, end, number: gl.constexpr, n, wide: gl.constexpr
         codes.to(gl.pointer_type(gl.int32), bitcast=True) + offset, mask=gl.broadcast(inside, offset)[0], cache_modifier=".cg"
     )  # fmt: skip
     found = found.reshape([deep, wide * reps, 8, 4, 2, 2]).permute([0, 1, 4, 2, 5, 3]).reshape([deep, wide * reps * 16, 8])
-    return gl.convert_layout(found, _pairs(deep, wide, reps), assert_trivial=True)
+    return gl.convert_layout(found, in_pairs(deep, wide, reps), assert_trivial=True)
 
 
 @gluon.jit
@@ -157,7 +151,7 @@ def _facts(part, first, stage, end, number: gl.constexpr, n, wide: gl.constexpr,
 
 
 @gluon.jit
-def _spread(facts, wide: gl.constexpr, units: gl.constexpr, target: gl.constexpr):
+def spread(facts, wide: gl.constexpr, units: gl.constexpr, target: gl.constexpr):
     """Facts as [deep, outputs], in the order of the product's rows."""
     deep: gl.constexpr = facts.shape[0]
     facts = facts.reshape([deep, units, wide, 8, 2, 2]).permute([0, 1, 4, 2, 5, 3]).reshape([deep, wide * units * 32])
@@ -165,25 +159,25 @@ def _spread(facts, wide: gl.constexpr, units: gl.constexpr, target: gl.constexpr
 
 
 @gluon.jit
-def _fetch(
+def fetch(
     codes, scale, least, first, stage, end, n,
     wide: gl.constexpr, units: gl.constexpr, group: gl.constexpr, kind: gl.constexpr, block: gl.constexpr,
-    raw_codes: gl.constexpr, raw_facts: gl.constexpr,
+    in_codes: gl.constexpr, in_facts: gl.constexpr,
 ):  # fmt: skip
     """What a stage reads of the weight: its blocks of codes, then per group the scale and, where there is one, zero or least value."""
     found = ()
     for number in gl.static_range(STAGE // block):
-        found = found + (_codes(codes, first, stage, end, number, n, wide, 2 * units, block, raw_codes),)
+        found = found + (_codes(codes, first, stage, end, number, n, wide, 2 * units, block, in_codes),)
     for number in gl.static_range(STAGE // group if group else 1):
-        found = found + (_facts(scale, first, stage, end, number, n, wide, units, group, raw_facts),)
+        found = found + (_facts(scale, first, stage, end, number, n, wide, units, group, in_facts),)
     if kind != "":
         for number in gl.static_range(STAGE // group if group else 1):
-            found = found + (_facts(least, first, stage, end, number, n, wide, units, group, raw_facts),)
+            found = found + (_facts(least, first, stage, end, number, n, wide, units, group, in_facts),)
     return found
 
 
 @gluon.jit
-def _widened(pairs, low, high, number: gl.constexpr, bits: gl.constexpr):
+def widened(pairs, low, high, number: gl.constexpr, bits: gl.constexpr):
     """Code `number` of pairs of numbers int32 [deep, outputs, 8], less what is taken off, bf16 [deep, outputs, 16]."""
     if bits == 4:
         off = low if number == 0 else high
@@ -196,7 +190,7 @@ def _widened(pairs, low, high, number: gl.constexpr, bits: gl.constexpr):
 
 
 @gluon.jit
-def _both(zero):
+def both(zero):
     """What is taken off 128 and off 16 plus a code, as pairs of bf16, for zeros int32 [deep, outputs]."""
     return gl.expand_dims((zero + 0x4300) * 0x10001, 2), gl.expand_dims(((zero << 3) + 0x4180) * 0x10001, 2)
 
@@ -205,7 +199,7 @@ def _both(zero):
 def _stage(
     total, taken, x, stage, end, m, k, wide_scale, wide_least, first, n,
     wide: gl.constexpr, units: gl.constexpr, bits: gl.constexpr, group: gl.constexpr, kind: gl.constexpr, middle: gl.constexpr,
-    wide_group: gl.constexpr, block: gl.constexpr, rows: gl.constexpr, raw_facts: gl.constexpr, raw_x: gl.constexpr,
+    wide_group: gl.constexpr, block: gl.constexpr, rows: gl.constexpr, in_facts: gl.constexpr, in_x: gl.constexpr,
 ):  # fmt: skip
     """`total` and what the inputs of a stage add to it; `taken`: what `_fetch` found of it."""
     mma: gl.constexpr = total.type.layout
@@ -217,14 +211,14 @@ def _stage(
     blocks: gl.constexpr = STAGE // block
     groups: gl.constexpr = STAGE // chain
     pairs: gl.constexpr = taken[0].type.layout
-    at, inside = _place(stage, end, raw_x)
-    row = gl.minimum(gl.program_id(1) * rows + _along(rows, 1, raw_x), m - 1)  # there are no more: any will do, and so past the end,
-    source = x + row * k + gl.minimum(at, end - STAGE) + _along(16, 2, raw_x)  # where scales are 0
-    low, high = _both(gl.full([deep, outputs], middle, gl.int32, gl.SliceLayout(2, pairs)))
+    at, inside = _place(stage, end, in_x)
+    row = gl.minimum(gl.program_id(1) * rows + _along(rows, 1, in_x), m - 1)  # there are no more: any will do, and so past the end,
+    source = x + row * k + gl.minimum(at, end - STAGE) + _along(16, 2, in_x)  # where scales are 0
+    low, high = both(gl.full([deep, outputs], middle, gl.int32, gl.SliceLayout(2, pairs)))
     if kind == "sum":
         ones = gl.full([deep, outputs, 16], 1.0, gl.bfloat16, left)
     if wide_group:
-        far = _spread(_facts(wide_scale, first, stage, end, 0, n, wide, units, wide_group, raw_facts), wide, units, gl.SliceLayout(2, mma))
+        far = spread(_facts(wide_scale, first, stage, end, 0, n, wide, units, wide_group, in_facts), wide, units, gl.SliceLayout(2, mma))
         far = gl.expand_dims(far.to(gl.float32), 2)
     dot = gl.zeros([deep, outputs, rows], gl.float32, mma)
     sums = dot
@@ -233,9 +227,9 @@ def _stage(
             dot = gl.zeros([deep, outputs, rows], gl.float32, mma)
             sums = dot
             if kind == "zero":
-                zero = _spread(taken[blocks + groups + number * 16 // chain], wide, units, gl.SliceLayout(2, pairs))
-                low, high = _both(zero.to(gl.int32))
-        weight = _widened(taken[number * 16 // block], low, high, number * 16 % block // 16, bits)
+                zero = spread(taken[blocks + groups + number * 16 // chain], wide, units, gl.SliceLayout(2, pairs))
+                low, high = both(zero.to(gl.int32))
+        weight = widened(taken[number * 16 // block], low, high, number * 16 % block // 16, bits)
         weight = gl.convert_layout(weight, left, assert_trivial=True)
         part = gl.load(source + number * 16)
         part = part.reshape([deep, rows, 4, 2, 2]).permute([0, 3, 2, 4, 1]).reshape([deep, 16, rows])
@@ -244,17 +238,17 @@ def _stage(
         if kind == "sum":
             sums = mma_v2(ones, part, sums)
         if (number + 1) * 16 % chain == 0:
-            times = _spread(taken[blocks + number * 16 // chain], wide, units, gl.SliceLayout(2, mma)).to(gl.float32)
+            times = spread(taken[blocks + number * 16 // chain], wide, units, gl.SliceLayout(2, mma)).to(gl.float32)
             times = gl.expand_dims(times, 2)
             if wide_group:
                 times = times * far
             total = gl.fma(dot, gl.broadcast(times, total)[0], total)
             if kind == "sum":
-                off = _spread(taken[blocks + groups + number * 16 // chain], wide, units, gl.SliceLayout(2, mma)).to(gl.float32)
+                off = spread(taken[blocks + groups + number * 16 // chain], wide, units, gl.SliceLayout(2, mma)).to(gl.float32)
                 off = gl.expand_dims(off, 2)
                 if wide_group:
-                    least_far = _facts(wide_least, first, stage, end, 0, n, wide, units, wide_group, raw_facts)
-                    off = off * gl.expand_dims(_spread(least_far, wide, units, gl.SliceLayout(2, mma)).to(gl.float32), 2)
+                    least_far = _facts(wide_least, first, stage, end, 0, n, wide, units, wide_group, in_facts)
+                    off = off * gl.expand_dims(spread(least_far, wide, units, gl.SliceLayout(2, mma)).to(gl.float32), 2)
                 total = gl.fma(sums, gl.broadcast(-off, total)[0], total)
     return total
 
@@ -266,22 +260,21 @@ def _product(
     has_bias: gl.constexpr, rows: gl.constexpr, deep: gl.constexpr, wide: gl.constexpr, each: gl.constexpr, ahead: gl.constexpr,
 ):  # fmt: skip
     units: gl.constexpr = each // 32
-    raw_codes: gl.constexpr = _raw_codes(deep, wide, 2 * units)
-    raw_facts: gl.constexpr = _raw_facts(deep, wide, units)
-    raw_x: gl.constexpr = _raw_x(deep, wide, rows)
+    in_codes: gl.constexpr = raw_codes(deep, wide, 2 * units)
+    in_facts: gl.constexpr = raw_facts(deep, wide, units)
+    in_x: gl.constexpr = raw_x(deep, wide, rows)
     mma: gl.constexpr = gl.NVMMADistributedLayout([2, 0], [deep, wide, 1], [1, 16, 8])
     n, k = units_n * 128, units_k * 128
     size: gl.constexpr = wide * each
     first = gl.program_id(0) * size
-    segment = gl.program_id(2)
-    stage = segment * per
+    stage = gl.program_id(2) * per
     last = gl.minimum(stage + per, units_k)
     end = last * STAGE
     total = gl.zeros([deep, size, rows], gl.float32, mma)
     waiting = ()
     for number in gl.static_range(ahead):
-        fetched = _fetch(
-            codes, scale, least, first, stage + number * deep, end, n, wide, units, group, kind, block, raw_codes, raw_facts
+        fetched = fetch(
+            codes, scale, least, first, stage + number * deep, end, n, wide, units, group, kind, block, in_codes, in_facts
         )  # fmt: skip
         waiting = waiting + (fetched,)
     for now in range(stage, last, deep * ahead):
@@ -289,20 +282,28 @@ def _product(
         for number in gl.static_range(ahead):
             total = _stage(
                 total, waiting[number], x, now + number * deep, end, m, k, wide_scale, wide_least, first, n,
-                wide, units, bits, group, kind, middle, wide_group, block, rows, raw_facts, raw_x,
+                wide, units, bits, group, kind, middle, wide_group, block, rows, in_facts, in_x,
             )  # fmt: skip
-            fetched = _fetch(  # into the registers that are free now
+            fetched = fetch(  # into the registers that are free now
                 codes, scale, least, first, now + (ahead + number) * deep, end, n,
-                wide, units, group, kind, block, raw_codes, raw_facts,
+                wide, units, group, kind, block, in_codes, in_facts,
             )  # fmt: skip
             coming = coming + (fetched,)
         waiting = coming
     whole = gl.sum(total, axis=0)  # [size, rows]
-    index = gl.arange(0, size, layout=gl.SliceLayout(1, whole.type.layout))
+    settle(whole, bias, out, scratch, arrived, m, stride, outputs, n, first, wide, units, has_bias)
+
+
+@gluon.jit
+def settle(
+    whole, bias, out, scratch, arrived, m, stride, outputs, n, first, wide: gl.constexpr, units: gl.constexpr, has_bias: gl.constexpr
+):
+    """Writes a program's [outputs, rows]; where there are several segments, their sum, by the program that comes last."""
+    index = gl.arange(0, whole.shape[0], layout=gl.SliceLayout(1, whole.type.layout))
     tile = index // 16
     column = first + (tile % wide * (2 * units) + tile // wide) * 16 + index % 16
-    row = gl.program_id(1) * rows + gl.arange(0, rows, layout=gl.SliceLayout(0, whole.type.layout))
-    segments = gl.num_programs(2)
+    row = gl.program_id(1) * whole.shape[1] + gl.arange(0, whole.shape[1], layout=gl.SliceLayout(0, whole.type.layout))
+    segment, segments = gl.program_id(2), gl.num_programs(2)
     column, row = gl.expand_dims(column, 1), gl.expand_dims(row, 0)
     if segments > 1:
         place = row * n + column
@@ -354,11 +355,6 @@ def fitting(form: Form, stream: Stream) -> Stream:
     return stream
 
 
-def stream_of(form: Form, rows: int, table: tuple[tuple[int, Stream], ...] = BY_ROWS) -> Stream:
-    """What serves so many rows."""
-    return fitting(form, next(stream for most, stream in table if rows <= most))
-
-
 def product(x: Tensor, packed: Packed, bias: Tensor | None, out: Tensor, stream: Stream) -> None:
     """out = x @ weight.T + bias, of one layer one at a time: its programs count each other.
 
@@ -366,7 +362,7 @@ def product(x: Tensor, packed: Packed, bias: Tensor | None, out: Tensor, stream:
         x: bf16 [m, form.k]: inputs past the layer's own are 0.
         bias: fp32 [outputs], or None.
         out: fp32 [m, outputs], whose rows may lie apart.
-        stream: one that fits, see `stream_of`.
+        stream: one that fits, see `fitting`.
 
     Raises:
         InputError: a tensor does not fit.
@@ -376,14 +372,17 @@ def product(x: Tensor, packed: Packed, bias: Tensor | None, out: Tensor, stream:
     if bias is not None:
         row_facts("product", "bias", bias, form.outputs, torch.float32)
     segments, per = segments_of(form, stream)
-    tiles = form.n // stream.outputs
-    most = m if segments == 1 else stream.rows * (len(packed.arrived) // tiles)
+    launch(variant(form, bias is not None, stream), x, packed, bias, out, stream.rows, stream.outputs, segments, per)
+
+
+def launch(kernel: Variant, x: Tensor, packed: Packed, bias: Tensor | None, out: Tensor, rows: int, outputs: int, segments: int, per: int):
+    """Runs programs of `rows` by `outputs` and a segment of `per` stages each; as many rows at a time as segments can be counted for."""
+    form, m, tiles = packed.form, x.shape[0], packed.form.n // outputs
+    most = m if segments == 1 else rows * (len(packed.arrived) // tiles)
     scratch = torch.empty(segments, min(m, most), form.n, device=x.device) if segments > 1 else out
     operands = (packed.codes, packed.scale, packed.least, packed.wide, packed.wide_least, out if bias is None else bias)
     measures = (form.outputs, form.n // 128, form.k // STEP, per)
     for first in range(0, m, max(most, 1)):
         part, to = x[first : first + most], out[first : first + most]
-        grid = (tiles, triton.cdiv(len(part), stream.rows), segments)
-        variant(form, bias is not None, stream).launch(
-            grid, part, *operands, to, scratch, packed.arrived, len(part), out.stride(0), *measures
-        )  # fmt: skip
+        grid = (tiles, triton.cdiv(len(part), rows), segments)
+        kernel.launch(grid, part, *operands, to, scratch, packed.arrived, len(part), out.stride(0), *measures)

@@ -16,7 +16,7 @@ from slipstream.bench.gpu import designs
 from slipstream.bench.gpu.bench import Bench
 from slipstream.bench.gpu.gemm_sweep import COLD, MOST_COPIES
 from slipstream.bench.gpu.limits import Limits
-from slipstream.bench.gpu.packed_forms import CANDIDATES, INT4, Candidate, Kind, multiply, stored
+from slipstream.bench.gpu.packed_forms import CANDIDATES, DRY_CANDIDATES, Candidate, Kind, multiply, stored
 from slipstream.bench.gpu.shapes import Layer, layers
 from slipstream.ops.triton.launch import Variant
 from slipstream.ops.triton.packing import Packed, pack
@@ -34,7 +34,7 @@ AHEAD: list[Variant] = []  # to be compiled; a kernel cannot be sent to another 
 
 
 def measure(bench: Bench) -> None:
-    candidates = [one for one in CANDIDATES if not bench.dry or one.kind is INT4 and not one.suffix]
+    candidates = list(bench.pick(CANDIDATES, DRY_CANDIDATES))
     chosen = [layer for layer in layers(bench.dry) if layer.model != "llama-3.1-70b" or layer.name == "gate_up"]
     chosen.sort(key=lambda layer: LAYERS.index(layer.name))  # what says most first, should time run out
     counts = bench.pick(COUNTS, DRY_COUNTS)

@@ -1,0 +1,69 @@
+"""Which product of whole-number weights serves how many rows. Owns the tables, nothing else.
+
+    Stream     streamed.py: few rows, weights from memory straight into registers, mma.sync
+    Grouped    grouped.py: tens of rows, the same with wgmma
+    TILES      packed.py: plain Triton, which has a tile for any number of rows and every format
+    UNPACKED   widened.py: many rows, the layer unpacked to bf16 and multiplied by cuBLAS
+"""
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from slipstream.ops.triton import grouped, packed, streamed, widened
+from slipstream.ops.triton.grouped import Grouped
+from slipstream.ops.triton.launch import Variant
+from slipstream.ops.triton.packing import Form, Packed
+from slipstream.ops.triton.streamed import Stream
+
+TILES, UNPACKED = "tiles", "unpacked"
+Way = Stream | Grouped | str
+Table = tuple[tuple[int, Way], ...]
+
+# (up to how many rows, way), from `bench gpu-suite --only packed_forms` on an H200; FINE: 4 bits in groups of 32 or fewer.
+FAST: Table = ((8, Stream(8)), (16, Stream(16, 4, 2)), (191, TILES), (1 << 31, UNPACKED))
+FINE: Table = ((8, Stream(8)), (16, Stream(16, 4, 2)), (32, Stream(32, 2, 4)), (96, Stream(64, 1, 4)), (1 << 31, UNPACKED))
+# For deterministic settings one order of sums: streams of one depth, `each` and `fill`.
+INVARIANT: Table = ((8, Stream(8)), (16, Stream(16, 4, 2)), (32, Stream(32, 4, 2)), (1 << 31, Stream(64, 4, 2)))
+
+
+def way(form: Form, rows: int, table: Table) -> Way:
+    """What serves so many rows of such a layer."""
+    if table is FAST and form.bits == 4 and 0 < form.group <= 32:
+        table = FINE
+    found = next(way for most, way in table if rows <= most)
+    if isinstance(found, Grouped):
+        return grouped.fitting(form, found) if grouped.serves(form) else TILES
+    return streamed.fitting(form, found) if isinstance(found, Stream) else found
+
+
+def product(x: Tensor, layer: Packed, bias: Tensor | None, out: Tensor, table: Table = FAST) -> None:
+    """out = x @ weight.T + bias, by the way for so many rows; arguments as in streamed.product. In Triton's interpreter, which knows
+    no Gluon, tiles stand in for streams and groups."""
+    chosen = way(layer.form, x.shape[0], table)
+    if chosen == UNPACKED:
+        widened.product(x, layer, bias, out)
+    elif chosen == TILES or not x.is_cuda:
+        packed.product(x, layer, bias, out)
+    elif isinstance(chosen, Grouped):
+        grouped.product(x, layer, bias, out, chosen)
+    else:
+        streamed.product(x, layer, bias, out, chosen)
+
+
+def variants(form: Form) -> Iterator[tuple[str, str, Variant]]:
+    """(kernel, what for, variant) of all that both tables launch for such a layer."""
+    edges = [most for most, _ in (*FAST, *FINE)]
+    fast = [way(form, most, FAST) for most in edges]
+    for chosen in dict.fromkeys((*fast, *(way(form, most, INVARIANT) for most, _ in INVARIANT))):
+        if chosen == UNPACKED:
+            yield "packed_unpack", "", widened.variant(form)
+        elif isinstance(chosen, Grouped):
+            yield "packed_group", f"rows {chosen.rows}", grouped.variant(form, False, chosen)
+        elif isinstance(chosen, Stream):
+            yield "packed_stream", f"rows {chosen.rows}", streamed.variant(form, False, chosen)
+        else:
+            for tile in dict.fromkeys(packed.tile_of(form, most) for most, _ in packed.BY_ROWS):
+                for kernel, *merge in (packed.variants(form, rows, False, tile) for rows in (1, 1 << 20)):
+                    yield "packed", f"rows {tile.m}{' in parts' if merge else ''}", kernel
+                    yield from (("packed_merge", "", variant) for variant in merge)
