@@ -4,14 +4,23 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 BLOCK = 8192  # numbers of 4 bytes per program
 WARPS = 8
+INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 
 @triton.jit
 def _nothing(x):
     pass
+
+
+@triton.jit
+def _waits(x):
+    if not INTERPRETED:
+        gdc_wait()  # for all that the kernel before has written
+        gdc_launch_dependents()
 
 
 @triton.jit
@@ -29,6 +38,11 @@ def _copy(x, out, block: tl.constexpr):
 def nothing(x: Tensor) -> None:
     """A kernel of one program that does nothing."""
     _nothing[(1,)](x, num_warps=1)
+
+
+def early(x: Tensor) -> None:
+    """The same, launched while the kernel before it still runs (programmatic dependent launch), which it then waits for."""
+    _waits[(1,)](x, num_warps=1, **({} if triton.knobs.runtime.interpret else {"launch_pdl": True}))
 
 
 def read(x: Tensor, out: Tensor) -> None:

@@ -21,6 +21,7 @@ def measure(bench: Bench) -> None:
     out = torch.zeros_like(small)
     ways = {
         "Triton kernel, one program": lambda: kernels.nothing(x),
+        "Triton kernel, launched early": lambda: kernels.early(x),
         "torch add in place": lambda: x.add_(1),
         "torch copy of 64 bytes": lambda: twin.copy_(x),
         "torch mm 64x64": lambda: torch.mm(small, small, out=out),
