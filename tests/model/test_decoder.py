@@ -11,6 +11,7 @@ from slipstream.base.errors import CapacityError, InputError
 from slipstream.model import Decoder, load_model
 from slipstream.model.scratch import Scratch
 from slipstream.ops import Kernels
+from slipstream.ops.types import CODES_ROOM
 from slipstream.weights.dummy import Dummy
 from tests.model.paged import Paged, Rows
 
@@ -79,6 +80,19 @@ def test_scratch_groups_overlay_each_other():
         views[name].fill_(number)
     assert [views[name].unique().tolist() for name in "abc"] == [[0], [1], [2]]
     assert views["d"].data_ptr() == views["b"].data_ptr()
+
+
+def test_a_buffer_in_a_narrower_type_keeps_its_place():
+    types = {"b": torch.bfloat16, "c": torch.float8_e4m3fn}
+    plain, mixed = (Scratch(4, {"a": 32, "b": 32, "c": 32}, types=given) for given in ({}, types))
+    assert mixed.bytes == plain.bytes
+    views = mixed.rows(4)
+    assert {name: (view.dtype, tuple(view.shape)) for name, view in views.items()} == {
+        "a": (torch.float32, (4, 32)), "b": (torch.bfloat16, (4, 32)), "c": (torch.float8_e4m3fn, (4, 32 + CODES_ROOM)),
+    }  # fmt: skip
+    assert all(view.is_contiguous() for view in views.values())
+    places = [view.data_ptr() - views["a"].data_ptr() for view in views.values()]
+    assert places == [0, 4 * 4 * 32, 2 * 4 * 4 * 32]
 
 
 def test_nothing_touches_the_network(make_llama, tmp_path, monkeypatch):

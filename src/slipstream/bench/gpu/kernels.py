@@ -4,9 +4,11 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 BLOCK = 8192  # numbers of 4 bytes per program
 WARPS = 8
+INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 
 @triton.jit
@@ -15,9 +17,10 @@ def _nothing(x):
 
 
 @triton.jit
-def _dependent(x):
-    tl.extra.cuda.gdc_wait()
-    tl.extra.cuda.gdc_launch_dependents()
+def _waits(x):
+    if not INTERPRETED:
+        gdc_wait()  # for all that the kernel before has written
+        gdc_launch_dependents()
 
 
 @triton.jit
@@ -37,9 +40,9 @@ def nothing(x: Tensor) -> None:
     _nothing[(1,)](x, num_warps=1)
 
 
-def dependent(x: Tensor) -> None:
-    """The same, begun before the kernel in front has ended and waiting for it (programmatic dependent launch); not in the interpreter."""
-    _dependent[(1,)](x, num_warps=1, launch_pdl=True)
+def early(x: Tensor) -> None:
+    """The same, launched while the kernel before it still runs (programmatic dependent launch), which it then waits for."""
+    _waits[(1,)](x, num_warps=1, **({} if triton.knobs.runtime.interpret else {"launch_pdl": True}))
 
 
 def read(x: Tensor, out: Tensor) -> None:

@@ -7,12 +7,17 @@ from slipstream import LLM, SamplingParams
 from slipstream.bench.gpu.bench import Bench
 
 QUESTION = "Does a request say the same whatever else runs?"
-ORDER, SECONDS = 92, 45
+ORDER, SECONDS = 92, 65
 MODEL, DRY_MODEL = "dummy:llama-3.2-1b", "dummy:tiny"
 REQUESTS, NEW = 12, 32
 DRY_REQUESTS, DRY_NEW = 3, 4
 
 
+SETTINGS = {  # name -> options of the engine
+    "deterministic": {"deterministic": True},
+    "fast": {},
+    "deterministic fp8": {"deterministic": True, "quant": "fp8"},
+}
 WAYS = {  # name -> (options of the engine, one request at a time, order turned round)
     "again, alone": ({}, True, False),  # if this differs from itself, nothing else means anything
     "in one batch": ({}, False, False),
@@ -28,26 +33,26 @@ def measure(bench: Bench) -> None:
     params = [
         SamplingParams(max_tokens=new, temperature=0.0 if number % 2 else 0.8, seed=number, ignore_eos=True) for number in range(count)
     ]
-    alone: dict[bool, list[list[int]]] = {}
+    alone: dict[str, list[list[int]]] = {}
 
-    def one(point: tuple[bool, str]) -> None:
-        fixed, way = point
-        if fixed not in alone:
-            alone[fixed], _ = tokens(bench, prompts, params, {"deterministic": fixed}, True, False)
+    def one(point: tuple[str, str]) -> None:
+        settings, way = point
+        if settings not in alone:
+            alone[settings], _ = tokens(bench, prompts, params, SETTINGS[settings], True, False)
         options, single, turned = WAYS[way]
-        found, profile = tokens(bench, prompts, params, {**options, "deterministic": fixed}, single, turned)
+        found, profile = tokens(bench, prompts, params, {**options, **SETTINGS[settings]}, single, turned)
         firsts = [
             next((at for at, (a, b) in enumerate(zip(mine, theirs, strict=True)) if a != b), None)
-            for mine, theirs in zip(found, alone[fixed], strict=True)
+            for mine, theirs in zip(found, alone[settings], strict=True)
         ]
         differ = [first for first in firsts if first is not None]
         bench.row(
-            deterministic=fixed, way=way, requests=count, new_tokens=new, same=count - len(differ),
+            settings=settings, way=way, requests=count, new_tokens=new, same=count - len(differ),
             earliest_difference=min(differ, default=None), profile=profile, raw=firsts,
         )  # fmt: skip
 
-    points = [(fixed, way) for fixed in (True, False) for way in WAYS]
-    bench.each(points, lambda point: f"{'deterministic' if point[0] else 'fast'}: {point[1]}", one)
+    wanted = [name for name, options in SETTINGS.items() if not (bench.dry and "quant" in options)]  # no CPU multiplies 8-bit floats
+    bench.each([(settings, way) for settings in wanted for way in WAYS], lambda point: f"{point[0]}: {point[1]}", one)
 
 
 def tokens(
@@ -68,7 +73,4 @@ def tokens(
 
 
 def answer(rows: list[dict]) -> list[str]:
-    return [
-        f"{'deterministic' if row['deterministic'] else 'fast'}, {row['way']}: {row['same']} of {row['requests']} requests the same"
-        for row in rows
-    ]
+    return [f"{row['settings']}, {row['way']}: {row['same']} of {row['requests']} requests the same" for row in rows]
