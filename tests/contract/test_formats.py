@@ -6,6 +6,7 @@ import torch
 
 from slipstream.base import registry
 from slipstream.base.errors import CheckpointError
+from slipstream.cost import LINEAR_ARITHMETIC
 from slipstream.quant import computed, reader_of_config, reader_of_gguf, readers
 from slipstream.quant.catalogue import FORMATS
 from slipstream.weights import load
@@ -125,6 +126,8 @@ def test_a_checkpoint_of_each_kind_through_the_model(tmp_path, name, caplog):
     assert torch.equal(found, tiny.logits(tiny.write(tmp_path / "plain", meant))) and loaded.spec.name == "packed"
     native = name in NATIVE
     assert (str(loaded.as_stored) == "int4_zero") == native
+    if case.format == "fp8":
+        assert_on_a_gpu(source, name)
     if not native:
         line = caplog.records[0].getMessage()
         assert f"F32 (2), {case.format} (14); they are unpacked to fp32" in line
@@ -133,6 +136,20 @@ def test_a_checkpoint_of_each_kind_through_the_model(tmp_path, name, caplog):
         assert torch.equal(meaning("int4_zero", loaded.stored(name)[1]).float(), loaded.get(name))
     whole, packed = found, tiny.logits(source)
     assert 0 < (whole - packed).norm() / whole.norm() < 0.05  # activations are rounded
+
+
+def assert_on_a_gpu(source, name):
+    """There the codes stay as they are, their scales by output, or by output and 128 inputs."""
+    loaded, format = load(source, "cuda"), "fp8_block" if "block" in name else "fp8"
+    if "e5m2" in name:
+        assert loaded.as_stored == "fp32"
+        return
+    assert str(loaded.as_stored) == format
+    loaded._device = "cpu"  # where its tensors can be looked at
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(LINEAR_ARITHMETIC["cpu"], format, "fp8")
+        for weight in ("layers.0.mixer.q.weight", "layers.1.ffn.down.weight"):
+            assert torch.equal(meaning(format, loaded.stored(weight)[1]).float(), loaded.get(weight))
 
 
 def test_exact_scales_give_bf16(tmp_path, caplog):
@@ -146,7 +163,8 @@ def test_exact_scales_give_bf16(tmp_path, caplog):
         else:
             stored[name] = meant[name] = values.bfloat16()
     found = load(tiny.write(tmp_path, stored, quantization_config=CASES["fp8 block"].config))
-    assert found.format == "bf16" and "unpacked to bf16, which holds every value exactly; activations are not quantised" in caplog.text
+    assert found.format == "bf16"
+    assert "unpacked to bf16, which holds every value exactly; its scales of activations are not used" in caplog.text
     name = "layers.1.ffn.up.weight"
     assert torch.equal(found.get(name).float(), meant["model.layers.1.mlp.up_proj.weight"])
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slipstream.cost import WEIGHT_FORMATS, Pace, Work, assumed, step_cost
+from slipstream.cost import LINEAR_ARITHMETIC, WEIGHT_FORMATS, Pace, Work, assumed, step_cost
 from slipstream.cost.pace import EDGES
 
 
@@ -146,9 +146,9 @@ def test_more_rows_and_more_context_take_longer(one_billion, device, weight_form
         assert times == sorted(set(times))
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-@pytest.mark.parametrize("weight_format", WEIGHT_FORMATS)
+@pytest.mark.parametrize(("device", "weight_format"), [(device, name) for device, names in LINEAR_ARITHMETIC.items() for name in names])
 def test_every_weight_format_has_an_assumed_speed(tiny, device, weight_format):
+    assert weight_format in WEIGHT_FORMATS
     assert assumed(tiny, weight_format, "bf16", 2, device)(work(3)) > 0
 
 

@@ -29,7 +29,7 @@ class SilentLinear:
 class SilentKernels:
     """Kernels that compute nothing, so that all torch operations seen are the decoder's own."""
 
-    device = "cpu"
+    device, pads = "cpu", False
 
     embed = norm = rope_write = attention = gated = staticmethod(lambda *arguments: None)
 

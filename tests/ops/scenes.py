@@ -9,9 +9,9 @@ from torch import Tensor
 
 from slipstream.ops import KV, AttentionRows, Kernels, SampleRows
 from slipstream.ops.reference import cached
-from slipstream.ops.types import COARSER, FLOATS, LINEAR_FORMATS, SCALE_BYTES, SPANS
+from slipstream.ops.types import COARSER, E4M3, FLOATS, LINEAR_FORMATS, SCALE_BYTES, SPANS
 
-FORMATS = tuple(LINEAR_FORMATS)
+FORMATS = tuple(name for name in LINEAR_FORMATS if name not in E4M3)  # that a CPU computes
 INTEGERS = tuple(name for name in FORMATS if name not in FLOATS)
 WAYS = tuple((name, activations) for name in FORMATS for activations in ("32", *COARSER.get(name, ())))  # to compute a linear layer
 
@@ -119,7 +119,10 @@ def stored(format: str, n: int, k: int) -> dict[str, Tensor]:
     draw, out = torch.Generator().manual_seed(5), {}
     for name, (dtype, shared) in LINEAR_FORMATS[format].items():
         shape = (n, k // shared) if shared else (n,)
-        if dtype.is_floating_point:
+        if format in E4M3:
+            values = torch.randn(shape, generator=draw)
+            out[name] = (values * 100 if name == "weight" else 2 ** (values * 3) / 300 / math.sqrt(k)).to(dtype)
+        elif dtype.is_floating_point:
             scale = 0.02 if "4" in format else 0.01
             size = {"weight": 1.0, "group": scale / 100 if format == "q4_k" else scale / 300, "group_least": scale / 20}.get(name, scale)
             values = torch.randn(shape, generator=draw) * size / math.sqrt(k)
@@ -141,6 +144,9 @@ def meaning(format: str, tensors: dict[str, Tensor]) -> Tensor:
         return tensors["weight"].double()
     if format == "int8":
         return tensors["weight"].double() * tensors["scale"].double()[:, None]
+    if format in E4M3:
+        codes, scale = tensors["weight"].double(), tensors["scale"].double()
+        return codes * (scale[:, None] if format == "fp8" else scale.repeat_interleave(128, 1))
     packed = tensors["weight"].numpy()
     k = packed.shape[1] * LINEAR_FORMATS[format]["weight"][1]
     out = np.empty((len(packed), k))

@@ -119,6 +119,23 @@ def test_linear(kernels, format, activations, n, k):
         torch.testing.assert_close(out.double(), seen @ weight.T, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("format, n, k", [("fp8", 40, 100), ("fp8_block", 7, 256)])
+def test_linear_of_8_bit_floats(format, n, k):
+    """Activations go through bf16 to e4m3; their scale is the greatest size of the row, or of 128 of its inputs, over 448."""
+    kernel, tensors, bias = Kernels(only="reference").linear(format), stored(format, n, k), random(n, seed=3)
+    prepared, weight, size = kernel.prepare(dict(tensors)), meaning(format, tensors), k if format == "fp8" else 128
+    x = torch.cat([random(17, k, seed=1) * 3, torch.zeros(1, k)])
+    parts = x.bfloat16().float().unflatten(1, (-1, size))
+    step = parts.abs().amax(-1, keepdim=True).clamp(min=1e-12) / 448
+    seen = ((parts / step).to(torch.float8_e4m3fn).double() * step.double()).flatten(1)
+    found, alone = torch.empty(18, n), torch.empty(1, n)
+    kernel.run(x, prepared, bias, found)
+    assert ((found - seen @ weight.T - bias).abs() <= 2e-6 * (seen.abs() @ weight.abs().T + bias.abs())).all()
+    for row in (0, 16, 17):
+        kernel.run(x[row : row + 1], prepared, bias, alone)
+        assert torch.equal(alone[0], found[row])
+
+
 def test_int8_ties_go_to_even_and_an_empty_block_is_zero(kernels):
     x = torch.zeros(1, 64)
     x[0, :5] = torch.tensor([127.0, 0.5, 1.5, 2.5, -2.5])

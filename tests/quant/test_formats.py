@@ -13,6 +13,7 @@ from slipstream.quant.rounding import rounded
 FORMATS = computed()
 # of the largest weight of the row
 TOLERANCE = {"fp32": 0.0, "bf16": 2**-8, "int8": 0.51 / 127, "q8_0": 0.51 / 127} | dict.fromkeys(("int4", "int4_64", "int4_128"), 1.1 / 8)
+TOLERANCE["fp8"] = 1 / 28  # 448 is the greatest, numbers from 256 on are 32 apart
 K = 128  # inputs; whole groups of every format
 
 
@@ -56,6 +57,9 @@ def test_the_kernel_takes_what_is_stored(format):
     kernel = Kernels(only="reference").linear(scheme.OP)
     x = torch.randint(-127, 128, (3, K)).float()
     x[:, ::32] = 127  # every block of 32 has the scale 1: activations stay exact in the int8 kernel too
+    if format == "fp8":
+        x = x.to(torch.float8_e4m3fn).float()
+        x[:, 0] = 448  # and a row the scale 1
     out = torch.empty(3, 70)
     kernel.run(x, kernel.prepare(stored), None, out)
     meant = scheme.unpack(stored).double().T

@@ -7,6 +7,7 @@ that was not moved is found at the row that would read it. The next token is a f
 
 import random
 import zlib
+from dataclasses import replace
 
 from slipstream.scheduler import SchedulerOptions
 from slipstream.step import Chunk, DraftTree, Outcome, Plan, Result, TokenLogprobs
@@ -60,6 +61,7 @@ class SlotModel:
         self.drafted = 0
         self.kept = 0
         self.moved = 0
+        self.again = 0  # passes beyond a step's first
 
     def run(self, plan: Plan) -> Result:
         for number in plan.released:
@@ -71,12 +73,27 @@ class SlotModel:
             assert source != target
             for offset in range(self.size):
                 self.slots[target * self.size + offset] = self.slots[source * self.size + offset]
+        done = self._pass(plan)
+        for _ in range(self.random.randint(1, plan.passes) - 1):
+            self.again += 1
+            assert all(len(chunk.trunk) == 1 and chunk.sample and not chunk.draft_budget for chunk in plan.chunks)
+            chunks = (
+                replace(chunk, start=chunk.start + 1, trunk=outcome.tokens[-1:]) for chunk, outcome in zip(plan.chunks, done, strict=True)
+            )
+            plan = replace(plan, chunks=tuple(chunks))
+            done = [
+                replace(more, tokens=before.tokens + more.tokens, logprobs=before.logprobs and before.logprobs + more.logprobs)
+                for before, more in zip(done, self._pass(plan), strict=True)
+            ]
+        return Result(tuple(done))
+
+    def _pass(self, plan: Plan) -> list[Outcome]:
         self._check_shape(plan)
         texts = [self._write(chunk) for chunk in plan.chunks]
         for chunk, (trunk_texts, node_texts) in zip(plan.chunks, texts, strict=True):
             self._read(chunk, trunk_texts, node_texts)
         self.rows += plan.rows
-        return Result(tuple(self._outcome(chunk, *both) for chunk, both in zip(plan.chunks, texts, strict=True)))
+        return [self._outcome(chunk, *both) for chunk, both in zip(plan.chunks, texts, strict=True)]
 
     def _check_shape(self, plan: Plan) -> None:
         longest, drafts = self.options.max_chunk, self.options.max_draft

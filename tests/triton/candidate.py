@@ -7,7 +7,7 @@ from slipstream.ops.types import FAMILY_OPS, OPS, LinearKernel
 class Interpreted:
     """What Kernels("cuda", only="triton") would be; the tensors are the CPU's."""
 
-    device = "cpu"
+    device, pads = "cpu", False
 
     def __init__(self):
         for op in OPS + FAMILY_OPS:
@@ -18,6 +18,9 @@ class Interpreted:
 
     def tape(self) -> None:
         """Nothing is recorded here."""
+
+    def recorded(self, op: str) -> bool:
+        return False
 
 
 KERNELS = Interpreted()

@@ -1,9 +1,14 @@
 """The engine on Triton kernels, interpreted: the same loop, worker and tests as on a GPU, with the CPU's memory."""
 
 import pytest
+import torch
+from candidate import KERNELS
+from scenes import equal_bits
 
 from slipstream import LLM, SamplingParams
+from slipstream.model import load_model
 from slipstream.ops import triton as candidate
+from tests.model.paged import Paged, Rows
 from tests.promises.oracles import RandomTree
 from tests.promises.scenarios import prompts
 
@@ -50,6 +55,29 @@ def test_same_text_in_four_bits():
         return [(sample.token_ids, sample.logprobs) for sample in outputs]
 
     assert texts([asked], max_chunk=5) == texts([[prompt] for prompt in asked])
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny:fp32"])
+def test_buffers_in_the_type_that_linear_layers_read_change_no_bits(name, monkeypatch):
+    def logits() -> tuple[torch.Tensor, dict[str, torch.dtype]]:
+        decoder = load_model(f"dummy:{name}", KERNELS, max_rows=5, max_logit_rows=5)
+        buffers = decoder._scratch.rows(5) | decoder._head_scratch.rows(5)
+        return Paged(decoder).step(Rows(0, [5, 2, 7, 1, 9]))[0], {key: buffer.dtype for key, buffer in buffers.items()}
+
+    found, types = logits()
+    narrow = {key for key, dtype in types.items() if dtype is torch.bfloat16}
+    assert narrow == ({"normed", "attended", "gated"} if name == "tiny" else set())
+    monkeypatch.setattr(KERNELS, "linear", lambda format, linear=KERNELS.linear: Unrounded(linear(format)))
+    expected, types = logits()
+    assert set(types.values()) == {torch.float32}
+    assert equal_bits(found, expected)
+
+
+class Unrounded:
+    """A linear kernel that does not say what it reads."""
+
+    def __init__(self, kernel):
+        self.prepare, self.run = kernel.prepare, kernel.run
 
 
 def test_text_of_the_reference():

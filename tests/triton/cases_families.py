@@ -17,7 +17,7 @@ from slipstream.ops.triton import attention, elementary, elementwise, gated
 
 REFERENCE = Kernels(only="reference")
 SOME = [(0, 520, 0), (1, 0, 0), (1, 39, 2), (0, 512, 3)]  # as much as the interpreter can do in seconds
-ONE_PER_ROW, ONE_PER_SEGMENT = 0, 1 << 20  # values of attention.FILL
+ONE_PER_ROW, ONE_PER_SEGMENT = (lambda *shape: 1), (lambda *shape: shape[-1])  # in the place of attention.splits
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -64,7 +64,7 @@ def test_activations_near_zero_and_far_out():
 @pytest.mark.parametrize("dtype, window, fill", [(torch.float32, 33, ONE_PER_ROW), (torch.bfloat16, 0, ONE_PER_SEGMENT)])
 @pytest.mark.parametrize("way", [capped, with_sinks])
 def test_attention(way, dtype, window, fill, monkeypatch):
-    monkeypatch.setattr(attention, "FILL", fill)
+    monkeypatch.setattr(attention, "splits", fill)
     scene = build_scene(SOME, kv_heads=1, group=3, head_dim=20, dtype=dtype)
     got = way(KERNELS, scene, window)
     scene.qkv = scene.qkv.to(dtype).float()  # queries meet keys in the cache's type
@@ -76,7 +76,7 @@ def test_attention(way, dtype, window, fill, monkeypatch):
 def test_an_attention_row_has_the_same_bits_in_every_company(way, monkeypatch):
     together = way(KERNELS, build_scene(SOME, kv_heads=1), 60)
     for fill in (ONE_PER_ROW, ONE_PER_SEGMENT):
-        monkeypatch.setattr(attention, "FILL", fill)
+        monkeypatch.setattr(attention, "splits", fill)
         for row, place in enumerate(SOME[1:], 1):
             assert equal_bits(way(KERNELS, build_scene([place], kv_heads=1, layout=3, page_size=7), 60)[0], together[row])
 

@@ -7,7 +7,7 @@ from scenes import INTEGERS, equal_bits, fitting, meaning, random, stored
 
 from slipstream.base.errors import InputError
 from slipstream.model import load_model
-from slipstream.ops.triton import gemm, packed
+from slipstream.ops.triton import gemm, linear, packed, widened
 from slipstream.ops.triton.packing import OUTPUTS, STEP
 from slipstream.quant.formats import awq, gptq
 from tests.model.paged import Paged, Rows
@@ -43,8 +43,34 @@ def test_against_what_the_weights_mean(format, rows, n, k):
     assert_means(plain, x, weight)
     assert_means(run(kernel, x, prepared, bias), x, weight, bias.double())
     wide = torch.full((rows, n + 9), 7.0)
-    kernel.run(x, prepared, None, wide[:, 5 : 5 + n])
+    kernel.run(x.to(kernel.reads), prepared, None, wide[:, 5 : 5 + n])
     assert equal_bits(wide[:, 5 : 5 + n], plain) and wide[:, :5].eq(7).all() and wide[:, 5 + n :].eq(7).all()
+
+
+@pytest.mark.parametrize("format", INTEGERS)
+def test_many_rows_are_multiplied_by_rounded_weights(format):
+    """In two pieces of scratch; every weight is rounded to bf16 once."""
+    kernel, tensors, weight = layer(format, 130, 256)
+    x, bias, prepared = random(3, weight.shape[1], seed=2).bfloat16(), random(130, seed=3), kernel.prepare(tensors)
+    wide = torch.full((3, 140), 7.0)
+    widened.product(x, prepared, bias, wide[:, 5:135], most=OUTPUTS * prepared.form.k)
+    assert_means(wide[:, 5:135], x, weight.bfloat16().double(), bias.double())
+    assert wide[:, :5].eq(7).all() and wide[:, 135:].eq(7).all()
+
+
+@pytest.mark.parametrize("kernel", [KERNELS.linear("int8"), KERNELS.linear("bf16"), KERNELS.linear("int8").deterministic()])
+def test_who_multiplies_follows_from_the_number_of_rows_and_activations_may_be_bf16(kernel):
+    tensors, rows = stored(kernel.format, 3, 256), linear.BYTES[1] + 1
+    x, prepared = random(rows, 256, seed=2), kernel.prepare(tensors)
+    out, again, alone = torch.empty(rows, 3), torch.empty(rows, 3), torch.empty(1, 3)
+    kernel.run(x, prepared, None, out)
+    kernel.run(x.bfloat16(), prepared, None, again)
+    kernel.run(x[:1].clone(), prepared, None, alone)
+    assert equal_bits(out, again)
+    exact = meaning(kernel.format, tensors)
+    rounded = exact if kernel.invariant else exact.bfloat16().double()
+    assert_means(out, x, rounded)
+    assert_means(alone, x[:1], exact)
 
 
 @pytest.mark.parametrize("size", [32, 64, 128, -1])
@@ -99,6 +125,7 @@ def test_only_shared_scales_let_rows_be_gathered():
 def test_a_row_has_the_same_bits_in_every_company(format, monkeypatch):
     """Few rows go in parts, many whole, in tiles of any number of rows."""
     kernel, tensors, weight = layer(format, 70, 1024)
+    kernel = kernel.deterministic()
     x, bias, prepared = random(20, weight.shape[1], seed=4), random(70, seed=5), kernel.prepare(tensors)
     assert gemm.segments_of(prepared.form.n, prepared.form.k, packed.FINE)[0] == 2
     alone = {row: run(kernel, x[row : row + 1].clone(), prepared, bias)[0] for row in (0, 15, 16)}

@@ -87,6 +87,9 @@ def test_linear(format, with_bias):
     kernel.run(x, kernel.prepare(tensors), bias, out)
     weight = tensors["weight"].double()
     activation = x.double() if format == "fp32" else x.bfloat16().double()
+    rounded = torch.empty_like(out)
+    kernel.run(x.to(kernel.reads), kernel.prepare(tensors), bias, rounded)
+    assert equal_bits(rounded, out), "what it rounds may come rounded"
     torch.testing.assert_close(out.double(), activation @ weight.T + (bias.double() if with_bias else 0.0), atol=1e-5, rtol=1e-5)
     assert kernel.name == f"triton_{format}"
     with pytest.raises(InputError, match="weight"):
@@ -105,6 +108,21 @@ def test_what_does_not_fit_is_refused_by_name():
             KERNELS.norm(*arguments)
     with pytest.raises(InputError, match="table must be fp32 or bf16"):
         KERNELS.embed(torch.zeros(1).int(), torch.zeros(4, 8, dtype=torch.float16), torch.zeros(1, 8))
+
+
+@pytest.mark.parametrize("op", ["norm", "layer_norm", "gated", "gated_gelu", "gated_clamped"])
+def test_a_result_in_bf16_is_the_other_rounded(op):
+    x, weight, bias = random(3, 300, seed=1) * 3, random(300, seed=2), random(300, seed=3)
+
+    def made(dtype):
+        out = torch.empty(3, 150 if op.startswith("gated") else 300, dtype=dtype)
+        if op.startswith("gated"):
+            getattr(KERNELS, op)(x, out, *((2.0, 1.7) if op == "gated_clamped" else ()))
+        else:
+            getattr(KERNELS, op)(x.clone(), weight, *((bias,) if op == "layer_norm" else ()), 1e-5, out)
+        return out
+
+    assert equal_bits(made(torch.bfloat16), made(torch.float32).bfloat16())
 
 
 @pytest.mark.parametrize("op", ["embed", "norm", "rope_write", "gated", "sample", "logprobs"])

@@ -33,11 +33,13 @@ def compile_forms(folder: Path, *arguments: str, timeout: float = 280) -> list[d
 def check(forms: list[dict]) -> None:
     assert {form["kernel"] for form in forms} == EACH_SHAPE | SAMPLING
     for form in forms:
-        assert form["spills"] == 0, form
+        in_fp32 = form["kernel"] == "attention" and "kv fp32" in form["form"]  # parks a few numbers while keys are gone through
+        assert form["spills"] <= (64 if in_fp32 else 0), form
         assert 0 < form["registers"] <= 255 and form["shared"] <= SHARED_LIMIT, form
-        assert form["mma"] == 0, f"a product on the slower path of single warps: {form}"
-        in_bf16 = form["kernel"] == "attention" and form["form"].endswith("kv bf16")
-        assert (form["wgmma"] > 0) == in_bf16, form
+        in_bf16 = form["kernel"] == "attention" and "kv bf16" in form["form"]
+        few = in_bf16 and "rows 64" not in form["form"]  # a tile of less than wgmma takes
+        assert (form["mma"] > 0) == few, f"products of single warps where they are too slow, or none where they are enough: {form}"
+        assert (form["wgmma"] > 0) == (in_bf16 and not few), form
 
 
 def test_an_8b_model_fits_the_machine(tmp_path):

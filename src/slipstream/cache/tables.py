@@ -61,6 +61,10 @@ class PageTables:
         """Pages that hold `slots` positions."""
         return -(-slots // self.pool.page_size)
 
+    def missing(self, table: PageTable, slots: int) -> int:
+        """Pages that the table lacks for positions 0..slots-1."""
+        return max(0, self.pages_for(slots) - len(table.pages))
+
     def slots(self, table: PageTable) -> int:
         """Positions that the table can have at most as things are."""
         return (len(table.pages) + self.available) * self.pool.page_size

@@ -14,6 +14,7 @@ from slipstream.cost.pace import Pace, assumed
 from slipstream.cost.roofline import Limit, limit
 from slipstream.cost.step import (
     KV_TYPES,
+    LINEAR_ARITHMETIC,
     WEIGHT_FORMATS,
     Cost,
     Mix,
@@ -27,6 +28,7 @@ from slipstream.cost.step import (
 
 __all__ = [
     "KV_TYPES",
+    "LINEAR_ARITHMETIC",
     "WEIGHT_FORMATS",
     "Cost",
     "Mix",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from slipstream.arch import ModelSpec
 from slipstream.base.errors import CapacityError, InputError
-from slipstream.cost.step import KV_TYPES, WEIGHT_FORMATS, WeightFormat, kv_size, weights_bytes
+from slipstream.cost.step import KV_TYPES, LINEAR_ARITHMETIC, WeightFormat, kv_size, weights_bytes
 
 USABLE = 0.9  # share of the available memory that is taken when no limit is given; the rest is for everything else
 FLOAT = 4
@@ -224,7 +224,7 @@ def _ways_out(spec: ModelSpec, done: MemoryPlan, stored: str | None, explicit: b
         ways.append(f"on a CPU kv=int8 makes KV {human(kv_bytes(spec, 'int8', done.tokens))}")
     if done.drafter:
         ways.append(f"without its drafter it needs {human(done.drafter)} less")
-    smaller = {name: weights_bytes(spec, name, stored) for name in WEIGHT_FORMATS}
+    smaller = {name: weights_bytes(spec, name, stored) for name in LINEAR_ARITHMETIC["cpu"]}
     ways += [f"quant={name} makes the weights {human(size)}" for name, size in smaller.items() if size < done.weights]
     if done.scratch > done.weights or done.weights + done.kv <= done.limit:
         ways.append("a smaller max_batch or max_step_tokens makes scratch smaller")

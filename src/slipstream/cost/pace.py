@@ -38,7 +38,7 @@ WAITING = 64  # steps kept until somebody asks
 
 # What a modest core, or a modest GPU, reaches with real kernels: GB/s, and Gop/s by kind of arithmetic. Only the first steps depend on it.
 CORE = (8.0, {"fp32": 40.0, "bf16": 60.0, "int8": 120.0, "int4": 80.0})
-GPU = (1000.0, {"fp32": 15e3, "bf16": 150e3, "int8": 150e3})
+GPU = (1000.0, {"fp32": 15e3, "bf16": 150e3, "int8": 150e3, "fp8": 150e3})
 OVERHEAD = 2e-4  # seconds of a step that computes next to nothing
 
 

@@ -25,16 +25,16 @@ from slipstream.base.errors import InputError
 # format -> (bits per weight, bytes per output row); scales that inputs share count with the weights
 WEIGHT_FORMATS = {
     "fp32": (32, 0), "bf16": (16, 0), "int8": (8, 4), "q8_0": (8.5, 0), "int4": (4.5, 0), "int4_zero": (4.75, 0), "q4_k": (4.625, 0),
-    "q6_k": (8.5625, 0), "int4_64": (4.25, 0), "int4_128": (4.125, 0),
+    "q6_k": (8.5625, 0), "int4_64": (4.25, 0), "int4_128": (4.125, 0), "fp8": (8, 4), "fp8_block": (8 + 32 / 128**2, 0),
 }  # fmt: skip
 TABLE_TYPES = {"fp32": 4, "bf16": 2}  # bytes per number
 KV_TYPES = {"fp32": (4, 0), "bf16": (2, 0), "int8": (1, 4)}  # bytes per number, and for the scale of each key or value of a head
 # Arithmetic that the numerics ask for. On the CPU bf16 is widened to fp32 (docs/numerics.md, section 2); on a GPU matrix products
-# take bf16, int8 weights too. Attention follows the type of the cache.
+# take bf16, int8 weights too, but for fp8, which a CPU does not compute. Attention follows the type of the cache.
 LINEAR_ARITHMETIC = {
     "cpu": {"fp32": "fp32", "bf16": "fp32", "int8": "int8", "q8_0": "int8", "q6_k": "int8"}
     | dict.fromkeys(("int4", "int4_zero", "q4_k", "int4_64", "int4_128"), "int4"),
-    "cuda": {"fp32": "fp32"} | dict.fromkeys((name for name in WEIGHT_FORMATS if name != "fp32"), "bf16"),
+    "cuda": dict.fromkeys(WEIGHT_FORMATS, "bf16") | {"fp32": "fp32", "fp8": "fp8", "fp8_block": "fp8"},
 }
 ATTENTION_ARITHMETIC = {"cpu": {"fp32": "fp32", "bf16": "fp32", "int8": "fp32"}, "cuda": {"fp32": "fp32", "bf16": "bf16"}}
 EMBEDDING = "embed.weight"
@@ -253,10 +253,16 @@ def _linear_operations(
     spec: ModelSpec, weight_format: WeightFormat, rows: int, sampled: int, device: str
 ) -> list[tuple[str, int]]:
     """(kind of arithmetic, operations) of all linear layers and the head."""
-    kinds = LINEAR_ARITHMETIC[device]
     sizes = _linear_sizes(spec, weight_format)
-    layers = [(kinds[format], 2 * rows * size * chosen // count) for format, (chosen, count), size in sizes]
-    return [*layers, (kinds[format_of(weight_format, "head.weight")], 2 * sampled * spec.vocab * spec.hidden)]
+    layers = [(_arithmetic(format, device), 2 * rows * size * chosen // count) for format, (chosen, count), size in sizes]
+    return [*layers, (_arithmetic(format_of(weight_format, "head.weight"), device), 2 * sampled * spec.vocab * spec.hidden)]
+
+
+def _arithmetic(format: str, device: str) -> str:
+    """Kind of arithmetic of a linear format on a device; InputError where it has none."""
+    if format not in LINEAR_ARITHMETIC[device]:
+        raise InputError(f"weight_format={format!r}: no kernel on {device}; take quant=int8, which is as small, or device=cuda")
+    return LINEAR_ARITHMETIC[device][format]
 
 
 @lru_cache(maxsize=16)

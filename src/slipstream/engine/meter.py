@@ -38,18 +38,20 @@ class Meter:
         self.windows, self.keep = windows, keep
 
     def record(self, plan: Plan, result: Result, seconds: float) -> StepRecord:
+        """Takes note of a step that took so many seconds; of one of several passes as of so many steps. Returns the last of them."""
         if len(self.steps) >= self.keep:
             del self.steps[: self.keep // 2]
         self.tally.record(plan, result)
-        tokens = sum(len(outcome.tokens) for outcome in result.outcomes)
-        step = StepRecord(work_of(plan, result, self.windows), tokens, len(plan.chunks), seconds, result.drafting)
-        self.steps.append(step)
-        return step
+        tokens, count = sum(len(outcome.tokens) for outcome in result.outcomes), result.passes
+        for number in range(count):
+            work = work_of(plan, result, self.windows, number)
+            self.steps.append(StepRecord(work, tokens // count, len(plan.chunks), seconds / count, result.drafting))
+        return self.steps[-1]
 
 
-def work_of(plan: Plan, result: Result, windows: Sequence[int] = ()) -> Work:
-    """The work of a step that was done: logits were wanted for the rows that drew and for those that scored a prompt token."""
+def work_of(plan: Plan, result: Result, windows: Sequence[int] = (), number: int = 0) -> Work:
+    """The work of pass `number` of a step: logits were wanted for the rows that drew and for those that scored a prompt token."""
     drew = sum(1 + len(chunk.draft) for chunk in plan.chunks if chunk.sample)
     scored = sum(len(outcome.scores or ()) for outcome in result.outcomes)
-    parts = ((chunk.start, len(chunk.trunk), chunk.draft.depths() if chunk.draft.tokens else ()) for chunk in plan.chunks)
+    parts = ((chunk.start + number, len(chunk.trunk), chunk.draft.depths() if chunk.draft.tokens else ()) for chunk in plan.chunks)
     return Work.of(parts, drew + scored, windows)

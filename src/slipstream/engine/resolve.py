@@ -14,7 +14,7 @@ from slipstream.scheduler import SchedulerOptions
 DEFAULT_MAX_LEN = 8192
 FINE = Options.activations  # what is not named in a profile
 TARGET_ITL = 100  # milliseconds, on a CPU: about as fast as people read
-LOGIT_ROWS = 64  # rows of logits made at a time; bounds the scratch of large vocabularies
+LOGIT_ROWS, GPU_LOGIT_ROWS = 64, 256  # rows of logits made at a time; bounds the scratch of large vocabularies
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,7 @@ def resolve(
     max_len = longest(options, spec)
     weight_format = _weight_format(options, as_stored or stored)
     kv = options.kv or ("bf16" if stored == "bf16" or isinstance(weight_format, Mix) else "fp32")
+    logit_rows = LOGIT_ROWS if options.device == "cpu" else GPU_LOGIT_ROWS
     memory = plan(
         spec,
         weight_format=weight_format,
@@ -85,7 +86,7 @@ def resolve(
         max_len=max_len,
         max_batch=options.max_batch,
         max_rows=options.max_step_tokens,
-        max_logit_rows=LOGIT_ROWS,
+        max_logit_rows=logit_rows,
         available=machine.memory_available,
         memory=options.memory,
         pages=options.kv_tokens and -(-options.kv_tokens // options.page_size),
@@ -101,9 +102,9 @@ def resolve(
         kv=kv,
         max_len=max_len,
         max_batch=options.max_batch,
-        max_logit_rows=LOGIT_ROWS,
+        max_logit_rows=logit_rows,
         memory=memory,
-        verify=rule[0], exact=rule[1],
+        **dict(zip(("verify", "exact"), rule, strict=True)),
         profile=_profile(options, kernels, weight_format, kv, rule[0]),
         scheduler=_shared_out(options, spec, memory.pages, max_len, max_draft),
     )

@@ -36,9 +36,10 @@ class Tally:
         for chunk, outcome in zip(plan.chunks, result.outcomes, strict=True):
             if not outcome.tokens:
                 continue
-            self.steps += 1
             if not chunk.draft.tokens:
+                self.steps += len(outcome.tokens)  # one in every pass
                 continue
+            self.steps += 1
             kept = len(outcome.tokens) - 1
             self.drafts += 1
             self.drafted += len(chunk.draft)

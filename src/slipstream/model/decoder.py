@@ -18,12 +18,12 @@ from slipstream.cost import WeightFormat
 from slipstream.model.batch import Batch
 from slipstream.model.embedding import Embedding
 from slipstream.model.layer import Layer
-from slipstream.model.linear import Linear
+from slipstream.model.linear import Linear, common
 from slipstream.model.norm import Norm
-from slipstream.model.replay import Replay
 from slipstream.model.rope import rope_table
 from slipstream.model.scratch import Scratch
 from slipstream.ops.dispatch import Kernels
+from slipstream.ops.replay import Replay
 from slipstream.ops.types import KV
 from slipstream.weights.source import Weights
 
@@ -102,9 +102,10 @@ class Decoder:
     def _allocate(self, max_rows: int, max_logit_rows: int) -> None:
         """Scratch, and all that is known of steps that ran on it: nothing."""
         spec, kernels = self.spec, self._kernels
-        self._scratch = step_scratch(spec, max_rows, kernels.device)
-        head = {"picked": spec.hidden, "normed": spec.hidden, "logits": spec.vocab}
-        self._head_scratch = Scratch(max_logit_rows, head, device=kernels.device)
+        self._scratch = step_scratch(spec, max_rows, kernels.device, self._layers)
+        head, scaled = {"picked": spec.hidden, "normed": spec.hidden, "logits": spec.vocab}, spec.logit_scale != 1
+        types = {} if scaled else {"normed": self._head.reads}
+        self._head_scratch = Scratch(max_logit_rows, head, device=kernels.device, types=types)
         self.records = all(layer.records for layer in self._layers)
         self._forward = Replay(kernels, self.records)
         self._logits = Replay(kernels, True)
@@ -260,9 +261,9 @@ class Decoder:
             self._softcap(logits, self.spec.logit_softcap)
 
 
-def step_scratch(spec: ModelSpec, max_rows: int, device: str, **more: int) -> Scratch:
+def step_scratch(spec: ModelSpec, max_rows: int, device: str, layers: Sequence[Layer] = (), **more: int) -> Scratch:
     """Buffers of a step: the stream and what goes between sub-layers, and `more` (name -> width); the insides of mixers and ffns overlay
-    one another."""
+    one another. What all `layers` read in another type than fp32 lies in it."""
     groups: dict[str, dict[str, int]] = {}
     for layer in spec.layers:
         for place, part in (("mixer", layer.mixer), ("ffn", layer.ffn)):
@@ -270,4 +271,6 @@ def step_scratch(spec: ModelSpec, max_rows: int, device: str, **more: int) -> Sc
             for name, width in part.buffers().items():
                 group[name] = max(width, group.get(name, 0))
     hidden = {name: spec.hidden for name in ("stream", "normed", "update")}
-    return Scratch(max_rows, hidden | more, list(groups.values()), device)
+    names = {name for layer in layers for name in layer.types}
+    types = {name: common(layer.types[name] for layer in layers if name in layer.types) for name in names}
+    return Scratch(max_rows, hidden | more, list(groups.values()), device, types)

@@ -15,9 +15,9 @@ from slipstream.model.decoder import Decoder, step_scratch
 from slipstream.model.fuse import Fuse
 from slipstream.model.linear import Linear
 from slipstream.model.norm import Norm
-from slipstream.model.replay import Replay
 from slipstream.model.scratch import Scratch
 from slipstream.ops.dispatch import Kernels
+from slipstream.ops.replay import Replay
 from slipstream.weights.source import Weights
 
 

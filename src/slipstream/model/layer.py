@@ -1,11 +1,13 @@
 """Layer: a mixer and an ffn on the residual stream. Owns the order of norms, sub-layers and additions; not how any computes."""
 
+import torch
 from torch import Tensor
 
 from slipstream.arch.spec import ModelSpec
 from slipstream.base import registry
 from slipstream.cost import WeightFormat
 from slipstream.model.batch import Batch
+from slipstream.model.linear import common
 from slipstream.model.norm import Norm
 from slipstream.ops.dispatch import Kernels
 from slipstream.ops.types import KV
@@ -28,6 +30,7 @@ class Layer:
 
     Attributes:
         records: whether `run` only calls kernels, so that a tape can repeat it.
+        types: buffer -> type of those that only linear layers read, "normed" among them; the stream and what is added to it are fp32.
     """
 
     def __init__(self, spec: ModelSpec, number: int, weights: Weights, format: WeightFormat, kernels: Kernels, rope: Tensor):
@@ -38,6 +41,9 @@ class Layer:
         self._mixer = registry.load(MIXERS, layer.mixer.kind).Mixer(layer.mixer, spec, f"{prefix}.mixer", weights, format, kernels)
         self._ffn = registry.load(FFNS, layer.ffn.kind).Ffn(layer.ffn, f"{prefix}.ffn", weights, format, kernels)
         self.records = self._mixer.RECORDS and self._ffn.RECORDS
+        exchanged = self._after_mixer is not None or self._after_ffn is not None  # "normed" takes what is added to the stream, too
+        reads = torch.float32 if exchanged else common([self._mixer.reads, self._ffn.reads])
+        self.types = {"normed": reads, **self._mixer.types, **self._ffn.types}
         self._parallel, self._rope = layer.parallel, rope
         self._add = kernels.add if layer.parallel or not layer.pre_norm else None
 

@@ -3,7 +3,7 @@
 Must not know which layers there are or what the numbers mean.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor
 from slipstream.base import registry
 from slipstream.cost import Mix, WeightFormat, format_of
 from slipstream.ops.dispatch import Kernels
-from slipstream.ops.types import LinearKernel
+from slipstream.ops.types import LinearKernel, reads_of
 from slipstream.weights.source import Weights
 
 FORMATS = "slipstream.quant.formats"
@@ -64,6 +64,11 @@ class Linear:
             part.kernel.run(x, part.prepared, part.bias, columns)
 
     @property
+    def reads(self) -> torch.dtype:
+        """The type of x that loses nothing: a norm that makes x for this layer only may store it so, other ops if it is `plain`."""
+        return common(reads_of(part.kernel) for part in self._parts)
+
+    @property
     def gathers(self) -> bool:
         """Whether rows of the weight can be had: it is one part, and its kernel can."""
         return len(self._parts) == 1 and hasattr(self._parts[0].kernel, "gather")
@@ -72,6 +77,16 @@ class Linear:
         """Rows `ids` [rows] of the weight -> out [rows, k]."""
         (part,) = self._parts
         part.kernel.gather(ids, part.prepared, out)
+
+
+def common(types: Iterable[torch.dtype]) -> torch.dtype:
+    """The type that all readers of a buffer take it in: the widest of theirs."""
+    return max(types, key=lambda dtype: dtype.itemsize)
+
+
+def plain(reads: torch.dtype) -> torch.dtype:
+    """What ops store that do not see whole rows, and so no scale of a row."""
+    return torch.bfloat16 if reads.itemsize == 1 else reads
 
 
 def _op(name: str, format: WeightFormat) -> str:

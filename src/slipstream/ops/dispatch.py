@@ -13,6 +13,7 @@ from typing import Any
 from slipstream.base.errors import BackendError
 from slipstream.base.registry import load, unknown
 from slipstream.ops.types import (
+    E4M3,
     FAMILY_OPS,
     LINEAR_FORMATS,
     LINEAR_OPS,
@@ -23,10 +24,11 @@ from slipstream.ops.types import (
     Op,
     check_activations,
     linear_op,
+    of_linear_op,
 )
 
 CANDIDATES = ("triton", "cpu", "reference")  # modules of slipstream.ops, best first
-DETERMINISTIC = "triton_deterministic"  # asked for linear layers in the place of "triton" where deterministic settings are wanted
+DETERMINISTIC = "triton_deterministic"  # asked first where deterministic settings are wanted; "triton" then has no linear layers
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,8 @@ class Kernels:
         candidates = [load("slipstream.ops", name) for name in (CANDIDATES if only is None else (only,))]
         linears = candidates
         if deterministic:
-            linears = [load("slipstream.ops", DETERMINISTIC), *(module for module in candidates if module.NAME != "triton")]
+            candidates = [load("slipstream.ops", DETERMINISTIC), *candidates]
+            linears = [module for module in candidates if module.NAME != "triton"]
         self.device, self.activations = device, activations
         self._choices: list[Choice] = []
         self._linear: dict[str, LinearKernel] = {}
@@ -91,12 +94,16 @@ class Kernels:
             except BackendError as error:
                 self._missing[op] = error
         for op in LINEAR_OPS:
+            oracle = only is None and of_linear_op(op)[0] in E4M3  # the reference serves these where it is asked for by name only
             try:
-                self._linear[op] = self._choose(op, linears)
+                self._linear[op] = self._choose(op, [module for module in linears if not (oracle and module.NAME == "reference")])
             except BackendError as error:
                 self._missing[op] = error
         serving = {choice.chosen for choice in self._choices}
-        self.profile = "+".join({module.NAME: module.PROFILE for module in [*linears, *candidates] if module.NAME in serving}.values())
+        self._serving = {module.NAME: module for module in candidates if module.NAME in serving}
+        self.profile = "+".join(module.PROFILE for module in self._serving.values())
+        padded = {getattr(module, "padded", None) for module in self._serving.values()}
+        self._padded = padded.pop() if len(padded) == 1 else None
 
     def linear(self, format: str) -> LinearKernel:
         """The linear layer for weights stored as `format`, with these activations' scales where it rounds them.
@@ -118,11 +125,24 @@ class Kernels:
         return list(self._choices)
 
     def tape(self) -> Any:
-        """What records ops and replays them with another number of rows (csrc/tape.h); None where not all ops can be recorded
-        (a linear format that is missing counts when it is asked for)."""
-        serving = {choice.chosen for choice in self._choices}
-        module = load("slipstream.ops", next(iter(serving))) if len(serving) == 1 else None
-        return module.tape() if hasattr(module, "tape") else None
+        """What records ops and replays them (csrc/tape.h, ops/triton/graph.py); None where not all ops can be recorded (a linear format
+        that is missing counts when it is asked for)."""
+        makers = {getattr(module, "tape", None) for module in self._serving.values()}
+        make = makers.pop() if len(makers) == 1 else None
+        return None if make is None else make(self.device)
+
+    @property
+    def pads(self) -> bool:
+        """Whether a tape holds for the number of rows only that it was recorded with, and steps are filled up to a few sizes."""
+        return self._padded is not None
+
+    def padded(self, rows: int) -> int:
+        """Rows that a step of so many is run with: as many where tapes hold for any number."""
+        return rows if self._padded is None else self._padded(rows)
+
+    def recorded(self, op: str) -> bool:
+        """Whether a tape can hold this op: not where its host part waits for what the device computes."""
+        return getattr(getattr(self, op), "recorded", True)
 
     def _choose(self, op: str, candidates: list[ModuleType]) -> Any:
         declined = []

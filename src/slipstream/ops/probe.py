@@ -16,6 +16,7 @@ from slipstream.base.errors import InputError
 from slipstream.base.registry import unknown
 
 KINDS = ("fp32", "bf16", "int8", "int4")  # int4: products of 4-bit weights with bytes
+ON_GPUS = (*KINDS, "fp8")
 source = f"native ({native.module.isa()})" if native.module else f"torch, a lower bound ({native.reason})"
 
 
@@ -38,15 +39,16 @@ def read_bandwidth(bytes: int, threads: int, seconds: float = 0.2, device: str =
 
 def peak(kind: str, threads: int, seconds: float = 0.1, device: str = "cpu") -> float:
     """Gop/s (two operations per multiply-add) of `threads` threads that multiply registers of one of KINDS.
-    On a GPU: of a large matrix product of random numbers.
+    On a GPU: of a large matrix product of random numbers, of one of ON_GPUS.
 
     Where the machine has no bf16 instruction, bf16 is what widening to fp32 reaches.
 
     Raises:
         InputError: unknown kind, or no thread.
     """
-    if kind not in KINDS:
-        raise unknown("kind", kind, KINDS)
+    kinds = KINDS if device == "cpu" else ON_GPUS
+    if kind not in kinds:
+        raise unknown("kind", kind, kinds)
     if threads < 1:
         raise InputError(f"threads={threads}: must be at least 1")
     if device != "cpu":
@@ -71,6 +73,10 @@ def _product_peak(kind: str, seconds: float, device: str) -> float:
     if kind in ("int8", "int4"):
         left, right = (torch.randint(-127, 128, (size, size), dtype=torch.int8, device=device) for _ in range(2))
         product: Callable[[], object] = lambda: torch._int_mm(left, right)  # noqa: E731
+    elif kind == "fp8":
+        left, right = (torch.randn(size, size, device=device).to(torch.float8_e4m3fn) for _ in range(2))
+        one = torch.ones((), device=device)
+        product = lambda: torch._scaled_mm(left, right.t(), one, one, out_dtype=torch.bfloat16)  # noqa: E731
     else:
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[kind]
         left, right = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))

@@ -32,13 +32,17 @@ LINEAR_FORMATS = {  # what a linear layer stores: tensor -> (type, how many inpu
     "q6_k": {"weight": (torch.int8, 1), "scale": (torch.int8, 16), "group": (torch.float16, 256)},
     "int4_64": {"weight": (torch.uint8, 2), "scale": (torch.float16, 64)},
     "int4_128": {"weight": (torch.uint8, 2), "scale": (torch.float16, 128)},
+    "fp8": {"weight": (torch.float8_e4m3fn, 1), "scale": (torch.float32, 0)},
+    "fp8_block": {"weight": (torch.float8_e4m3fn, 1), "scale": (torch.float32, 128)},
 }
 FLOATS = ("fp32", "bf16")  # linear formats that leave activations as they are
+E4M3 = ("fp8", "fp8_block")  # linear formats that round activations to e4m3: no CPU multiplies such numbers, the reference is for tests
 BLOCK = 32  # inputs of a block of whole-number weights
 SPANS = {"32": 1, "128": 4, "row": 0}  # activations that share an int8 scale, as the user says it -> blocks, 0 for all of a row
 COARSER = {"int8": ("128", "row"), "int4": ("row",), "int4_64": ("row",), "int4_128": ("128", "row")}  # what pays besides 32
 SEGMENT = 512  # keys per attention segment, by absolute position (docs/numerics.md, section 3)
 SCALE_BYTES = 4  # of the scale that follows a key or value in int8
+CODES_ROOM = 16  # bytes behind a row of activations in e4m3 that has one scale: the scale, fp32, and as many as keep rows aligned
 
 
 def linear_op(format: str, activations: str = "32") -> str:
@@ -73,9 +77,16 @@ class Declined:
 
 
 class LinearKernel(Protocol):
-    """A linear layer of one weight format: `out = x @ weight.T + bias`. `name` is "<candidate>_<format>"."""
+    """A linear layer of one weight format: `out = x @ weight.T + bias`.
+
+    Attributes:
+        name: "<candidate>_<format>".
+        reads: the type that x is rounded to before anything else; x may be given in it, or in a wider one. e4m3 stands for rows
+            [k + CODES_ROOM] of codes with their scale behind them. Only kernels that round have it (`reads_of`).
+    """
 
     name: str
+    reads: torch.dtype
 
     def prepare(self, stored: dict[str, Tensor]) -> Any:
         """Packs the stored tensors of one layer once, at load; the result is opaque to everyone but `run`.
@@ -84,7 +95,7 @@ class LinearKernel(Protocol):
             stored: the tensors that LINEAR_FORMATS names, each [n, k / inputs that share a number] ([n] where all do). Two 4-bit
                 weights share a byte: byte j of a block of 32 inputs holds input j, and above it input j + 16.
                 int8, q8_0: w = weight * scale; int4: (weight - 8) * scale; int4_zero: (weight - least) * scale;
-                q4_k: group * scale * weight - group_least * least; q6_k: group * scale * weight.
+                q4_k: group * scale * weight - group_least * least; q6_k: group * scale * weight; fp8, fp8_block: weight * scale.
 
         Raises:
             InputError: a tensor is missing, or of the wrong type or shape.
@@ -169,6 +180,11 @@ class SampleRows:
 
 Op = Callable[..., Any]
 Layer = Callable[[Tensor, Tensor], None]  # reads [n, hidden], writes [n, hidden]; calls kernels, the same ones every time
+
+
+def reads_of(kernel: LinearKernel) -> torch.dtype:
+    """The narrowest type of x that serves the kernel; fp32 serves every kernel."""
+    return getattr(kernel, "reads", torch.float32)
 
 
 def check_stored(kernel: str, format: str, stored: dict[str, Tensor]) -> tuple[int, int]:

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from slipstream.base import registry
 from slipstream.ops.dispatch import Kernels
+from slipstream.ops.replay import Replay
+from slipstream.ops.staging import Staging
 from slipstream.ops.types import SampleRows
 from slipstream.sampling.distribution import Notes
 from slipstream.sampling.processors import Processor
@@ -66,24 +68,25 @@ class Sampler:
 
     def __init__(self, kernels: Kernels, max_rows: int):
         self.kernels, self.max_rows = kernels, max_rows
-        self.floats = np.zeros((3, max_rows), np.float32)  # temperature, top_p, min_p
-        self.ints = np.zeros((3, max_rows), np.int32)  # top_k, position, sample
-        self.seeds = np.zeros(max_rows, np.int64)
-        self._shared: dict[int, SampleRows] = {}  # views of these by number of rows, where the device has the same memory
+        self._facts = Staging((8, max_rows), np.int32, kernels.device)  # temperature, top_p, min_p; top_k, position, sample; seeds
+        self._views: dict[int, SampleRows] = {}  # of these on the device, by number of rows
+        self._drawing = Replay(kernels, kernels.pads)
         self.tokens = torch.zeros(max_rows, dtype=torch.int32, device=kernels.device)
 
     def draw(self, logits: Tensor, rows: Sequence[SampleRow]) -> tuple[list[int], list[TokenLogprobs | None]]:
-        """Samples one token per row; edits `logits` [rows, vocab] in place."""
+        """Samples one token per row; edits `logits` [rows, vocab] in place. Lines of logits past `rows` fill a step up: nobody asks for
+        what is drawn there."""
+        count, size = len(rows), len(logits)
         wanted = [row.voice.params.logprobs for row in rows]
+        filled, logits = logits, logits[:count]
         raw = logits
         if any(row.voice.processors for row in rows):
             if any(top is not None for top in wanted):
                 raw = logits.clone()
             self.process(logits, rows)
-        count = len(rows)
-        out = self.tokens[:count]
-        self.kernels.sample(logits, self._arguments(rows), out)
-        tokens = out.tolist()
+        choices, out = self._arguments(rows, size), self.tokens[:size]
+        self._drawing.run(lambda: self.kernels.sample(filled, choices, out), size, (filled,))
+        tokens = out[:count].tolist()
         chosen: list[TokenLogprobs | None] = [None] * count
         asking = [index for index, top in enumerate(wanted) if top is not None]
         if asking:
@@ -109,20 +112,19 @@ class Sampler:
             for token, value, rank, likeliest, logprobs, top in lines
         ]
 
-    def _arguments(self, rows: Sequence[SampleRow]) -> SampleRows:
-        count, params = len(rows), [row.voice.params for row in rows]
-        self.floats[:, :count] = [[one.temperature for one in params], [one.top_p for one in params], [one.min_p for one in params]]
-        self.ints[:, :count] = [[one.top_k for one in params], [row.position for row in rows], [row.voice.sample for row in rows]]
-        self.seeds[:count] = [row.voice.seed for row in rows]
-        if self.kernels.device != "cpu":
-            return self._columns(count)
-        if count not in self._shared:
-            self._shared[count] = self._columns(count)
-        return self._shared[count]
-
-    def _columns(self, count: int) -> SampleRows:
-        """The first `count` of what was filled in, on the device: the same memory on the CPU, a copy elsewhere."""
-        device = self.kernels.device
-        temperature, top_p, min_p = torch.from_numpy(self.floats[:, :count]).to(device).unbind()
-        top_k, position, sample = torch.from_numpy(self.ints[:, :count]).to(device).unbind()
-        return SampleRows(temperature, top_k, top_p, min_p, torch.from_numpy(self.seeds[:count]).to(device), position, sample)
+    def _arguments(self, rows: Sequence[SampleRow], size: int) -> SampleRows:
+        """What `rows` ask for, on the device; `size` of it, greedy where nobody asks."""
+        count, params, facts = len(rows), [row.voice.params for row in rows], self._facts.host
+        floats, ints, seeds = facts[:3].view(np.float32), facts[3:6], facts[6:].reshape(-1).view(np.int64)
+        floats[:, :count] = [[one.temperature for one in params], [one.top_p for one in params], [one.min_p for one in params]]
+        floats[0, count:size] = 0
+        ints[:, :count] = [[one.top_k for one in params], [row.position for row in rows], [row.voice.sample for row in rows]]
+        seeds[:count] = [row.voice.seed for row in rows]
+        self._facts.upload()
+        if size not in self._views:
+            device = self._facts.device
+            temperature, top_p, min_p = device[:3, :size].view(torch.float32)
+            top_k, position, sample = device[3:6, :size]
+            seed = device[6:].view(-1).view(torch.int64)[:size]
+            self._views[size] = SampleRows(temperature, top_k, top_p, min_p, seed, position, sample)
+        return self._views[size]

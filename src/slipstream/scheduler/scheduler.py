@@ -8,6 +8,7 @@ last of them its draft. How a step is filled:
        (where pages are short: idle pages of the prefix tree go first, then the last running request is preempted)
     2. waiting requests, in policy order, while there are seats, budget and pages for all they bring
     3. drafts, with the budget and the pages that nobody else wanted
+    4. where there is nothing but one row each and nobody waits, several passes at a time
 """
 
 import time
@@ -22,6 +23,7 @@ from slipstream.scheduler.budget import Budget
 from slipstream.scheduler.chunk import make_chunks
 from slipstream.scheduler.controller import Controller
 from slipstream.scheduler.options import SchedulerOptions, Stats
+from slipstream.scheduler.passes import passes
 from slipstream.scheduler.queue import Queue
 from slipstream.scheduler.request import Event, Request, State
 from slipstream.step import Admission, Chunk, Outcome, Plan, Result
@@ -128,8 +130,9 @@ class Scheduler:
             self._waiting.order(now)
             admitted = self._admit(trunks, budget)
         chunks = make_chunks(trunks, len(self._waiting) > 0, budget, self._controller, self.tables, self.options)
+        times = 1 if len(self._waiting) else passes(trunks, chunks, self._pace, self.tables)
         released, self._released = tuple(self._released), []
-        return Plan(tuple(admitted), tuple(chunks), self.tables.take_copies(), released)
+        return Plan(tuple(admitted), tuple(chunks), self.tables.take_copies(), released, times)
 
     def _continue(self, budget: Budget) -> list[tuple[Request, int]]:
         """(request, trunk rows) of the running requests, with pages for them."""

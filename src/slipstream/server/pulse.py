@@ -31,10 +31,10 @@ class Pulse(Meter):
 
     def record(self, plan: Plan, result: Result, seconds: float) -> StepRecord:
         step = super().record(plan, result, seconds)
-        self.count += 1
-        self.made += step.tokens
+        self.count += result.passes
+        self.made += step.tokens * result.passes
         self.busy += seconds
-        self._fresh.append(step)
+        self._fresh.extend(self.steps[-result.passes :])
         return step
 
     def beat(self, core: Core, limit: Limit | None, working: bool) -> Beat:

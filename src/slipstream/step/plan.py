@@ -80,12 +80,15 @@ class Plan:
         chunks: their rows, in the order of the batch.
         copies: (from page, to page) whole-page copies to make before the forward pass (copy-on-write tails).
         released: requests that ended, were aborted or were preempted since the last plan.
+        passes: how often it may be run, each pass on the tokens that the one before drew. Above 1 every chunk is one row that samples,
+            without a draft or a score, and its pages cover as many positions.
     """
 
     admitted: tuple[Admission, ...] = ()
     chunks: tuple[Chunk, ...] = ()
     copies: tuple[tuple[int, int], ...] = ()
     released: tuple[int, ...] = ()
+    passes: int = 1
 
     @property
     def rows(self) -> int:
@@ -108,7 +111,7 @@ class Outcome:
 
     Attributes:
         request: the request's number.
-        tokens: kept draft tokens, then the newly sampled one; empty if the chunk did not sample.
+        tokens: kept draft tokens, then the newly sampled one; empty if the chunk did not sample; those of all passes.
         logprobs: one entry per token of `tokens`, or None.
         scores: prompt logprobs of the tokens after the scored trunk rows, or None.
         draft: the drafter's guess for the next step, below the last of `tokens`.
@@ -128,10 +131,12 @@ class Result:
     Attributes:
         outcomes: in the order of the plan's chunks.
         drafting: seconds of the step in which the next drafts were made.
+        passes: how often it was run.
     """
 
     outcomes: tuple[Outcome, ...] = field(default=())
     drafting: float = 0.0
+    passes: int = 1
 
 
 class Executor(Protocol):

@@ -17,7 +17,7 @@ from slipstream.arch.names import Place, checkpoint_name, place_of
 from slipstream.arch.spec import ModelSpec, tensors
 from slipstream.base import log, registry
 from slipstream.base.errors import CheckpointError
-from slipstream.cost import Mix, WeightFormat
+from slipstream.cost import LINEAR_ARITHMETIC, Mix, WeightFormat
 from slipstream.weights.open import open_checkpoint
 from slipstream.weights.source import Stored
 
@@ -92,7 +92,8 @@ class Loaded:
 
     def _native(self, name: str) -> str | None:
         place = self._places[name]
-        return None if place.transposed or place.plus else self._checkpoint.native(place.name)
+        found = None if place.transposed or place.plus else self._checkpoint.native(place.name)
+        return found if found in LINEAR_ARITHMETIC[self._device.partition(":")[0]] else None
 
     def _as_stored(self) -> WeightFormat:
         named = {name: self._native(name) for name in self._places if self._wanted[name].role in _MATRICES}
@@ -157,8 +158,8 @@ class Loaded:
                 _log.warning("%s: stored as %s; linear layers are converted to fp32 (exact, more memory)", self.spec.name, names)
             return
         counts = ", ".join(f"{kind} ({count})" for kind, count in sorted(kinds.items()))
-        native = (kind in _FLOATS or self._checkpoint.native(name) for name, kind in self._matrices().items())
-        if all(native):
+        native = {place.name: self._native(name) for name, place in self._places.items()}
+        if all(kind in _FLOATS or native[name] for name, kind in self._matrices().items()):
             _log.info("%s: matrices are stored as %s, which can run as they are%s", self.spec.name, counts, more)
             return
         why = "which holds every value exactly" if self.format == "bf16" else "since bf16 would round them; quant='int8' takes a quarter"

@@ -1,23 +1,22 @@
 """Ahead: a model beside goes on by itself, several tokens in one call: what it draws in one pass it reads in the next.
 
-Owns the numbers of every pass, which are known beforehand but for the tokens: where rows lie, and with what noise they draw. On the CPU
-all passes are one recorded list of ops (model/replay.py); elsewhere the host waits once, at the end. Must not know who asks or why.
+Owns the numbers of every pass, which are known beforehand but for the tokens: where rows lie, and with what noise they draw. All passes
+are recorded as one (ops/replay.py), and the host waits once, at the end. Must not know who asks or why.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from slipstream.model.batch import Batch
 from slipstream.model.decoder import Decoder
 from slipstream.model.head import Head
-from slipstream.model.replay import Replay
-from slipstream.ops.dispatch import Kernels
+from slipstream.ops.replay import Replay
+from slipstream.ops.staging import Staging
 from slipstream.ops.types import AttentionRows, SampleRows
 from slipstream.sampling.sampler import Voice
-from slipstream.worker.staging import Staging
+from slipstream.worker.pool import KVPool
 
 IDS, POSITIONS, SLOTS, REQUEST, LINEAR, NOISE = range(6)  # rows of a pass's table; NOISE: position of the token that is drawn
 
@@ -28,14 +27,12 @@ class Ahead:
         model: what goes on.
         pool: its KV pages.
         table: page tables. [requests, pages]
-        page_size: positions per page.
-        kernels: who computes.
         requests: that may go on at once.
     """
 
-    def __init__(self, model: Decoder | Head, pool: Tensor, table: Staging, page_size: int, kernels: Kernels, requests: int):
-        self._model, self._pool, self._table, self._page, self._kernels = model, pool, table, page_size, kernels
-        self._requests, self._device = requests, kernels.device
+    def __init__(self, model: Decoder | Head, pool: KVPool, table: Staging, requests: int):
+        self._model, self._pool, self._table, self._kernels = model, pool, table, pool.kernels
+        self._requests, self._device = requests, pool.kernels.device
         self._passes: list[Staging] = []  # [6, requests] each; what a pass draws are the ids of the next
         self._replays: dict[int, Replay] = {}  # passes -> their ops
         self._floats = Staging((3, requests), np.float32, self._device)  # temperature, top_p, min_p
@@ -60,28 +57,32 @@ class Ahead:
         Returns:
             The tokens drawn, per request. [requests][count]
         """
-        rows = len(tokens)
-        self._lay_out(tokens, np.array(seats), np.array(places), np.array(first), count)
-        for row, voice in enumerate(voices):
-            params = voice.params
-            self._floats.host[:, row] = params.temperature, params.top_p, params.min_p
-            self._ints.host[:, row], self._seeds.host[row] = (params.top_k, voice.sample), voice.seed
+        asked = len(tokens)
+        rows = min(self._kernels.padded(asked), self._requests)
+        self._lay_out(tokens, np.array(seats), np.array(places), np.array(first), count, rows)
+        floats, ints, seeds, params = self._floats.host, self._ints.host, self._seeds.host, [voice.params for voice in voices]
+        floats[:, :asked] = [[one.temperature for one in params], [one.top_p for one in params], [one.min_p for one in params]]
+        floats[0, asked:rows] = 0
+        ints[:, :asked] = [[one.top_k for one in params], [voice.sample for voice in voices]]
+        seeds[:asked] = [voice.seed for voice in voices]
         for staged in (self._floats, self._ints, self._seeds, *self._passes[: count + 1]):
             staged.upload()
         if count not in self._replays:
             self._replays[count] = Replay(self._kernels, self._model.records)
-        self._replays[count].run(lambda: self._ops(rows, count), rows, (self._pool, self._table.device))
-        drawn = [staged.device[IDS, :rows].tolist() for staged in self._passes[1 : count + 1]]
+        self._replays[count].run(lambda: self._ops(rows, count), rows, (self._pool.tensor, self._table.device))
+        drawn = [staged.device[IDS, :asked].tolist() for staged in self._passes[1 : count + 1]]
         return [list(own) for own in zip(*drawn, strict=True)]
 
-    def _lay_out(self, tokens: Sequence[int], seats: np.ndarray, places: np.ndarray, first: np.ndarray, count: int) -> None:
+    def _lay_out(self, tokens: Sequence[int], seats: np.ndarray, places: np.ndarray, first: np.ndarray, count: int, size: int) -> None:
+        page = self._pool.page_size
         while len(self._passes) <= count:
             self._passes.append(Staging((6, self._requests), np.int32, self._device))
         self._passes[0].host[IDS, : len(tokens)] = tokens
         for number, staged in enumerate(self._passes[:count]):
             at, rows = places + number, staged.host[:, : len(tokens)]
             rows[POSITIONS], rows[REQUEST], rows[LINEAR], rows[NOISE] = at, seats, at + 1, first + number
-            rows[SLOTS] = self._table.host[seats, at // self._page] * self._page + at % self._page
+            rows[SLOTS] = self._table.host[seats, at // page] * page + at % page
+            staged.host[:, len(tokens) : size] = [[0], [0], [self._pool.spare], [0], [1], [0]]  # see worker/batching.py
 
     def _ops(self, rows: int, count: int) -> None:
         """All ops of all passes, in order."""
@@ -97,6 +98,6 @@ class Ahead:
                 page_table=self._table.device,
             )
             batch = Batch(ids=now[IDS], positions=now[POSITIONS], slots=now[SLOTS], attention=attention)
-            logits = self._model.ops(batch, self._pool, every, number > 0)
+            logits = self._model.ops(batch, self._pool.tensor, every, number > 0)
             choices = SampleRows(floats[0], ints[0], floats[1], floats[2], self._seeds.device[:rows], now[NOISE], ints[1])
             self._kernels.sample(logits, choices, self._passes[number + 1].device[IDS, :rows])

@@ -6,31 +6,48 @@ that of their depth:
 
     page table   0 ... start-1 | start ... start+u-1 | start+u+node ...
                  cached        | trunk               | branch (kept nodes are moved forward after verification)
+
+Where steps are filled up to a few sizes (Kernels.pads), rows that nobody asked for follow: they stand at position 0 of the first slot and
+write to a page of the pool that is nobody's.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 
 import numpy as np
 
 from slipstream.model.batch import Batch
+from slipstream.ops.staging import Staging
 from slipstream.ops.types import AttentionRows
 from slipstream.step import Chunk
 from slipstream.worker.slots import Slot, Slots
-from slipstream.worker.staging import Staging
 
 MAX_DRAFT = 64  # nodes of one draft; with their ancestors they bound the tail slots of a step
 
 
-class Batcher:
-    """Builds the Batch of a step in buffers allocated once for `max_rows` rows."""
+@dataclass(frozen=True, slots=True)
+class Padding:
+    """How steps are filled up.
 
-    def __init__(self, slots: Slots, page_size: int, max_rows: int, device: str):
-        self.slots, self.page_size = slots, page_size
+    Attributes:
+        rows: rows of a step -> rows that it is run with.
+        slot: where the rows that were added write.
+    """
+
+    rows: Callable[[int], int]
+    slot: int
+
+
+class Batcher:
+    """Builds the Batch of a step in buffers allocated once for `max_rows` rows; padding: None runs steps as they are."""
+
+    def __init__(self, slots: Slots, page_size: int, max_rows: int, device: str, padding: Padding | None = None):
+        self.slots, self.page_size, self._padding, self._max_rows = slots, page_size, padding, max_rows
         self.rows = Staging((5, max_rows), np.int32, device)  # ids, positions, slots, request, linear
         self.tail_start = Staging((max_rows + 1,), np.int32, device)
         self.tail_slots = Staging((max_rows * MAX_DRAFT,), np.int32, device)
-        self._made: dict[int, Batch] = {}
+        self._made: dict[tuple[int, int], Batch] = {}
 
     def build(self, chunks: Sequence[Chunk]) -> Batch:
         slots = [self.slots[chunk.request] for chunk in chunks]
@@ -50,6 +67,8 @@ class Batcher:
         page, place = np.divmod(index, self.page_size)
         cells[:] = self.slots.table[of, page] * self.page_size + place
         tails = self._branches(chunks, first, total)
+        if self._padding is not None:
+            total, tails = self._pad(total, tails)
         self.rows.upload()
         self.tail_start.upload()
         self.slots.upload()
@@ -57,16 +76,24 @@ class Batcher:
             self.tail_slots.upload()
         return self._views(total, max(tails, 1))  # never empty: it has an address
 
+    def _pad(self, total: int, tails: int) -> tuple[int, int]:
+        """Fills the step up; its rows and tail slots then. Tail slots are all that such a step may have, or none."""
+        size = min(self._padding.rows(total), self._max_rows)
+        self.rows.host[:, total:size] = [[0], [0], [self._padding.slot], [0], [1]]
+        self.tail_start.host[total + 1 : size + 1] = tails
+        return size, size * MAX_DRAFT if tails else 0
+
     def _views(self, total: int, tails: int) -> Batch:
-        """The tensors of a step; those of a step without branches are made once, since their addresses never change."""
-        batch = self._made.get(total) if tails == 1 else None
+        """The tensors of a step; where another may have the same they are made once, since their addresses never change."""
+        again = tails == 1 or self._padding is not None
+        batch = self._made.get((total, tails)) if again else None
         if batch is None:
             ids, positions, cells, request, linear = self.rows.device[:, :total]
             start, slots = self.tail_start.device[: total + 1], self.tail_slots.device[:tails]
             attention = AttentionRows(request, positions, linear, start, slots, self.slots.page_table)
             batch = Batch(ids, positions, cells, attention)
-            if tails == 1:
-                self._made[total] = batch
+            if again:
+                self._made[total, tails] = batch
         return batch
 
     def _branches(self, chunks: Sequence[Chunk], first: Sequence[int], total: int) -> int:

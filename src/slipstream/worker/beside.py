@@ -17,13 +17,13 @@ from slipstream.model.batch import Batch
 from slipstream.model.decoder import Decoder
 from slipstream.model.head import Head
 from slipstream.ops.reference.sampling import gumbel_of
+from slipstream.ops.staging import Staging
 from slipstream.ops.types import AttentionRows
 from slipstream.sampling.noting import apart
 from slipstream.sampling.sampler import Sampler, SampleRow, Voice
 from slipstream.speculate.drafter import Branch, Feed
 from slipstream.worker.ahead import Ahead
 from slipstream.worker.pool import KVPool
-from slipstream.worker.staging import Staging
 
 DEEPEST = 64  # guesses on the way to one, itself included
 SURER = 2.0  # factor of logits at temperature 0; of 1 to 4 the best on held-out text, with a head and with a small model
@@ -45,13 +45,13 @@ class Beside:
         self.vocab = decoder.spec.vocab
         self.max_rows, self.max_asks, self.max_len = max_rows, sampler.max_rows, decoder.max_len
         self._page = pool.page_size
-        self._pages = PagePool(pool.tensor.shape[2], self._page)
+        self._pages = PagePool(pool.pages, self._page)
         device = str(pool.tensor.device)
         self._table = Staging((requests, -(-decoder.max_len // self._page)), np.int32, device)
         self._seats = list(range(requests))[::-1]
         self._held: dict[int, tuple[int, list[int]]] = {}  # request -> its row of the table, its pages
         self._rows = Staging((5, max_rows), np.int32, device)  # ids, positions, slots, request, linear
-        self._ahead = Ahead(decoder, pool.tensor, self._table, self._page, pool.kernels, requests)
+        self._ahead = Ahead(decoder, pool, self._table, requests)
         self._tail_start = Staging((max_rows + 1,), np.int32, device)
         self._tail_slots = Staging((max_rows * DEEPEST,), np.int32, device)
         self._picked = Staging((self.max_asks,), np.int32, device)

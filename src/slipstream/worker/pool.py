@@ -21,12 +21,17 @@ class KVPool:
     Args:
         shape: as above.
         type: a key of TYPES, the KV type of the numerics profile.
+
+    Attributes:
+        pages: that may be given away.
+        spare: a slot that is nobody's, on a page behind these, for rows that fill up a step; there where steps are filled up.
     """
 
     def __init__(self, shape: tuple[int, ...], type: str, kernels: Kernels):
         row = shape[5] + (SCALE_BYTES if type == "int8" else 0)
-        self.tensor: Tensor = _zeros((*shape[:5], row), TYPES[type], kernels.device)
-        self.page_size = shape[4]
+        layers, both, self.pages, heads, self.page_size, _ = shape
+        self.tensor: Tensor = _zeros((layers, both, self.pages + kernels.pads, heads, self.page_size, row), TYPES[type], kernels.device)
+        self.spare = self.pages * self.page_size
         self.kernels = kernels
 
     def copy_pages(self, copies: Sequence[tuple[int, int]]) -> None:

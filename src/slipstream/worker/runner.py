@@ -1,8 +1,9 @@
 """The runner: one step from Plan to Result.
 
 forward all rows -> draw a token at every row that needs one -> walk each draft -> keep one path -> next drafts. Prefill,
-decode and speculation take the same path through this file. Owns the order of these and nothing else: tensors belong to
-the pool, per-request state to the slots, the model to the decoder.
+decode and speculation take the same path through this file; steps of plain decoding may take several passes at once, which
+is worker/ahead.py. Owns the order of these and nothing else: tensors belong to the pool, per-request state to the slots, the
+model to the decoder.
 """
 
 import time
@@ -15,17 +16,18 @@ import torch
 from torch import Tensor
 
 from slipstream.model.decoder import Decoder
+from slipstream.ops.staging import Staging
 from slipstream.sampling.sampler import Sampler, SampleRow
 from slipstream.speculate.choose import Rule
 from slipstream.speculate.drafter import DraftContext, Drafter, States
 from slipstream.speculate.verify.match import match
 from slipstream.step import Chunk, Outcome, Plan, Result, TokenLogprobs
 from slipstream.step.draft import EMPTY
-from slipstream.worker.batching import Batcher
+from slipstream.worker.ahead import Ahead
+from slipstream.worker.batching import Batcher, Padding
 from slipstream.worker.judge import Judge
 from slipstream.worker.pool import KVPool
 from slipstream.worker.slots import Slots
-from slipstream.worker.staging import Staging
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,10 @@ class Runner:
         self.device = str(pool.tensor.device)
         self.slots = Slots(sizes.batch, -(-sizes.tokens // pool.page_size), decoder.spec.vocab, self.device)
         self._picked = Staging((sampler.max_rows,), np.int32, self.device)  # rows that need logits
-        self.batcher = Batcher(self.slots, pool.page_size, sizes.rows, self.device)
+        self._kernels = pool.kernels
+        padding = Padding(self._kernels.padded, pool.spare) if self._kernels.pads else None
+        self.batcher = Batcher(self.slots, pool.page_size, sizes.rows, self.device, padding)
+        self._ahead = Ahead(decoder, pool, self.slots.staged, sizes.batch)
 
     def run(self, plan: Plan) -> Result:
         for request in plan.released:
@@ -68,6 +73,8 @@ class Runner:
         if not plan.chunks:
             return Result()
         self.pool.copy_pages(plan.copies)
+        if plan.passes > 1 and self._goes_on(plan.chunks):
+            return self._several(plan)
         hidden = self.decoder.forward(self.batcher.build(plan.chunks), self.pool.tensor)  # [rows, hidden]
         first = [0]
         for chunk in plan.chunks:
@@ -77,11 +84,36 @@ class Runner:
         outcomes = [
             self._keep(chunk, hidden, begin, drawn, scores.get(chunk.request)) for chunk, begin in zip(plan.chunks, first, strict=False)
         ]
+        if hidden.is_cuda and not any(chunk.sample for chunk in plan.chunks):
+            torch.cuda.synchronize(hidden.device)  # nobody has read what the step made, but it is over when its rows are
         began = time.perf_counter()
         if self.decoder.levels:
             self.drafter.watch(self._states(hidden, plan.chunks, first, outcomes))
         drafted = self._draft(plan.chunks, outcomes)
         return Result(tuple(drafted), time.perf_counter() - began)
+
+    def _goes_on(self, chunks: Sequence[Chunk]) -> bool:
+        """Whether nobody here looks at a step of these before the next: no processor, nobody who watches states or log-probabilities."""
+        if self.decoder.levels or len(chunks) > self.sampler.max_rows:
+            return False
+        voices = (self.slots[chunk.request].voice for chunk in chunks)
+        return all(not voice.processors and voice.params.logprobs is None for voice in voices)
+
+    def _several(self, plan: Plan) -> Result:
+        """All passes of a step of plain decoding."""
+        slots = [self.slots[chunk.request] for chunk in plan.chunks]
+        for slot, chunk in zip(slots, plan.chunks, strict=True):
+            self.slots.extend_table(slot, chunk)
+        self.slots.upload()
+        places = [chunk.start for chunk in plan.chunks]
+        drawn = self._ahead.run(
+            [chunk.trunk[0] for chunk in plan.chunks], [slot.index for slot in slots], places, [slot.voice for slot in slots],
+            [place + 1 for place in places], plan.passes,
+        )  # fmt: skip
+        for slot, tokens in zip(slots, drawn, strict=True):
+            slot.tokens.extend(tokens)
+        outcomes = (Outcome(chunk.request, tuple(tokens)) for chunk, tokens in zip(plan.chunks, drawn, strict=True))
+        return Result(tuple(outcomes), passes=plan.passes)
 
     def reset(self) -> None:
         """Forgets all requests."""
@@ -104,7 +136,7 @@ class Runner:
                 rows.extend(range(begin + len(chunk.trunk) - 1, begin + chunk.rows))
                 asks.extend(self._asks(chunk))
         for block in _blocks(len(rows), self.sampler.max_rows):
-            logits = self._logits(hidden, rows[block])
+            logits = self._filled_logits(hidden, rows[block])
             yield from zip(*self.sampler.draw(logits, asks[block]), strict=True)
 
     def _asks(self, chunk: Chunk) -> Iterator[SampleRow]:
@@ -115,8 +147,13 @@ class Runner:
             yield SampleRow(voice, end + depth, [chunk.draft.tokens[n] for n in chunk.draft.path(node)])
 
     def _logits(self, hidden: Tensor, rows: Sequence[int]) -> Tensor:  # -> [rows, vocab]
-        self._picked.host[: len(rows)] = rows
-        return self.decoder.logits(hidden, self._picked.upload()[: len(rows)])
+        return self._filled_logits(hidden, rows)[: len(rows)]
+
+    def _filled_logits(self, hidden: Tensor, rows: Sequence[int]) -> Tensor:  # -> [rows, filled up where steps are; vocab]
+        size = min(self._kernels.padded(len(rows)), self.sampler.max_rows)
+        picked = self._picked.host
+        picked[: len(rows)], picked[len(rows) : size] = rows, 0
+        return self.decoder.logits(hidden, self._picked.upload()[:size])
 
     def _keep(self, chunk: Chunk, hidden: Tensor, begin: int, drawn: Iterator[tuple[int, TokenLogprobs | None]], scores) -> Outcome:
         """Verifies one chunk's draft and makes the kept path part of the request."""

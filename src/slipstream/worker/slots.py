@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from slipstream.ops.staging import Staging
 from slipstream.sampling.sampler import Voice
 from slipstream.step import Admission, Chunk
-from slipstream.worker.staging import Staging
 
 
 @dataclass(slots=True)
@@ -39,8 +39,7 @@ class Slots:
     """Up to `count` slots with page tables of up to `max_pages` pages."""
 
     def __init__(self, count: int, max_pages: int, vocab: int, device: str):
-        self._staged = Staging((count, max_pages), np.int32, device)
-        self.table = self._staged.host  # [slots, max_pages]
+        self.staged = Staging((count, max_pages), np.int32, device)  # the page tables
         self._changed = True
         self.vocab, self.device = vocab, device
         self._free = list(range(count))[::-1]
@@ -72,10 +71,15 @@ class Slots:
     def upload(self) -> None:
         """Brings the page tables to the device, if they have changed."""
         if self._changed:
-            self._staged.upload()
+            self.staged.upload()
             self._changed = False
+
+    @property
+    def table(self) -> np.ndarray:
+        """The page tables as the host knows them. [slots, max_pages]"""
+        return self.staged.host
 
     @property
     def page_table(self) -> Tensor:
         """The page tables on the device, as of the last upload. [slots, max_pages]"""
-        return self._staged.device
+        return self.staged.device

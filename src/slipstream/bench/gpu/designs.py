@@ -14,14 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from slipstream.base import registry
-from slipstream.ops.triton import fp8, gemm, packed
+from slipstream.bench.gpu.packed_forms import INT4, INT8, ZERO_128, Candidate, four_bits, multiply, stored, unpacked
+from slipstream.bench.gpu.packed_forms import tiled as tiled_packed
+from slipstream.ops.triton import fp8, gemm
 from slipstream.ops.triton.gemm import Tile
-from slipstream.ops.triton.packing import OUTPUTS, STEP, pack
+from slipstream.ops.triton.linear import KERNELS
+from slipstream.ops.triton.packing import OUTPUTS, pack
 from slipstream.ops.types import Declined
+from slipstream.quant.formats.fp8 import quantise
 
 Product = Callable[[Any], Tensor]  # what `take` made of x [m, k] -> [m, n]
-FORMATS = "slipstream.quant.formats"
 GROUP = 128  # weights that share a scale and zero point in the 4-bit designs
 LEAST_INT8_ROWS = 17  # torch._int_mm takes no fewer
 FP8_MAX, X_MAX = 448.0, 6.0  # greatest e4m3; greatest activation that the static scale expects
@@ -75,7 +77,7 @@ def tiled(tile: Tile, way: str = "") -> Callable[[Tensor], Product]:
         def product(x: Tensor) -> Tensor:
             out = torch.empty(x.shape[0], n, device=x.device)
             if way == "whole":
-                grid = (-(-n // tile.n), -(-x.shape[0] // tile.m))
+                grid = (-(-x.shape[0] // tile.m), -(-n // tile.n))
                 gemm.variant(n, k, "*fp32", False, tile).launch(grid, x, weight, out, x.shape[0])
             else:
                 gemm.matmul(x, weight, out, tile=tile)
@@ -145,19 +147,27 @@ def e4m3(by_block: bool) -> Callable[[Tensor], Product | Declined]:
     return make
 
 
+def fp8_layer(weight: Tensor) -> Product | Declined:
+    """What the engine does with --quant fp8: activations quantised within, the own product or torch's by the number of rows."""
+    n, k = weight.shape
+    if not weight.is_cuda or k % fp8.GROUP:
+        return Declined(f"looked at on CUDA only, where k is a multiple of {fp8.GROUP}, not {k}")
+    kernel = KERNELS["linear_fp8"]
+    prepared = kernel.prepare(quantise(weight))
+
+    def product(x: Tensor) -> Tensor:
+        out = torch.empty(x.shape[0], n, device=weight.device)
+        kernel.run(x, prepared, None, out)
+        return out
+
+    return product
+
+
 def int_mm(weight: Tensor) -> Product:
     """torch._int_mm: int8 weights per output, exact whole-number products, then both scales."""
     scale = (weight.abs().amax(1).float() / 127)[None, :]  # [1, n]
     whole = torch.round(weight / scale.t()).to(torch.int8).t()
     return lambda taken: torch._int_mm(taken[0], whole)[: len(taken[1])] * taken[1] * scale
-
-
-def _four_bits(weight: Tensor, group: int = GROUP) -> tuple[Tensor, Tensor, Tensor]:
-    """Whole numbers 0..15 [n, k] int32, scale and least value [n, k / group, 1] of asymmetric 4-bit groups."""
-    groups = weight.float().unflatten(1, (-1, group))
-    least, most = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
-    scale = (most - least).clamp(min=1e-6) / 15
-    return torch.round((groups - least) / scale).clamp(0, 15).int().flatten(1), scale, least
 
 
 def tinygemm(weight: Tensor) -> Product | Declined:
@@ -167,7 +177,7 @@ def tinygemm(weight: Tensor) -> Product | Declined:
         return Declined("torch._weight_int4pack_mm has another layout on the CPU")
     if n % 8 or k % 1024:
         return Declined(f"takes n a multiple of 8 and k of 1024, not {n} x {k}")
-    whole, scale, least = _four_bits(weight)
+    whole, scale, least = four_bits(weight, GROUP)
     packed = torch.ops.aten._convert_weight_to_int4pack((whole[:, ::2] << 4 | whole[:, 1::2]).to(torch.uint8), 8)
     middle = least + 8 * scale  # it computes (q - 8) * scale + zero
     pairs = torch.cat([scale, middle], -1).transpose(0, 1).contiguous().bfloat16()  # [k / GROUP, n, 2]
@@ -182,7 +192,7 @@ def gemlite(weight: Tensor) -> Product | Declined:
         return Declined("gemlite runs on CUDA only")
     from gemlite.helper import A16W4_HQQ_INT
 
-    whole, scale, least = _four_bits(weight)
+    whole, scale, least = four_bits(weight, GROUP)
     n, k = weight.shape
     scales, zeros = scale.bfloat16().view(-1, 1), (-least / scale).bfloat16().view(-1, 1)  # it computes (q - zero) * scale
     layer = A16W4_HQQ_INT(device=str(weight.device), dtype=torch.bfloat16).from_weights(
@@ -191,37 +201,19 @@ def gemlite(weight: Tensor) -> Product | Declined:
     return lambda x: layer(x)
 
 
-def packed_weight(format: str, group: int, tile: Tile | None = None) -> Callable[[Tensor], Product | Declined]:
-    """The whole-number products of ops/triton/packed.py as the engine runs them, fp32 results; `tile`: whatever the number of rows."""
+def packed_weight(candidate: Candidate) -> Callable[[Tensor], Product | Declined]:
+    """A whole-number product of packed_forms.py, fp32 results."""
 
     def make(weight: Tensor) -> Product | Declined:
         n, k = weight.shape
-        if k % group:
-            return Declined(f"takes k a multiple of {group}, not {k}")
-        if not weight.is_cuda and (format != "int4" or n > OUTPUTS):
+        if k % max(candidate.kind.group, 1):
+            return Declined(f"takes k a multiple of {candidate.kind.group}, not {k}")
+        if not weight.is_cuda and (candidate.kind.format != "int4" or n > OUTPUTS):
             return Declined("without a GPU only int4 is looked at, and one tile of outputs: the interpreter is slow")
-        layer = pack(_stored(format, weight, group))
-
-        def product(x: Tensor) -> Tensor:
-            out = torch.empty(x.shape[0], n, device=x.device)
-            packed.product(F.pad(x, (0, layer.form.k - k)) if layer.form.k > k else x, layer, None, out, tile)
-            return out
-
-        return product
+        layer = pack(stored(candidate.kind, weight)[0])
+        return lambda x: multiply(candidate, x, layer)
 
     return make
-
-
-def _stored(format: str, weight: Tensor, group: int) -> dict[str, Tensor]:
-    """What the engine would be given: rounded by the format, or, with zeros, in groups as GPTQ and AWQ store them."""
-    if format != "int4_zero":
-        return registry.load(FORMATS, format).quantise(weight)
-    whole, scale, least = _four_bits(weight, group)
-    zero = torch.round(-least / scale).clamp(0, 15).squeeze(-1)  # [n, k / group]
-    halves = whole.to(torch.uint8).unflatten(1, (-1, 2, 16))
-    scales = scale.squeeze(-1).half().repeat_interleave(group // 32, 1)
-    zeros = zero.to(torch.uint8).repeat_interleave(group // 32, 1)
-    return {"weight": (halves[:, :, 0] | halves[:, :, 1] << 4).flatten(1), "scale": scales, "least": zeros}
 
 
 FOUR_BITS = 4 + 32 / GROUP
@@ -236,13 +228,10 @@ DESIGNS = (
     Design("scaled_mm_rows", 8, 2, False, scaled_mm(True), "fp8", by_row),
     Design("fp8", 8, 2, False, e4m3(False), "fp8", lambda x: fp8.quantise(x.float(), False)),
     Design("fp8_block", 8, 2, False, e4m3(True), "fp8_block", lambda x: fp8.quantise(x.float(), True)),
+    Design("fp8_layer", 8, 2, False, fp8_layer, "fp8"),
     Design("int_mm", 8, 2, False, int_mm, None, whole_rows),
-    Design("packed_int4", 4.5, 1, False, packed_weight("int4", 32)),
-    Design("packed_int4_zero_128", 4 + 24 / 128, 1, False, packed_weight("int4_zero", 128)),
-    Design("packed_int4_zero_128_tile16", 4 + 24 / 128, 1, False, packed_weight("int4_zero", 128, Tile(16, OUTPUTS, STEP, 8, 4))),
-    Design("packed_int4_zero_128_tile64", 4 + 24 / 128, 1, False, packed_weight("int4_zero", 128, Tile(64, OUTPUTS, STEP, 8, 4))),
-    Design("packed_int4_zero_128_tile128", 4 + 24 / 128, 1, False, packed_weight("int4_zero", 128, Tile(128, OUTPUTS, STEP, 8, 4))),
-    Design("packed_int8", 8, 1, False, packed_weight("int8", 1)),
+    *(Design(str(kind), kind.bits, 1, False, packed_weight(tiled_packed(kind, "", 1, 1 << 31))) for kind in (INT4, ZERO_128, INT8)),
+    Design(f"{ZERO_128}_unpacked", ZERO_128.bits, 1, False, packed_weight(unpacked(ZERO_128, "", 1))),
     Design("tinygemm", FOUR_BITS, 1, False, tinygemm),
     Design("gemlite", FOUR_BITS, 1, False, gemlite),
 )

@@ -64,7 +64,8 @@ def triton_kernels(deterministic: bool = False) -> SimpleNamespace:
     """The Triton candidate's callables, whatever device there is; `linear(format)` too, those of deterministic settings if asked
     for. An op that it does not have is None."""
     linear = triton_deterministic if deterministic else candidate
-    ops = {op: candidate.offer(op, "cuda") for op in OPS + FAMILY_OPS}
+    fixed = triton_deterministic.ATTENTION if deterministic else ()
+    ops = {op: (linear if op in fixed else candidate).offer(op, "cuda") for op in OPS + FAMILY_OPS}
     served = {op: None if isinstance(answer, Declined) else answer for op, answer in ops.items()}
     return SimpleNamespace(**served, linear=lambda format: linear.offer(f"linear_{format}", "cuda"))
 
@@ -169,8 +170,11 @@ def attention(rows: int, heads: Heads, dtype: torch.dtype, context: int, window:
 
 
 def linear(rows: int, n: int, k: int, format: str) -> Scene:
-    """A layer in a format that weights can be rounded to."""
-    stored = registry.load("slipstream.quant.formats", format).quantise(noise(n, k, seed=5) / math.sqrt(k))
+    """A layer in a format that weights can be rounded to, or in fp8 with a scale per output and 128 inputs."""
+    weight, by_block = noise(n, k, seed=5) / math.sqrt(k), format == "fp8_block"
+    stored = registry.load("slipstream.quant.formats", "fp8" if by_block else format).quantise(weight.view(-1, 128) if by_block else weight)
+    if by_block:
+        stored = {"weight": stored["weight"].view(n, k), "scale": stored["scale"].view(n, k // 128)}
     tensors = {"x": noise(rows, k, seed=1), "bias": noise(n, seed=2), **stored}
 
     def run(kernels, t, index):

@@ -22,10 +22,9 @@ from slipstream.weights.source import Weights
 class Ffn:
     """One sub-layer of experts."""
 
-    RECORDS = True
-
     def __init__(self, spec: MoeSpec, prefix: str, weights: Weights, format: WeightFormat, kernels: Kernels):
         self._spec, self._route, self._routed = spec, kernels.route, kernels.routed
+        self.RECORDS = kernels.recorded("routed")
         self._gated = _activation(spec, kernels)
         self._router = Linear(weights, [f"{prefix}.router"], spec.bias, "fp32", kernels)
         self._correction = weights.get(f"{prefix}.router.correction") if spec.router.correction else None
@@ -35,6 +34,7 @@ class Ffn:
         self._add = kernels.add if spec.shared else None
         self._shared_gate = Linear(weights, [f"{prefix}.shared_gate"], False, "fp32", kernels) if spec.shared_gate else None
         self._gate_rows = kernels.gate_rows if spec.shared_gate else None
+        self.reads, self.types = torch.float32, {}  # the router reads what the experts read, in full
 
     def run(self, x: Tensor, out: Tensor, scratch: dict[str, Tensor]) -> None:
         """out [rows, hidden] from x [rows, hidden]."""

@@ -19,6 +19,8 @@ class Ffn:
         self._down = Linear(weights, [f"{prefix}.down"], spec.bias, format, kernels)
         self._activate = getattr(kernels, spec.activation)
 
+        self.reads, self.types = self._up.reads, {}
+
     def run(self, x: Tensor, out: Tensor, scratch: dict[str, Tensor]) -> None:
         """out [rows, hidden] from x [rows, hidden]."""
         up = scratch["up"]

@@ -10,9 +10,9 @@ from slipstream.model import head as base
 from slipstream.model.batch import Batch
 from slipstream.model.decoder import Decoder
 from slipstream.model.layer import Layer
-from slipstream.model.replay import Replay
 from slipstream.model.rope import rope_table
 from slipstream.ops.dispatch import Kernels
+from slipstream.ops.replay import Replay
 from slipstream.ops.types import KV
 from slipstream.weights.source import Weights
 

@@ -3,5 +3,7 @@
 A module has
     Mixer(spec, model, prefix, weights, format, kernels)    spec: its own part of `model`; prefix: its parameters' names begin so
     Mixer.RECORDS                                           whether `run` only calls kernels, so that a tape can repeat it
+    Mixer.reads                                             the type that x may be stored in; fp32 always may
+    Mixer.types                                             buffer -> type, of those that only a linear layer reads
     Mixer.run(x, out, scratch, batch, kv, rope)             x, out [rows, hidden], not the same buffer; scratch has the spec's `buffers()`
 """

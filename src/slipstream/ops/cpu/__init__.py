@@ -26,7 +26,7 @@ from slipstream.ops.cpu.rows import (
     softcap,
 )  # fmt: skip
 from slipstream.ops.cpu.sampling import logprobs, sample
-from slipstream.ops.types import LINEAR_OPS, Declined, of_linear_op
+from slipstream.ops.types import E4M3, LINEAR_OPS, Declined, of_linear_op
 
 NAME = "cpu"
 VERSION = 2
@@ -43,7 +43,7 @@ _OPS = {
 }
 
 
-def tape() -> Any:
+def tape(device: str) -> Any:
     """A tape that records the ops of this candidate."""
     return _native.Tape()
 
@@ -56,4 +56,8 @@ def offer(op: str, device: str) -> Any:
         return Declined(f"no native module: {native.reason}")
     if op in _OPS:
         return _OPS[op]
-    return Linear(*of_linear_op(op)) if op in LINEAR_OPS else Declined(f"has no kernel for {op}")
+    if op not in LINEAR_OPS:
+        return Declined(f"has no kernel for {op}")
+    if of_linear_op(op)[0] in E4M3:
+        return Declined("CPUs do not multiply 8-bit floats; take quant='int8', which is as small, or device='cuda'")
+    return Linear(*of_linear_op(op))

@@ -8,12 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from slipstream.ops.reference.arithmetic import fma, one_thread
-from slipstream.ops.types import BLOCK, FLOATS, SPANS, check_stored
+from slipstream.ops.types import BLOCK, E4M3, FLOATS, SPANS, check_stored
 
 TOGETHER = 16  # rows of a matrix product; the last ones are padded with zeros
 PANEL = 1024  # weight rows widened to fp32 at a time, so that scratch stays small
 ALL = 1 << 40  # blocks: more than a row has
 ALIGNMENT = 64  # bytes; what torch's own allocations have
+GREATEST, LEAST = 448.0, 1e-12  # e4m3's greatest number; what a row of zeros is taken for, so that nothing is divided by 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +120,45 @@ class BlockLinear(IntegerLinear):
         out.copy_(rows.transpose(0, 1).flatten(1))
 
 
-def linear(format: str, activations: str = "32") -> FloatLinear | IntegerLinear:
+@dataclass(frozen=True, slots=True)
+class E4m3Linear:
+    """Weights in e4m3 times rows that are rounded to bf16 and then to e4m3, by one scale or by one per 128 inputs."""
+
+    format: str
+
+    @property
+    def name(self) -> str:
+        return f"reference_{self.format}"
+
+    def prepare(self, stored: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Per group of inputs that share a scale of activations: fp32 weights [n, inputs], filled up to whole blocks of rows; scale [n]."""
+        n, k = check_stored(self.name, self.format, stored)
+        scales = stored["scale"].view(n, -1)
+        size = k // scales.shape[1]
+        parts = F.pad(stored["weight"].float(), (0, 0, 0, -n % TOGETHER)).split(size, 1)
+        return [(part.clone(), scale.clone()) for part, scale in zip(parts, scales.T, strict=True)]
+
+    @one_thread()
+    def run(self, x: Tensor, prepared: list[tuple[Tensor, Tensor]], bias: Tensor | None, out: Tensor) -> None:
+        total, at = x.new_zeros(out.shape), 0
+        for weight, scale in prepared:
+            part = x[:, at : at + weight.shape[1]].bfloat16().float()
+            step = part.abs().amax(1, keepdim=True).clamp(min=LEAST) / GREATEST  # [rows, 1]
+            codes = (part / step).clamp(-GREATEST, GREATEST).to(torch.float8_e4m3fn).float()
+            dot = torch.empty(len(x), len(scale))
+            FloatLinear("fp32").run(codes, weight, None, dot)
+            total, at = fma(dot, step * scale, total), at + weight.shape[1]
+        out.copy_(total)
+        if bias is not None:
+            out.add_(bias)
+
+
+def linear(format: str, activations: str = "32") -> FloatLinear | IntegerLinear | E4m3Linear:
     """The layer of a format, `activations` values of a row by one scale where it rounds them."""
     if format in FLOATS:
         return FloatLinear(format)
+    if format in E4M3:
+        return E4m3Linear(format)
     return (IntegerLinear if format == "int8" else BlockLinear)(format, activations)
 
 

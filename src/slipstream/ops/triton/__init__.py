@@ -1,28 +1,31 @@
 """Candidate "triton": plain Triton kernels for one CUDA device, linear layers by torch or by kernels of their own.
 
     norm rope attention gated elementwise experts sample logprobs embed move linear    one file per family of kernels
-    gemm packed  the products that a linear layer may use; packing: how whole-number weights lie; fp8: products no layer uses yet
+    gemm packed widened fp8 cublas  the products that a linear layer may use; packing: how whole-number weights lie
+    attend       the kernels of attention
     elementary   functions that several kernels use
     launch       one compiled form of a kernel; checks of tensors
+    graph        runs of ops as CUDA graphs
     compile      ahead-of-time compilation to sm_90 and what each kernel takes of the machine; needs no GPU
     interpreter  repairs of Triton's interpreter, by which the kernels are tested without a GPU
 
 Owns the answer to "who serves this op". Must not know any kernel's arithmetic, and does not import the top-level package
 `triton` (which is not this one) until an op is asked for on a CUDA device.
 
-Its arithmetic is a profile of its own (docs/numerics.md, section 5 has the structure): one compiled form per model shape and
-storage type serves every number of rows, mul and add are fused only where written, and no kernel is given the number of rows,
-so a row's bits do not depend on its neighbours. Linear layers of plain weights are cuBLAS, which chooses by the number of rows:
-this profile is fast, not deterministic.
+Its arithmetic is a profile of its own (docs/numerics.md, section 5 has the structure): but for attention one compiled form per model
+shape and storage type serves every number of rows, mul and add are fused only where written, and no kernel is given the number of
+rows, so a row's bits do not depend on its neighbours. Linear layers of plain weights, and of others where rows are many, are cuBLAS,
+which chooses by the number of rows, and attention has a form for few rows and one for many: this profile is fast, not deterministic.
 """
 
 import importlib
 import importlib.util
+from typing import Any
 
 from slipstream.ops.types import OPS, Declined, LinearKernel, Op
 
 NAME = "triton"
-VERSION = 2
+VERSION = 3
 PROFILE = f"{NAME}.{VERSION}"
 
 _FILES = {op: op for op in OPS} | {  # op -> its file
@@ -32,6 +35,16 @@ _FILES = {op: op for op in OPS} | {  # op -> its file
     **dict.fromkeys(("gelu", "gelu_tanh", "add", "scale", "softcap", "gate_rows"), "elementwise"),
     **dict.fromkeys(("route", "routed"), "experts"),
 }
+
+
+def tape(device: str) -> Any:
+    """A tape that captures the ops of this candidate for steps of one size; None without a CUDA device."""
+    return None if device == "cpu" else importlib.import_module(f"{__name__}.graph").Tape()
+
+
+def padded(rows: int) -> int:
+    """Rows that a step of so many is run with, so that few captures serve all."""
+    return importlib.import_module(f"{__name__}.graph").padded(rows)
 
 
 def offer(op: str, device: str) -> Op | LinearKernel | Declined:

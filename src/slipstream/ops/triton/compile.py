@@ -13,15 +13,33 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import product
 
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.experimental.gluon._runtime import GluonASTSource
 
 from slipstream.arch.shapes import shape
 from slipstream.arch.spec import ModelSpec, RouterSpec
 from slipstream.base.errors import BackendError
-from slipstream.ops.triton import attention, elementwise, embed, experts, fp8, gated, gemm, logprobs, move, norm, packed, rope, sample
+from slipstream.ops.triton import (
+    attention,
+    elementwise,
+    embed,
+    experts,
+    fp8,
+    gated,
+    linear,
+    logprobs,
+    move,
+    norm,
+    packed,
+    rope,
+    sample,
+    streamed,
+    widened,
+)
 from slipstream.ops.triton.launch import Variant
 from slipstream.ops.triton.packing import Form
 
@@ -81,26 +99,29 @@ def forms(names: Iterable[str] = SHAPES) -> list[tuple[str, str, Variant]]:
 
 def _of(spec: ModelSpec) -> Iterator[tuple[str, str, Variant]]:
     mixers, ffns = {layer.mixer for layer in spec.layers}, {layer.ffn for layer in spec.layers}
-    for has_residual in (False, True):
-        yield "norm", "residual" if has_residual else "", norm.variant(spec.hidden, has_residual)
+    for out, has_residual in product(("*fp32", "*bf16", "*fp8e4nv"), (False, True)):
+        yield "norm", f"{'residual ' if has_residual else ''}{out[1:]}", norm.variant(spec.hidden, has_residual, out=out)
+    for out in ("*fp32", "*bf16"):  # bf16 is what linear layers read
+        for ffn in ffns:
+            yield "gated", out[1:], gated.variant(ffn.width, out=out)
+        for mixer in mixers:
+            yield "attention_merge", out[1:], attention.merge_variant(mixer.heads, mixer.head_dim, out=out)
     for label, kind in CACHES.items():
         yield "embed", f"table {label}", embed.variant(spec.hidden, kind)
         for mixer in mixers:
             heads, kv_heads, head_dim = mixer.heads, mixer.kv_heads, mixer.head_dim
             yield "rope_write", f"kv {label}", rope.variant(heads, kv_heads, head_dim, kind)
-            yield "attention", f"kv {label}", attention.variant(heads, kv_heads, head_dim, kind)
+            for form, way in attention.shipped(kind):
+                made = attention.variant(heads, kv_heads, head_dim, kind, form, **attention.WAYS[way], out="*bf16")
+                yield "attention", f"kv {label} rows {form.query_rows} {way}", made
             yield "move", f"kv {label}", move.variant(kv_heads, head_dim, kind)
-    for mixer in mixers:
-        yield "attention_merge", "", attention.merge_variant(mixer.heads, mixer.head_dim)
-    for ffn in ffns:
-        yield "gated", "", gated.variant(ffn.width)
     for step, variant in sample.variants(spec.vocab).items():
         yield f"sample_{step}", "", variant
     yield "logprobs", "", logprobs.variant(spec.vocab)
 
 
 def products(names: Iterable[str], formats: Iterable[str]) -> list[tuple[str, str, Variant]]:
-    """(kernel, form, variant) of the linear layers of the named shapes in whole-number formats: every tile, in one program and in parts."""
+    """(kernel, form, variant) of the linear layers of the named shapes in whole-number formats, for every number of rows."""
     found: dict[tuple, tuple[str, str, Variant]] = {}
     for name, format in ((name, format) for name in names for format in formats):
         for layer, (n, k) in _layers(shape(name)).items():
@@ -112,14 +133,16 @@ def products(names: Iterable[str], formats: Iterable[str]) -> list[tuple[str, st
 
 
 def _products(form: Form) -> Iterator[tuple[str, str, Variant]]:
-    tiles = dict.fromkeys(packed.tile_of(form, most) for most, _ in packed.BY_ROWS)
-    segments, _ = gemm.segments_of(form.n, form.k, next(iter(tiles)))
-    for tile in tiles:
-        yield "packed", f"rows {tile.m}", packed.variant(form, False, False, tile)
-        if segments > 1 and triton.cdiv(form.n, tile.n) < gemm.WHOLE_FROM:
-            yield "packed", f"rows {tile.m} in parts", packed.variant(form, True, False, tile)
-    if segments > 1:
-        yield "packed_merge", "", packed.merge_variant(form, segments, False)
+    few, many = linear.reach(form)
+    fast = (streamed.stream_of(form, most) for most, _ in streamed.BY_ROWS if most < many)
+    invariant = (streamed.stream_of(form, most, streamed.INVARIANT) for most, _ in streamed.INVARIANT)
+    for stream in dict.fromkeys((*fast, *invariant)):
+        yield "packed_stream", f"rows {stream.rows} {stream.deep}x{stream.wide}", streamed.variant(form, False, stream)
+    for tile in dict.fromkeys(packed.tile_of(form, most) for most, _ in packed.BY_ROWS if few < most and few + 1 < many):
+        for kernel, *merge in (packed.variants(form, rows, False, tile) for rows in (1, 1 << 20)):
+            yield "packed", f"rows {tile.m}{' in parts' if merge else ''}", kernel
+            yield from (("packed_merge", "", variant) for variant in merge)
+    yield "packed_unpack", "", widened.variant(form)
 
 
 def _layers(spec: ModelSpec) -> dict[str, tuple[int, int]]:
@@ -137,8 +160,8 @@ def _layers(spec: ModelSpec) -> dict[str, tuple[int, int]]:
 def families() -> Iterator[tuple[str, str, Variant]]:
     """(kernel, form, variant) of what only some families use, at measures of real ones, and of the fp8 products."""
     for label, kind in CACHES.items():
-        yield "attention_softcap", f"gemma-2 kv {label}", attention.variant(16, 8, 256, kind, has_cap=True)
-        yield "attention_sinks", f"gpt-oss kv {label}", attention.variant(64, 8, 64, kind, has_sinks=True)
+        yield "attention_softcap", f"gemma-2 kv {label}", attention.variant(16, 8, 256, kind, attention.shipped(kind)[-1][0], has_cap=True)
+        yield "attention_sinks", f"gpt-oss kv {label}", attention.variant(64, 8, 64, kind, attention.shipped(kind)[-1][0], has_sinks=True)
     yield "attention_merge", "sinks", attention.merge_variant(64, 64, has_sinks=True)
     for op in ("gelu", "gelu_tanh", "add", "scale", "softcap", "gate_rows"):
         yield op, "", elementwise.variant(op)
@@ -149,17 +172,19 @@ def families() -> Iterator[tuple[str, str, Variant]]:
         yield "layer_norm", "residual" if has_residual else "", norm.variant(8192, has_residual, centred=True)
     for size in (64, 128, 256, 5120):
         yield "norm_slices", f"of {size}", norm.parts_variant(size)
-    for parts in (False, True):
-        for label, by_block in (("rows", False), ("blocks", True)):
-            yield "fp8", f"{label}{' in parts' if parts else ''}", fp8.variant(4096, 4096, by_block, parts)
-    yield "fp8_quantise", "", fp8.quantise_variant(8192, 8192)
+    for (_, tile), (n, parts), (label, by_block) in product(fp8.BY_ROWS, ((28672, False), (4096, True)), (("", False), ("blocks ", True))):
+        yield "fp8", f"{label}rows {tile.m}{' in parts' if parts else ''}", fp8.variant(n, 4096, by_block, parts, tile=tile)
+    yield "fp8", "a scale per row and group", fp8.variant(4096, 4096, True, False, shared=1)
+    for label, by_block in (("rows", False), ("blocks", True)):
+        yield "fp8_quantise", label, fp8.quantise_variant(14336, by_block)
+    yield "fp8_scaled", "", fp8.scaled_variant(28672, 4096, True)
     for label, router in ROUTERS.items():
         yield "route", label, experts.route_variant(router, router.correction)
     yield "add_rows", "", experts.add_variant()
 
 
 def compiled(variant: Variant):
-    """The form as Triton compiles it for a launch with aligned tensors."""
+    """The form as Triton compiles it for a launch with aligned tensors; its cache then holds what that launch asks for."""
     kernel = variant.kernel
     if not isinstance(kernel, triton.JITFunction):
         raise BackendError("kernels are interpreted in this process; unset TRITON_INTERPRET to compile them")
@@ -167,12 +192,14 @@ def compiled(variant: Variant):
     signature = {param.name: "constexpr" for param in kernel.params} | {
         param.name: kind for param, kind in zip(free, variant.types, strict=True)
     }
-    aligned = {
-        (param.num,): [["tt.divisibility", 16]]
-        for param in free
-        if signature[param.name].startswith("*") and not param.do_not_specialize_on_alignment
-    }
-    return triton.compile(ASTSource(kernel, signature, variant.constants, aligned), target=TARGET, options=variant.options)
+    known = {}  # of arguments: what a launch tells the compiler, nothing where it looks and finds nothing
+    for param in kernel.params:
+        if signature[param.name].startswith("*"):
+            known[(param.num,)] = [] if param.do_not_specialize_on_alignment else [["tt.divisibility", 16]]
+        elif isinstance(variant.constants.get(param.name), str):
+            known[(param.num,)] = []
+    source = GluonASTSource if kernel.is_gluon() else ASTSource
+    return triton.compile(source(kernel, signature, variant.constants, known), target=TARGET, options=variant.options)
 
 
 def measure(kernel: str, form: str, variant: Variant) -> Resources:

@@ -1,4 +1,4 @@
-"""Gates of feed-forward layers: activation(gate) * up. Owns their kernels; every number by itself."""
+"""Gates of feed-forward layers: activation(gate) * up, in fp32 or rounded to bf16. Owns their kernels; every number by itself."""
 
 from functools import cache
 
@@ -7,7 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from slipstream.ops.triton.elementary import activated, sigmoid
-from slipstream.ops.triton.launch import Variant, fits
+from slipstream.ops.triton.launch import Variant, fits, type_name
 
 BLOCK = 1024  # numbers of a row per program
 
@@ -19,7 +19,7 @@ def _gated(gate_up, out, width: tl.constexpr, activation: tl.constexpr, block: t
     inside = column < width
     gate = tl.load(gate_up + row * (2 * width) + column, mask=inside, other=0.0)
     up = tl.load(gate_up + row * (2 * width) + width + column, mask=inside, other=0.0)
-    tl.store(out + row * width + column, activated(gate, activation) * up, mask=inside)
+    tl.store(out + row * width + column, (activated(gate, activation) * up).to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -30,19 +30,20 @@ def _gated_clamped(gate_up, out, limit, slope, width: tl.constexpr, block: tl.co
     gate = tl.minimum(tl.load(gate_up + row * (2 * width) + column, mask=inside, other=0.0), limit)
     up = tl.load(gate_up + row * (2 * width) + width + column, mask=inside, other=0.0)
     up = tl.minimum(tl.maximum(up, -limit), limit)
-    tl.store(out + row * width + column, gate * sigmoid(gate * slope) * (up + 1.0), mask=inside)
+    result = gate * sigmoid(gate * slope) * (up + 1.0)
+    tl.store(out + row * width + column, result.to(out.dtype.element_ty), mask=inside)
 
 
 @cache
-def variant(width: int, activation: str = "silu") -> Variant:
-    """The form for `width` outputs."""
-    return Variant(_gated, {"width": width, "activation": activation, "block": BLOCK}, ("*fp32", "*fp32"))
+def variant(width: int, activation: str = "silu", out: str = "*fp32") -> Variant:
+    """The form for `width` outputs of type `out`, "*fp32" or "*bf16"."""
+    return Variant(_gated, {"width": width, "activation": activation, "block": BLOCK}, ("*fp32", out))
 
 
 @cache
-def clamped_variant(width: int) -> Variant:
+def clamped_variant(width: int, out: str = "*fp32") -> Variant:
     """The form of `gated_clamped`."""
-    return Variant(_gated_clamped, {"width": width, "block": BLOCK}, ("*fp32", "*fp32", "fp32", "fp32"))
+    return Variant(_gated_clamped, {"width": width, "block": BLOCK}, ("*fp32", out, "fp32", "fp32"))
 
 
 def gated(gate_up: Tensor, out: Tensor) -> None:
@@ -63,17 +64,17 @@ def gated_gelu_tanh(gate_up: Tensor, out: Tensor) -> None:
 def gated_clamped(gate_up: Tensor, out: Tensor, limit: float, slope: float) -> None:
     """out [rows, f] = g * sigmoid(slope * g) * (u + 1) of gate_up [rows, 2 * f], gate first; g = min(gate, limit), u = up held within
     -limit .. limit."""
-    rows, width = _check("gated_clamped", gate_up, out)
-    clamped_variant(width).launch((rows, triton.cdiv(width, BLOCK)), gate_up, out, limit, slope)
+    rows, width, kind = _check("gated_clamped", gate_up, out)
+    clamped_variant(width, kind).launch((rows, triton.cdiv(width, BLOCK)), gate_up, out, limit, slope)
 
 
 def _launch(op: str, activation: str, gate_up: Tensor, out: Tensor) -> None:
-    rows, width = _check(op, gate_up, out)
-    variant(width, activation).launch((rows, triton.cdiv(width, BLOCK)), gate_up, out)
+    rows, width, kind = _check(op, gate_up, out)
+    variant(width, activation, kind).launch((rows, triton.cdiv(width, BLOCK)), gate_up, out)
 
 
-def _check(op: str, gate_up: Tensor, out: Tensor) -> tuple[int, int]:
+def _check(op: str, gate_up: Tensor, out: Tensor) -> tuple[int, int, str]:
+    """(rows, width, type of out)."""
     rows, width = out.shape
     fits(op, "gate_up", gate_up, (rows, 2 * width))
-    fits(op, "out", out, (rows, width))
-    return rows, width
+    return rows, width, type_name(op, "out", fits(op, "out", out, (rows, width), out.dtype))

@@ -1,10 +1,12 @@
-"""Linear layers: the face of each weight format. Owns the types that go into each product; who multiplies is cuBLAS or packed.py.
+"""Linear layers: the face of each weight format. Owns the types that go into each product; who multiplies is written below.
 
     fp32                   fp32 x fp32, TF32 off as torch has it by default: cuBLAS, or gemm.py
     bf16                   activations rounded to bf16, products on tensor cores, sums and results in fp32: cuBLAS, or gemm.py
-    whole-number weights   activations rounded to bf16, weights as they are: packed.py
+    whole-number weights   activations rounded to bf16, weights as they are: streamed.py, packed.py for more rows, widened.py for many
+    8-bit floats           activations rounded to bf16, then to e4m3 as they come, weights as they are: fp8.py, and cuBLAS for many rows
 
 cuBLAS picks an algorithm by the number of rows, so a row's bits may depend on it: those layers are fast, not deterministic.
+Each layer has a twin that is. Activations may come as fp32 or as bf16, which then is not rounded again.
 """
 
 from collections.abc import Callable
@@ -14,13 +16,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from slipstream.base.errors import InputError
-from slipstream.ops.triton import packed
-from slipstream.ops.triton.launch import fits
-from slipstream.ops.triton.packing import Packed, pack
-from slipstream.ops.types import LINEAR_FORMATS, check_stored
+from slipstream.base.errors import BackendError, InputError
+from slipstream.ops.triton import fp8, gemm, packed, streamed, widened
+from slipstream.ops.triton.cublas import cublas
+from slipstream.ops.triton.launch import FLOATS, fits
+from slipstream.ops.triton.packing import Form, Packed, pack
+from slipstream.ops.types import CODES_ROOM, E4M3, LINEAR_FORMATS, check_stored
 
 PLAIN = ("fp32", "bf16")
+NARROW_FROM = (8, 9)  # compute capability from which tensor cores take e4m3
+# How many rows streamed.py serves, and from how many on widened.py does, in fast settings; 4 bits by the size of their groups, 8 bits.
+# By `bench gpu-suite --only packed_forms` on an H200, the layers of Llama-3.1-8B and 70B.
+FINE, COARSE, BYTES = (96, 97), (16, 192), (8, 192)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,19 +38,24 @@ class PlainLinear:
         format: of the weight.
         product: (x [rows, k], weight [n, k], both of the format's type, out [rows, n] fp32), which makes the product.
         invariant: whether a row has the same bits for every number of rows.
+        reads: see LinearKernel.
     """
 
     format: str
     product: Callable[[Tensor, Tensor, Tensor], None]
     invariant: bool = False
 
-    def with_product(self, product: Callable[[Tensor, Tensor, Tensor], None]) -> "PlainLinear":
-        """The same layer with a product that gives a row the same bits for every number of rows."""
-        return replace(self, product=product, invariant=True)
+    def deterministic(self) -> "PlainLinear":
+        """The same layer, giving a row the same bits for every number of rows."""
+        return replace(self, product=gemm.matmul, invariant=True)
 
     @property
     def name(self) -> str:
         return f"triton_{self.format}"
+
+    @property
+    def reads(self) -> torch.dtype:
+        return LINEAR_FORMATS[self.format]["weight"][0]
 
     def prepare(self, stored: dict[str, Tensor]) -> Tensor:
         """Checks {"weight": [n, k]}; nothing is packed."""
@@ -53,22 +65,26 @@ class PlainLinear:
     def run(self, x: Tensor, prepared: Tensor, bias: Tensor | None, out: Tensor) -> None:
         """See LinearKernel."""
         (n, k), rows = prepared.shape, x.shape[0]
-        fits(self.name, "x", x, (rows, k))
-        _check_out(self.name, out, rows, n)
-        whole = out if out.is_contiguous() else torch.empty(rows, n, device=x.device)
-        self.product(x.to(prepared.dtype), prepared, whole)
-        if bias is not None:
-            whole.add_(fits(self.name, "bias", bias, (n,)))
-        if whole is not out:
-            out.copy_(whole)
+        _check(self.name, x, (rows, k), out, n)
+        _finished(self.name, lambda whole: self.product(x.to(prepared.dtype), prepared, whole), bias, out)
 
 
 @dataclass(frozen=True, slots=True)
 class PackedLinear:
-    """out = x @ weight.T + bias of whole-number weights."""
+    """out = x @ weight.T + bias of whole-number weights.
+
+    Attributes:
+        format: of the weight.
+        invariant: whether a row has the same bits for every number of rows.
+    """
 
     format: str
-    invariant = True
+    invariant: bool = False
+    reads = torch.bfloat16
+
+    def deterministic(self) -> "PackedLinear":
+        """The same layer, giving a row the same bits for every number of rows."""
+        return replace(self, invariant=True)
 
     @property
     def name(self) -> str:
@@ -82,10 +98,23 @@ class PackedLinear:
     def run(self, x: Tensor, prepared: Packed, bias: Tensor | None, out: Tensor) -> None:
         """See LinearKernel."""
         rows, form = x.shape[0], prepared.form
-        fits(self.name, "x", x, (rows, form.inputs))
-        _check_out(self.name, out, rows, form.outputs)
-        narrow = x.bfloat16()
-        packed.product(narrow if form.k == form.inputs else F.pad(narrow, (0, form.k - form.inputs)), prepared, bias, out)
+        _check(self.name, x, (rows, form.inputs), out, form.outputs)
+        narrow = x.bfloat16() if form.k == form.inputs else F.pad(x.bfloat16(), (0, form.k - form.inputs))
+        few, many = reach(form)
+        if rows >= many and not self.invariant:
+            widened.product(narrow, prepared, bias, out)
+        elif (rows <= few or self.invariant) and x.is_cuda:  # Triton's interpreter knows no Gluon
+            table = streamed.INVARIANT if self.invariant else streamed.BY_ROWS
+            streamed.product(narrow, prepared, bias, out, streamed.stream_of(form, rows, table))
+        else:
+            packed.product(narrow, prepared, bias, out)
+
+
+def reach(form: Form) -> tuple[int, int]:
+    """How many rows streamed.py serves, and from how many on widened.py does; packed.py between them."""
+    if form.bits == 8:
+        return BYTES
+    return FINE if 0 < form.group <= 32 else COARSE
 
 
 class GatheringLinear(PackedLinear):
@@ -98,22 +127,79 @@ class GatheringLinear(PackedLinear):
         packed.gather(ids, prepared, out)
 
 
-def _check_out(name: str, out: Tensor, rows: int, n: int) -> None:
-    if out.shape != (rows, n) or out.dtype is not torch.float32 or out.stride(1) != 1:
-        raise InputError(f"{name}: out must be fp32 [{rows}, {n}] with rows in one piece; found {list(out.shape)} of {out.dtype}")
+@dataclass(frozen=True, slots=True)
+class NarrowLinear:
+    """out = x @ weight.T + bias of e4m3 weights.
+
+    Attributes:
+        format: of the weight.
+        invariant: whether a row has the same bits for every number of rows: no product of torch's serves.
+    """
+
+    format: str
+    invariant: bool = False
+
+    @property
+    def reads(self) -> torch.dtype:
+        return fp8.E4M3 if self.format == "fp8" else torch.bfloat16
+
+    def deterministic(self) -> "NarrowLinear":
+        """The same layer, giving a row the same bits for every number of rows."""
+        return replace(self, invariant=True)
+
+    @property
+    def name(self) -> str:
+        return f"triton_{self.format}"
+
+    def prepare(self, stored: dict[str, Tensor]) -> fp8.Packed:
+        """Packs the stored tensors (ops/types.py, LINEAR_FORMATS) once.
+
+        Raises:
+            InputError: they do not fit.
+            BackendError: the GPU is too old.
+        """
+        check_stored(self.name, self.format, stored)
+        weight = stored["weight"]
+        if weight.is_cuda and torch.cuda.get_device_capability(weight.device) < NARROW_FROM:
+            raise BackendError(f"{self.name}: needs a GPU of compute capability 8.9 or later (Ada, Hopper); take quant='bf16' or 'int8'")
+        return fp8.pack(stored)
+
+    def run(self, x: Tensor, prepared: fp8.Packed, bias: Tensor | None, out: Tensor) -> None:
+        """See LinearKernel."""
+        (n, k), rows = prepared.codes.shape, x.shape[0]
+        if x.dtype is fp8.E4M3:
+            codes, scale = fp8.split(fits(self.name, "x", x, (rows, k + CODES_ROOM), x.dtype), k)
+        else:
+            _check(self.name, x, (rows, k), out, n)
+            codes, scale = fp8.quantise(x, by_block=self.format == "fp8_block")
+        if not self.invariant and rows > fp8.OWN_UP_TO[self.format] and n % fp8.UNIT == 0:
+            fp8.product_by_torch(codes, scale, prepared, bias, out)
+        else:
+            _finished(self.name, lambda whole: fp8.product(codes, scale, prepared.codes, prepared.scale, whole), bias, out)
 
 
-def _cublas(x: Tensor, weight: Tensor, out: Tensor) -> None:
-    """out [rows, n] fp32 = x [rows, k] @ weight [n, k].T, both fp32 or bf16, sums in fp32; in tests without a GPU, on the CPU."""
-    if x.is_cuda and x.dtype is torch.bfloat16:
-        torch.mm(x, weight.t(), out_dtype=torch.float32, out=out)
-    else:
-        torch.mm(x.float(), weight.float().t(), out=out)
+def _finished(name: str, product: Callable[[Tensor], None], bias: Tensor | None, out: Tensor) -> None:
+    """What `product` writes, plus a bias, in out, whose rows may lie apart."""
+    rows, n = out.shape
+    whole = out if out.is_contiguous() else torch.empty(rows, n, device=out.device)
+    product(whole)
+    if bias is not None:
+        whole.add_(fits(name, "bias", bias, (n,)))
+    if whole is not out:
+        out.copy_(whole)
 
 
-def _layer(format: str) -> PlainLinear | PackedLinear:
+def _check(name: str, x: Tensor, shape: tuple[int, int], out: Tensor, n: int) -> None:
+    fits(name, "x", x, shape, x.dtype if x.dtype in FLOATS else torch.float32)
+    if out.shape != (shape[0], n) or out.dtype is not torch.float32 or out.stride(1) != 1:
+        raise InputError(f"{name}: out must be fp32 [{shape[0]}, {n}] with rows in one piece; found {list(out.shape)} of {out.dtype}")
+
+
+def _layer(format: str) -> PlainLinear | PackedLinear | NarrowLinear:
     if format in PLAIN:
-        return PlainLinear(format, _cublas)
+        return PlainLinear(format, cublas)
+    if format in E4M3:
+        return NarrowLinear(format)
     by_group = any(shared > 1 for name, (_, shared) in LINEAR_FORMATS[format].items() if name != "weight")
     return GatheringLinear(format) if by_group else PackedLinear(format)
 

@@ -44,7 +44,19 @@ INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 
 @triton.jit
-def _widened(codes, offset, number: tl.constexpr, bits: tl.constexpr):
+def code_place(output, number):
+    """Where number `number` of an output lies within a block, see packing.py."""
+    return output // 16 * 256 + output % 8 * 32 + number // 4 * 8 + output // 8 % 2 * 4 + number % 4
+
+
+@triton.jit
+def fact_place(output):
+    """Where a scale or least value of an output lies within its group."""
+    return output // 32 * 32 + output % 8 * 4 + output // 8 % 4
+
+
+@triton.jit
+def widened(codes, offset, number: tl.constexpr, bits: tl.constexpr):
     """Code `number` of every int16 as bf16. A nibble becomes the upper bits of the fraction of 16, `offset` has these 16 too; a byte,
     signed, is its low seven bits in the fraction of 128, less 128, less 128 more where it is negative."""
     if not INTERPRETED:
@@ -62,12 +74,12 @@ def _widened(codes, offset, number: tl.constexpr, bits: tl.constexpr):
 
 
 @triton.jit
-def _factor(part, wide, at, n: tl.constexpr, group: tl.constexpr, wide_group: tl.constexpr):
+def factor(part, wide, at, n: tl.constexpr, group: tl.constexpr, wide_group: tl.constexpr):
     """Scales or least values of the group that input `at` is in, fp32."""
-    factor = tl.load(part + at // group * n if group else part).to(tl.float32)
+    found = tl.load(part + at // group * n if group else part).to(tl.float32)
     if wide_group:
-        factor *= tl.load(wide + at // wide_group * n).to(tl.float32)
-    return factor
+        found *= tl.load(wide + at // wide_group * n).to(tl.float32)
+    return found
 
 
 @triton.jit
@@ -88,16 +100,16 @@ def _step(
         if number * inner % chain == 0 and kind == "zero":
             zero = tl.load(least + place // group * n).to(tl.int16)
             offset = ((zero << 3) | 0x4180).to(tl.bfloat16, bitcast=True)[:, None]
-        weight = _widened(taken, offset, number * inner % block // inner, bits)
+        weight = widened(taken, offset, number * inner % block // inner, bits)
         part = tl.load(x + place, mask=here, other=0.0)
         dot = tl.dot(weight, part) if number * inner % chain == 0 else tl.dot(weight, part, dot)
         if kind == "sum":
             sums = tl.dot(ones, part) if number * inner % chain == 0 else tl.dot(ones, part, sums)
         if (number + 1) * inner % chain == 0:
-            factor = _factor(scale, wide, place, n, group, wide_group)
-            total = tl.fma(dot, tl.broadcast_to(factor[:, None], total.shape), total)
+            times = factor(scale, wide, place, n, group, wide_group)
+            total = tl.fma(dot, tl.broadcast_to(times[:, None], total.shape), total)
             if kind == "sum":
-                off = -_factor(least, wide_least, place, n, group, wide_group)
+                off = -factor(least, wide_least, place, n, group, wide_group)
                 total = tl.fma(sums, tl.broadcast_to(off[:, None], total.shape), total)
     return total
 
@@ -114,7 +126,8 @@ def _product(
     row = tl.program_id(1) * block_m + tl.arange(0, block_m)
     depth = tl.arange(0, inner)
     here = row < m
-    left = codes + column[:, None] * inner + depth[None, :]  # [outputs, inputs]
+    left = codes + code_place(column[:, None], depth[None, :])  # [outputs, inputs]
+    facts = fact_place(column)
     right = x + row.to(tl.int64)[None, :] * k + depth[:, None]  # [inputs, rows]
     total = tl.zeros((block_n, block_m), tl.float32)
     first = tl.program_id(2) if parts else 0
@@ -123,7 +136,7 @@ def _product(
         part = tl.zeros((block_n, block_m), tl.float32)
         for at in range(begin, tl.minimum(begin + segment, k), length):
             part = _step(
-                part, left, right, scale + column, least + column, wide + column, wide_least + column, at, here[None, :],
+                part, left, right, scale + facts, least + facts, wide + facts, wide_least + facts, at, here[None, :],
                 n, bits, group, kind, middle, wide_group, block, chain, length, inner,
             )  # fmt: skip
         total = part if number == first else total + part
@@ -165,14 +178,16 @@ def _gather(
     column = tl.program_id(1) * length + tl.arange(0, length)
     inside = column < inputs
     column = tl.where(inside, column, 0)
-    number = tl.load(codes + ((column // block).to(tl.int64) * n + source) * inner + column % inner).to(tl.int32)
+    place = (column // block).to(tl.int64) * (n * inner) + code_place(source, column % inner)
+    number = tl.load(codes + place).to(tl.int32)
+    source = fact_place(source)
     code = number >> (column % block // inner * bits)
     code = code & 0xF if bits == 4 else ((code & 0xFF) ^ 0x80) - 0x80
     if kind == "zero":
         code -= tl.load(least + column // group * n + source).to(tl.int32)
-    value = (code - middle).to(tl.float32) * _factor(scale + source, wide + source, column, n, group, wide_group)
+    value = (code - middle).to(tl.float32) * factor(scale + source, wide + source, column, n, group, wide_group)
     if kind == "sum":
-        value -= _factor(least + source, wide_least + source, column, n, group, wide_group)
+        value -= factor(least + source, wide_least + source, column, n, group, wide_group)
     tl.store(out + row * inputs + column, value, mask=inside)
 
 
@@ -188,11 +203,11 @@ def variant(form: Form, parts: bool, has_bias: bool, tile: Tile) -> Variant:
     segments, segment = gemm.segments_of(form.n, form.k, tile)
     chain = form.group or STEP
     constants = {
-        "outputs": form.outputs, "n": form.n, "k": form.k, **_meaning(form), "chain": chain, "length": max(chain, form.block),
+        "outputs": form.outputs, "n": form.n, "k": form.k, **meaning(form), "chain": chain, "length": max(chain, form.block),
         "segments": segments, "segment": segment, "parts": parts, "has_bias": has_bias and not parts,
         "block_m": tile.m, "block_n": tile.n, "inner": NUMBERS,
     }  # fmt: skip
-    return Variant(_product, constants, ("*bf16", *_types(form), "*fp32", "*fp32", "i32", "i32"), tile.warps, tile.stages)
+    return Variant(_product, constants, ("*bf16", *types(form), "*fp32", "*fp32", "i32", "i32"), tile.warps, tile.stages)
 
 
 @cache
@@ -205,21 +220,30 @@ def merge_variant(form: Form, segments: int, has_bias: bool) -> Variant:
 @cache
 def gather_variant(form: Form) -> Variant:
     """The form that unpacks single rows of the weight."""
-    constants = {"inputs": form.inputs, "n": form.n, **_meaning(form), "inner": NUMBERS, "length": GATHER_BLOCK}
-    return Variant(_gather, constants, ("*i32", *_types(form), "*fp32"))
+    constants = {"inputs": form.inputs, "n": form.n, **meaning(form), "inner": NUMBERS, "length": GATHER_BLOCK}
+    return Variant(_gather, constants, ("*i32", *types(form), "*fp32"))
 
 
-def _meaning(form: Form) -> dict[str, int | str]:
+def meaning(form: Form) -> dict[str, int | str]:
     """What codes mean, as constants of a kernel."""
     return {
         "bits": form.bits, "group": form.group, "kind": form.least, "middle": form.middle, "wide_group": form.wide, "block": form.block
     }  # fmt: skip
 
 
-def _types(form: Form) -> tuple[str, ...]:
+def types(form: Form) -> tuple[str, ...]:
     """Of codes, scale, least, wide and wide_least."""
     wide = "*fp16" if form.wide else form.scale
     return "*i16", form.scale, "*u8" if form.least else form.scale, wide, wide if form.least == "sum" else form.scale
+
+
+def variants(form: Form, rows: int, has_bias: bool, tile: Tile | None = None) -> tuple[Variant, ...]:
+    """What `product` launches: one kernel, or parts and their sum."""
+    tile = tile or tile_of(form, rows)
+    if not gemm.scratch_size(rows, form.n, form.k, tile):
+        return (variant(form, False, has_bias, tile),)
+    segments, _ = gemm.segments_of(form.n, form.k, tile)
+    return variant(form, True, has_bias, tile), merge_variant(form, segments, has_bias)
 
 
 def product(x: Tensor, packed: Packed, bias: Tensor | None, out: Tensor, tile: Tile | None = None) -> None:
@@ -242,14 +266,14 @@ def product(x: Tensor, packed: Packed, bias: Tensor | None, out: Tensor, tile: T
     operands = (x, packed.codes, packed.scale, packed.least, packed.wide, packed.wide_least)
     added, has_bias, stride = out if bias is None else bias, bias is not None, out.stride(0)
     tiles = (form.n // tile.n, triton.cdiv(m, tile.m))
-    segments, _ = gemm.segments_of(form.n, form.k, tile)
-    if not gemm.scratch_size(m, form.n, form.k, tile):
-        variant(form, False, has_bias, tile).launch(tiles, *operands, added, out, m, stride)
+    kernel, *merge = variants(form, m, has_bias, tile)
+    if not merge:
+        kernel.launch(tiles, *operands, added, out, m, stride)
         return
+    segments, _ = gemm.segments_of(form.n, form.k, tile)
     scratch = torch.empty(segments, m, form.n, device=x.device)
-    variant(form, True, has_bias, tile).launch((*tiles, segments), *operands, added, scratch, m, form.n)
-    merges = (m, triton.cdiv(form.outputs, MERGE_BLOCK))
-    merge_variant(form, segments, has_bias).launch(merges, scratch, added, out, m, stride)
+    kernel.launch((*tiles, segments), *operands, added, scratch, m, form.n)
+    merge[0].launch((m, triton.cdiv(form.outputs, MERGE_BLOCK)), scratch, added, out, m, stride)
 
 
 def gather(ids: Tensor, packed: Packed, out: Tensor) -> None:

@@ -1,9 +1,10 @@
 """Weights of 4 or 8 bits as the GPU kernels read them. Owns the layout; must not know the kernels' arithmetic.
 
-For n outputs (padded to OUTPUTS) and k inputs (padded to STEP): codes int16 [k / block, n, 16], a block being 64 inputs of 4 bits or
-32 of 8. Number j of an output holds inputs j, j + 16 and so on of the block, the first in its lowest bits. So a tile of a block is
-one contiguous piece, a thread reads 16 bytes at a time, and a shift and a mask make neighbours in a product of neighbours in memory.
-Scales and least values lie by group: [groups, n].
+For n outputs (padded to OUTPUTS) and k inputs (padded to STEP): 16 codes int16 per output and block, a block being 64 inputs of 4
+bits or 32 of 8. Number j of an output holds inputs j, j + 16 and so on of the block, the first in its lowest bits.
+Codes lie as the registers of mma.sync want them, [k / block, n / 16, 8, 4, 2, 4]: thread 4 g + t of a warp reads, in 16 bytes, numbers
+4 t .. 4 t + 3 of outputs g and g + 8 of a tile of 16, and a shift and a mask make a register of it for each bit plane.
+Scales and least values lie by group, [groups, n], outputs g, g + 8, g + 16 and g + 24 of every 32 beside each other.
 """
 
 from collections.abc import Mapping
@@ -65,9 +66,10 @@ class Packed:
 
     Attributes:
         form: its measures.
-        codes: int16 [k / block, n, 16].
-        scale, least: [groups, n]; `least` is `scale` where the form has none, and is not read.
+        codes: int16 [k / block, n / 16, 8, 4, 2, 4].
+        scale, least: [groups, n], in threads' order; `least` is `scale` where the form has none, and is not read.
         wide, wide_least: fp16 [k / form.wide, n]; likewise.
+        arrived: int32 [n / 32], 0 but while a product counts the segments that are done.
     """
 
     form: Form
@@ -76,6 +78,7 @@ class Packed:
     least: Tensor
     wide: Tensor
     wide_least: Tensor
+    arrived: Tensor
 
 
 def pack(stored: Mapping[str, Tensor]) -> Packed:
@@ -94,15 +97,17 @@ def pack(stored: Mapping[str, Tensor]) -> Packed:
     )  # fmt: skip
     scales = _by_group(scale.view(outputs, -1), form, group)
     others = ((least, group), (stored.get("group"), form.wide), (stored.get("group_least"), form.wide))
-    return Packed(form, _codes(weight, form), scales, *(scales if part is None else _by_group(part, form, size) for part, size in others))
+    parts = (scales if part is None else _by_group(part, form, size) for part, size in others)
+    return Packed(form, _codes(weight, form), scales, *parts, torch.zeros(form.n // 32, dtype=torch.int32, device=weight.device))
 
 
 def _codes(weight: Tensor, form: Form) -> Tensor:
-    """int8 [outputs, inputs], or uint8 [outputs, inputs / 2] with input j + 16 of 32 above input j -> int16 [k / block, n, 16]."""
+    """int8 [outputs, inputs], or uint8 [outputs, inputs / 2] with input j + 16 of 32 above input j -> the codes of `Packed`."""
     per_byte = 8 // form.bits
     padded = F.pad(weight.view(torch.uint8), (0, (form.k - form.inputs) // per_byte, 0, form.n - form.outputs))
     pairs = padded.view(form.n, form.k // form.block, 2, NUMBERS)  # the low bytes of a block's numbers, then the high ones
-    return pairs.permute(1, 0, 3, 2).contiguous().view(torch.int16).squeeze(-1)
+    numbers = pairs.permute(1, 0, 3, 2).contiguous().view(torch.int16)  # [k / block, n, 16, 1]
+    return numbers.view(-1, form.n // 16, 2, 8, 4, 4).permute(0, 1, 3, 4, 2, 5).contiguous()
 
 
 def _alike(count: int, *parts: Tensor | None) -> bool:
@@ -112,6 +117,7 @@ def _alike(count: int, *parts: Tensor | None) -> bool:
 
 
 def _by_group(part: Tensor, form: Form, size: int) -> Tensor:
-    """[outputs, groups] of `size` inputs (0: all) -> [groups, n], filled up with zeros."""
+    """[outputs, groups] of `size` inputs (0: all) -> [groups, n] in threads' order, filled up with zeros."""
     groups = form.k // size if size else 1
-    return F.pad(part, (0, groups - part.shape[1], 0, form.n - form.outputs)).T.contiguous()
+    whole = F.pad(part, (0, groups - part.shape[1], 0, form.n - form.outputs))
+    return whole.T.reshape(groups, -1, 2, 2, 8).permute(0, 1, 4, 2, 3).reshape(groups, form.n).contiguous()

@@ -17,8 +17,9 @@ from slipstream.bench.gpu.limits import Limits
 from slipstream.cost import step_cost
 
 QUESTION = "How fast is the engine as it is, and how much of a step is the host?"
-ORDER, SECONDS = 90, 115
-MODELS, DRY_MODELS = ("dummy:llama-3.2-1b", "dummy:llama-3.1-8b", "dummy:llama-3.1-8b int4"), ("dummy:tiny",)  # and `quant`, if any
+ORDER, SECONDS = 90, 145
+MODELS = ("dummy:llama-3.2-1b", "dummy:llama-3.1-8b", "dummy:llama-3.1-8b int4", "dummy:llama-3.1-8b fp8")  # and `quant`, if any
+DRY_MODELS = ("dummy:tiny",)
 BATCHES, DRY_BATCHES = (1, 8, 64), (1, 2)
 PROMPT, NEW, DRY_NEW = 128, 48, 6
 PROFILED = 6  # new tokens of the profiled run
@@ -58,12 +59,13 @@ def one(bench: Bench, limits: Limits, made: list[LLM], model: str, batch: int) -
         made.append(engine(bench, model))
     llm = made[0]
     new = bench.pick(NEW, DRY_NEW)
-    generate(bench, llm, batch, 4, seed=0)
+    for seed in range(2):  # the first runs every size of step, the second captures it
+        generate(bench, llm, batch, new, seed=seed)
     steps = llm.engine.core.meter.steps
     rates, walls, shares, firsts = [], [], [], []
     for repetition in range(bench.pick(3, 1)):
         begin, began = len(steps), time.perf_counter()
-        generate(bench, llm, batch, new, seed=1 + repetition)
+        generate(bench, llm, batch, new, seed=2 + repetition)
         wall = time.perf_counter() - began
         mine = steps[begin:]
         decode = [step for step in mine if step.work.rows == batch and step.tokens == batch]
@@ -91,7 +93,7 @@ def generate(bench: Bench, llm: LLM, batch: int, new: int, seed: int) -> None:
 def streaming(llm: LLM, limits: Limits, step) -> float:
     """The least time of a step: what it must read and write over the bandwidth probed in this process."""
     config = llm.engine.config
-    return step_cost(config.spec, config.weight_format, config.kv, step.work).bytes / limits.bandwidth
+    return step_cost(config.spec, config.weight_format, config.kv, step.work, device="cuda").bytes / limits.bandwidth
 
 
 def device_busy(bench: Bench, llm: LLM, batch: int) -> float | None:

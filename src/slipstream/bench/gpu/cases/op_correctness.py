@@ -6,6 +6,7 @@ from slipstream.bench.gpu import family_scenes, scenes
 from slipstream.bench.gpu.bench import Bench, Unavailable
 from slipstream.bench.gpu.shapes import Heads
 from slipstream.ops import Kernels
+from slipstream.ops.types import E4M3
 
 QUESTION = "Does every Triton kernel compute the right thing on the device?"
 ORDER, SECONDS = 20, 70
@@ -34,12 +35,15 @@ def makers(dry: bool) -> list[tuple[str, callable]]:
         ("move", lambda: scenes.move(9, SMALL, BF16)),
         *((f"linear {format}", lambda format=format: scenes.linear(few, 96, 64, format)) for format in FORMATS),
         *((f"deterministic linear {format}", lambda format=format: scenes.linear(few, 96, 64, format)) for format in ("fp32", "bf16")),
+        *((f"linear {format}", lambda format=format: scenes.linear(few, 96, 256, format)) for format in E4M3),
         *family_scenes.all_of(few, 96, SMALL, FP32, 40),
     ]
     if dry:
         return out
     return out + [
         ("real attention bf16", lambda: scenes.attention(37, REAL, BF16, 1500, tree=7)),
+        ("deterministic attention", lambda: scenes.attention(37, REAL, BF16, 1500, tree=7)),
+        ("real attention many rows", lambda: scenes.attention(530, REAL, BF16, 300, tree=3)),
         ("real attention one row", lambda: scenes.attention(1, REAL, BF16, 3000)),
         ("real attention fp32", lambda: scenes.attention(16, REAL, FP32, 1200, window=700, tree=3)),
         ("real embed", lambda: scenes.embed(65, 4096, 1000, BF16)),
@@ -49,7 +53,8 @@ def makers(dry: bool) -> list[tuple[str, callable]]:
         ("real sample", lambda: scenes.sample(12, 128256)),
         ("real logprobs", lambda: scenes.logprobs(8, 128256)),
         *((f"real {name}", make) for name, make in family_scenes.all_of(65, 4096, REAL, BF16, 1200)),
-        ("real linear bf16", lambda: scenes.linear(17, 6144, 4096, "bf16")),
+        *((f"real linear {format}", lambda format=format: scenes.linear(17, 6144, 4096, format)) for format in ("bf16", *E4M3)),
+        ("real linear fp8 many rows", lambda: scenes.linear(129, 6144, 4096, "fp8")),  # by torch's product
     ]
 
 

@@ -15,7 +15,7 @@ from slipstream.bench.gpu import scenes
 from slipstream.bench.gpu.bench import Bench, Unavailable
 from slipstream.bench.gpu.designs import DESIGNS, Design
 from slipstream.bench.gpu.shapes import Heads
-from slipstream.ops.types import Declined
+from slipstream.ops.types import E4M3, Declined
 
 QUESTION = "Which kernels and GEMM designs give a row the same bits for every number of rows and at every place?"
 ORDER, SECONDS = 60, 80
@@ -63,6 +63,7 @@ def ops(dry: bool) -> list[tuple[str, Callable]]:
         ("norm", lambda: scenes.norm(rows, hidden, True)),
         ("attention", lambda: scenes.attention(few, heads, torch.bfloat16, context)),
         ("attention tree", lambda: scenes.attention(few, heads, torch.bfloat16, context, tree=4)),
+        ("deterministic attention", lambda: scenes.attention(few, heads, torch.bfloat16, context, tree=4)),
         ("attention fp32", lambda: scenes.attention(few, heads, torch.float32, context)),
         ("rope_write", lambda: scenes.rope_write(rows, heads, torch.bfloat16)),
         ("gated", lambda: scenes.gated(some, width)),
@@ -70,7 +71,7 @@ def ops(dry: bool) -> list[tuple[str, Callable]]:
         ("sample", lambda: scenes.sample(few, vocab)),
         ("logprobs", lambda: scenes.logprobs(few, vocab)),
         *((f"linear_{f}", lambda f=f: scenes.linear(rows, *layer, f)) for f in ("bf16", "fp32")),
-        *((f"deterministic linear_{f}", lambda f=f: scenes.linear(rows, *layer, f)) for f in ("bf16", "fp32")),
+        *((f"deterministic linear_{f}", lambda f=f: scenes.linear(rows, *layer, f)) for f in ("bf16", "fp32", *E4M3)),
     ]
 
 

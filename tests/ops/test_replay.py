@@ -9,8 +9,8 @@ from slipstream.arch import MoeSpec, RouterSpec, shape
 from slipstream.base import native
 from slipstream.model import Batch
 from slipstream.model.decoder import Decoder
-from slipstream.model.replay import Replay
 from slipstream.ops import Kernels
+from slipstream.ops.replay import Replay
 from slipstream.ops.types import AttentionRows
 from slipstream.step import DraftTree
 from slipstream.weights.dummy import Dummy

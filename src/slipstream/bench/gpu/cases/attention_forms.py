@@ -1,0 +1,183 @@
+"""Sizes of the attention kernel side by side: decode, speculative rows, prefill. Decides the tables of ops/triton/attention.py."""
+
+import multiprocessing
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from slipstream.bench.gpu import attention_sweep
+from slipstream.bench.gpu.bench import Bench
+from slipstream.bench.gpu.limits import Limits
+from slipstream.bench.gpu.shapes import Heads, heads
+from slipstream.ops.types import AttentionRows
+
+QUESTION = "Which size of the attention kernel is fastest where, is each right, and which give a row the same bits?"
+ORDER, SECONDS = 75, 45
+FEW = (  # query rows, keys per block, warps, stages
+    *((16, 64, 4, 2), (16, 64, 4, 3), (16, 64, 4, 4), (16, 64, 2, 3), (16, 32, 4, 4), (16, 32, 2, 3), (16, 32, 2, 5), (16, 32, 1, 4)),
+    *((16, 64, 1, 3), (16, 128, 4, 2), (16, 128, 4, 3), (16, 128, 8, 3), (32, 64, 4, 3), (64, 64, 4, 3), (64, 64, 8, 3)),
+)
+MANY = ((64, 64, 4, 3), (64, 64, 8, 3), (64, 128, 8, 2), (128, 64, 8, 2), (128, 64, 8, 3))
+FILLS = (264, 528, 1056, 1 << 30)  # programs that are wanted; the last gives every segment one of its own
+DRY_FEW, DRY_MANY = ((16, 32, 4, 3), (64, 64, 8, 3)), ((64, 64, 8, 3),)
+SECONDS_EACH = 0.006
+
+
+@dataclass(frozen=True)
+class Point:
+    """`new` rows of each of `batch` requests, the last of which sees `context` keys; tails: all but the first are rows of a draft."""
+
+    batch: int
+    new: int
+    context: int
+    tails: bool = False
+
+    def __str__(self) -> str:
+        return f"batch {self.batch}, {self.new} of {self.context}{' with tails' if self.tails else ''}"
+
+
+POINTS = [Point(1, 1, 1024), Point(8, 1, 8192), Point(64, 1, 1024), Point(128, 1, 4096), Point(1, 1, 32768), Point(1, 1, 256)]
+POINTS += [Point(8, 5, 2048, True), Point(1, 8, 8192, True), Point(1, 2048, 2048), Point(1, 8192, 8192)]
+DRY_POINTS = [Point(1, 2, 20, True), Point(1, 18, 18)]
+
+
+def measure(bench: Bench) -> None:
+    from slipstream.ops.triton import attention
+
+    shape = heads(bench.dry)[0]
+    forms = {point: [attention.Form(*form) for form in _sizes(bench, point)] for point in bench.pick(POINTS, DRY_POINTS)}
+    if not bench.dry:
+        compile_ahead(shape, list(dict.fromkeys(form for some in forms.values() for form in some)))
+    limits = bench.limits()
+    bench.each(list(forms), str, lambda point: one(bench, limits, shape, point, forms[point]))
+
+
+def _sizes(bench: Bench, point: Point) -> tuple:
+    return bench.pick(FEW, DRY_FEW) if point.new < bench.pick(64, 3) else bench.pick(MANY, DRY_MANY)
+
+
+def compile_ahead(shape: Heads, forms: list) -> None:
+    """Fills Triton's cache by many processes, before this one touches the device; a form that cannot be compiled fails where it is used."""
+    from slipstream.ops.triton import attention
+
+    jobs = [(shape, form, way) for form in forms for way in attention.WAYS if form.query_rows >= 64 or way != "by tile"]
+    with multiprocessing.get_context("fork").Pool(min(len(jobs), multiprocessing.cpu_count())) as pool:
+        for done in [pool.apply_async(_compile, job) for job in jobs]:
+            done.wait()
+
+
+def _compile(shape: Heads, form, way: str) -> None:
+    from slipstream.ops.triton import attention
+    from slipstream.ops.triton.compile import compiled
+
+    compiled(attention.variant(shape.heads, shape.kv_heads, shape.head_dim, "*bf16", form, attention_sweep.PAGE, **attention.WAYS[way]))
+
+
+def one(bench: Bench, limits: Limits, shape: Heads, point: Point, forms: list) -> None:
+    """Every form, with as many programs as FILLS says; which of them are right, and what bits they give."""
+    from slipstream.ops.triton import attention
+
+    size = 2 * point.batch * point.context * shape.kv_heads * shape.head_dim * 2
+    copies = bench.pick(max(1, min(8, -(-attention_sweep.COLD // size))), 1)
+    paged = [attention_sweep.caches(bench, shape, point.batch, point.context) for _ in range(copies)]
+    rows = facts(bench, point)
+    qkv = torch.randn(point.batch * point.new, shape.width, device=bench.device).bfloat16().float()
+    wanted = expected(qkv, paged[0], rows, shape, point)
+    segments = -(-point.context // 512)
+    calls: dict[str, list[Callable]] = {}
+    facts_of: dict[str, dict] = {}
+    for form in forms:
+        for fill in FILLS:
+            form = replace(form, fill=fill)
+            splits = attention.splits(form, len(qkv), shape.kv_heads, segments)
+            name = f"{form.query_rows}/{form.block_keys}/{form.warps}/{form.stages}/{splits}"
+            if name not in calls and (splits == 1 or point.new < 64):
+                calls[name] = [partial(_call, attention.attention, qkv, kv, rows, shape, form) for kv in paged]
+                facts_of[name] = check(calls[name][0], wanted)
+    found = bench.clock.compare(calls, seconds=SECONDS_EACH)
+    first = point.context - point.new
+    pairs = point.batch * (point.new * first + point.new * (point.new + 1) // 2)
+    operations = 4.0 * pairs * shape.heads * shape.head_dim
+    moved = size + len(qkv) * shape.heads * shape.head_dim * 8
+    least = limits.seconds(moved, operations)
+    for name, timing in found.items():
+        if isinstance(timing, Exception):
+            bench.failure(f"{point} {name}", timing)
+            continue
+        bench.row(
+            model=shape.model, batch=point.batch, new=point.new, context=point.context, tails=point.tails, form=name,
+            us=timing.median * 1e6, spread=timing.spread, roof=least / timing.median, binds=limits.binds(moved, operations),
+            **facts_of[name], timed=timing.way, raw=timing.samples,
+        )  # fmt: skip
+
+
+def _call(op: Callable, qkv: Tensor, kv, rows: AttentionRows, shape: Heads, form) -> Tensor:
+    out = torch.empty(len(qkv), shape.heads * shape.head_dim, device=qkv.device)
+    op(qkv, kv, rows, shape.heads, shape.head_dim**-0.5, 0, out, forms=((1 << 31, form, form),))
+    return out
+
+
+def check(call: Callable, wanted: Tensor) -> dict:
+    """How far the result is from the right one, and what bits it has; what cannot run says so when it is timed."""
+    try:
+        out = call()
+    except Exception:  # the same exception comes again from the clock, which keeps it
+        return {"error": float("inf"), "right": False, "bits": "none"}
+    error = float((out - wanted).norm() / wanted.norm())
+    return {"error": error, "right": error < 8e-3, "bits": f"{zlib.crc32(out.cpu().numpy().tobytes()):08x}"}
+
+
+def facts(bench: Bench, point: Point) -> AttentionRows:
+    """The rows of a point; those of a draft find their last keys, which lie where they would lie without a draft, as tail slots."""
+    rows = attention_sweep.facts(bench, point.batch, point.new, point.context)
+    if point.tails:
+        tails = torch.arange(point.new).repeat(point.batch)  # a chain: row j of a request has j ancestors, itself included
+        position, table = rows.positions.cpu().long(), rows.page_table.cpu().long()
+        slots = []
+        for row, count in enumerate(tails.tolist()):
+            key = torch.arange(int(position[row]) + 1 - count, int(position[row]) + 1)
+            slots.append(table[row // point.new][key // attention_sweep.PAGE] * attention_sweep.PAGE + key % attention_sweep.PAGE)
+        start = torch.cat([torch.zeros(1, dtype=torch.int64), tails.cumsum(0)])
+        rows.linear, rows.tail_start = (x.int().to(bench.device) for x in (position + 1 - tails, start))
+        rows.tail_slots = torch.cat(slots).int().to(bench.device)
+    return rows
+
+
+def expected(qkv: Tensor, kv, rows: AttentionRows, shape: Heads, point: Point) -> Tensor:
+    """The same by torch, one request at a time. [rows, heads * head_dim]"""
+    out = []
+    for request, q in enumerate(qkv[:, : shape.heads * shape.head_dim].view(point.batch, point.new, shape.heads, shape.head_dim)):
+        k, v = (
+            x[rows.page_table[request].long()].transpose(0, 1).reshape(1, shape.kv_heads, -1, shape.head_dim)[:, :, : point.context]
+            for x in (kv.keys, kv.values)
+        )
+        q = q.bfloat16().transpose(0, 1)[None]
+        if point.new in (1, point.context):
+            mixed = attention_sweep.sdpa(q, k, v, point.new, point.context)
+        else:
+            seen = torch.ones(point.new, point.context, dtype=torch.bool, device=q.device).tril(point.context - point.new)
+            k, v = (x.repeat_interleave(shape.heads // shape.kv_heads, 1) for x in (k, v))
+            mixed = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        out.append(mixed[0].transpose(0, 1).reshape(point.new, -1).float())
+    return torch.cat(out)
+
+
+def answer(rows: list[dict]) -> list[str]:
+    """Per point the five fastest forms, those that are wrong, and which forms give the same bits."""
+    out = []
+    for point in dict.fromkeys((row["batch"], row["new"], row["context"], row["tails"]) for row in rows):
+        here = sorted((row for row in rows if (row["batch"], row["new"], row["context"], row["tails"]) == point), key=lambda row: row["us"])
+        best = ", ".join(f"{row['form']} {row['us']:.1f} us ({row['roof']:.0%})" for row in here[:5])
+        out.append(f"batch {point[0]}, {point[1]} of {point[2]}{' with tails' if point[3] else ''}: {best}")
+        wrong = [f"{row['form']} ({row['error']:.1e})" for row in here if not row["right"]]
+        if wrong:
+            out.append(f"  WRONG: {', '.join(wrong)}")
+        classes: dict[str, list[str]] = {}
+        for row in here:
+            classes.setdefault(row["bits"], []).append(row["form"])
+        out.append(f"  bits: {' | '.join(' = '.join(names) for names in classes.values())}")
+    return out

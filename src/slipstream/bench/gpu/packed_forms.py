@@ -1,0 +1,147 @@
+"""Candidates for the whole-number products: ways to multiply x [m, k] bf16 by one packed layer; results fp32.
+
+Owns the layers they are tried on and how each is called. All forms of a kind read the same packed weights, made once per layer.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from slipstream.base import registry
+from slipstream.ops.triton import packed, streamed, widened
+from slipstream.ops.triton.gemm import Tile
+from slipstream.ops.triton.launch import Variant
+from slipstream.ops.triton.packing import STEP, Form, Packed
+
+FORMATS = "slipstream.quant.formats"
+Product = Callable[[Tensor, Packed, None, Tensor], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A format of weights and how many of them share a scale; 0: all of an output. `bits`: per weight in memory, scales included."""
+
+    format: str
+    group: int
+    bits: float
+
+    def __str__(self) -> str:
+        return f"packed_{self.format}" + (f"_{self.group}" if self.format == "int4_zero" else "")
+
+    def form(self, n: int, k: int) -> Form:
+        """What `pack` makes of such weights, random ones."""
+        if self.format == "int8":
+            return Form(n, k, 8, 0, "*fp32")
+        return Form(n, k, 4, self.group, "*fp16", "zero") if self.format == "int4_zero" else Form(n, k, 4, self.group, "*fp16", middle=8)
+
+
+INT4, ZERO_128, INT8 = Kind("int4", 32, 4.5), Kind("int4_zero", 128, 4 + 24 / 128), Kind("int8", 0, 8)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One way to multiply by weights of `kind`.
+
+    Attributes:
+        kind: of weights.
+        suffix: its name is the kind's and this.
+        least, most: rows that it is tried with.
+        product: as packed.product.
+        variants: (form, rows) -> what it launches, to be compiled before; cuBLAS needs nothing.
+    """
+
+    kind: Kind
+    suffix: str
+    least: int
+    most: int
+    product: Product
+    variants: Callable[[Form, int], tuple[Variant, ...]]
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}{self.suffix}"
+
+
+def tiled(kind: Kind, suffix: str, least: int, most: int, tile: Tile | None = None) -> Candidate:
+    """The products of ops/triton/packed.py, with the tile that the engine takes or another."""
+    return Candidate(
+        kind, suffix, least, most, partial(packed.product, tile=tile), lambda form, rows: packed.variants(form, rows, False, tile)
+    )
+
+
+def unpacked(kind: Kind, suffix: str, least: int, scratch: int = widened.SCRATCH) -> Candidate:
+    """Unpacked first, then cuBLAS."""
+    return Candidate(kind, suffix, least, 1 << 31, partial(widened.product, most=scratch), lambda form, rows: (widened.variant(form),))
+
+
+def warps(size: int, outputs: int, number: int, stages: int) -> Tile:
+    """A tile whose products are made by single warps (mma.sync): two warps or one are no group of four, which wgmma needs."""
+    return Tile(size, outputs, STEP, number, stages)
+
+
+def single(kind: Kind, least: int, most: int, *stream: int) -> Candidate:
+    """The products of ops/triton/streamed.py; `stream`: rows, deep, wide, each, ahead, fill."""
+    chosen = streamed.Stream(*stream)
+    fill = f"_fill{chosen.fill}" if chosen.fill != streamed.FILL else ""
+    return Candidate(
+        kind, f"_stream{chosen.rows}_{chosen.deep}x{chosen.wide}_ahead{chosen.ahead}{fill}", least, most,
+        lambda x, layer, bias, out: streamed.product(x, layer, bias, out, streamed.fitting(layer.form, chosen)),
+        lambda form, rows: (streamed.variant(form, False, streamed.fitting(form, chosen)),),
+    )  # fmt: skip
+
+
+CANDIDATES = (
+    tiled(ZERO_128, "", 1, 64),
+    tiled(ZERO_128, "_warp2", 1, 16, warps(16, 64, 2, 4)),
+    *(single(ZERO_128, 1, 8, 8, 4, 1, 32, ahead) for ahead in (1, 2, 3)),
+    *(single(ZERO_128, 1, 8, 8, *rest) for rest in ((8, 1, 32, 2), (8, 1, 32, 2, 1024), (16, 1, 32, 1), (2, 2, 32, 2), (1, 4, 32, 2))),
+    *(single(ZERO_128, 16, 16, 16, *rest) for rest in ((4, 1, 32, 1), (4, 1, 32, 2), (4, 2, 32, 1), (2, 2, 32, 2))),
+    *(single(ZERO_128, 32, 64, 32, *rest) for rest in ((4, 2, 32, 1), (2, 4, 32, 1), (1, 8, 32, 1))),
+    *(single(ZERO_128, 64, 256, 64, *rest) for rest in ((4, 2, 32, 1), (2, 4, 32, 1), (1, 8, 32, 1), (1, 4, 32, 1))),
+    unpacked(ZERO_128, "_unpacked", 64),
+    unpacked(ZERO_128, "_unpacked_l2", 256, 16 << 20),
+    tiled(INT4, "", 1, 16),
+    *(single(INT4, 1, 8, 8, *rest) for rest in ((4, 1, 32, 1), (4, 1, 32, 2))),
+    single(INT4, 16, 16, 16, 4, 1, 32, 1),
+    single(INT4, 64, 64, 64, 2, 4, 32, 1),
+    *(single(INT8, 1, 8, 8, *rest) for rest in ((4, 1, 32, 1), (4, 1, 32, 2))),
+    single(INT8, 16, 16, 16, 4, 1, 32, 1),
+    single(INT8, 64, 64, 64, 2, 4, 32, 1),
+)
+
+
+def multiply(candidate: Candidate, x: Tensor, layer: Packed) -> Tensor:
+    """x [m, k] bf16 -> fp32 [m, n]."""
+    form = layer.form
+    out = torch.empty(x.shape[0], form.outputs, device=x.device)
+    candidate.product(F.pad(x, (0, form.k - form.inputs)) if form.k > form.inputs else x, layer, None, out)
+    return out
+
+
+def stored(kind: Kind, weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """What the engine would be given for weight [n, k], and the weights that it means, fp32 [n, k]."""
+    if kind.format != "int4_zero":
+        format = registry.load(FORMATS, kind.format)
+        parts = format.quantise(weight)
+        return parts, format.unpack(parts)
+    whole, scale, least = four_bits(weight, kind.group)
+    scale, zero = scale.half(), torch.round(-least / scale).clamp(0, 15)  # [n, k / group, 1]
+    halves = whole.to(torch.uint8).unflatten(1, (-1, 2, 16))
+    parts = {
+        "weight": (halves[:, :, 0] | halves[:, :, 1] << 4).flatten(1),
+        "scale": scale.squeeze(-1).repeat_interleave(kind.group // 32, 1),
+        "least": zero.squeeze(-1).to(torch.uint8).repeat_interleave(kind.group // 32, 1),
+    }
+    return parts, ((whole.unflatten(1, (-1, kind.group)) - zero) * scale.float()).flatten(1)
+
+
+def four_bits(weight: Tensor, group: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Whole numbers 0..15 [n, k] int32, scale and least value [n, k / group, 1] of asymmetric 4-bit groups."""
+    groups = weight.float().unflatten(1, (-1, group))
+    least, most = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
+    scale = (most - least).clamp(min=1e-6) / 15
+    return torch.round((groups - least) / scale).clamp(0, 15).int().flatten(1), scale, least

@@ -1,0 +1,44 @@
+"""Staging: numbers that the host writes and the device reads. Owns the way between the two memories.
+
+On the CPU both are the same memory. On an accelerator the host side is pinned and `upload` copies it, in the order of the device's work, to
+a buffer whose address never changes. `host` waits until the last upload has been done: what is written next must not reach the device
+in place of what was meant.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Staging:
+    """An array on the host with its twin on the device.
+
+    Args:
+        shape, dtype: of both; dtype is a numpy type that torch has too.
+        device: where the twin lies.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: type, device: str):
+        same = torch.device(device).type == "cpu"
+        pinned = torch.from_numpy(np.zeros(shape, dtype))
+        self._pinned = pinned if same else pinned.pin_memory()
+        self._host: np.ndarray = self._pinned.numpy()
+        self.device: Tensor = self._pinned if same else torch.zeros_like(self._pinned, device=device)
+        self._done = None if same else torch.cuda.Event()  # of the last upload
+        self._waits = False
+
+    @property
+    def host(self) -> np.ndarray:
+        """The array, to be written. Asked for anew after every upload."""
+        if self._waits:
+            self._done.synchronize()
+            self._waits = False
+        return self._host
+
+    def upload(self) -> Tensor:
+        """Makes the device's twin equal; returns it."""
+        if self._done is not None:
+            self.device.copy_(self._pinned, non_blocking=True)
+            self._done.record()
+            self._waits = True
+        return self.device

@@ -1,0 +1,284 @@
+"""The kernels of paged attention: `_attend` computes tiles of rows over segments of keys, `_merge` joins segments.
+
+Owns their arithmetic and why a row's bits depend on that row only. Must not know which form serves which call (attention.py).
+
+One program is a tile of neighbouring rows of one request, one key/value head with all query heads that share it, and every
+`splits`-th segment of keys. All is read on the device. Up to the first tail slot of the tile a key lies at the same place for
+all rows, so these blocks of keys are met by all rows at once; what follows is gone through row by row, each by its own slots.
+
+Why a row's bits depend on that row only:
+  * Segments have 512 keys, for rows beyond 32 k keys doubled until 64 of them hold the row. Key p of a row is always in segment
+    p // size, block p // KEYS and lane p mod KEYS; only rows with segments of one size share a tile. Within a segment blocks go left
+    to right from scratch. A block that is there only for a neighbour is all -inf for this row: its maximum stays, its weights are
+    exactly 0 and the old sums are multiplied by exactly 1. (A later key's infinity or NaN would show, as 0 * inf; a sound model
+    has none.)
+  * Tiles of a form always have the same size, missing rows being padding, and the rows of a matrix product do not mix. The size of
+    a page and the window only decide which addresses are read and what is masked.
+  * Segments merge left to right by written-out FMAs, in registers or from the workspace by the second kernel, to the same bits.
+The matrix products take the cache's type (queries and weights are rounded to bf16 for a bf16 cache) and sum in fp32.
+
+What makes it fast: where a block's keys lie is looked up while the block before is computed, so that the copies of keys and values
+depend on nothing but registers and may run `stages - 1` blocks ahead; places past a row's end are its last key's, so that copies
+need no mask.
+"""
+
+import math
+
+import triton
+import triton.language as tl
+
+from slipstream.ops.triton.elementary import tanh
+
+LOG2E = math.log2(math.e)
+MOST, DOUBLINGS = 64, 6  # segments of a row, and how often they are doubled for that: enough for 2 M keys, then there are more
+_LOG2E = tl.constexpr(LOG2E)
+INDICES = ["request", "positions", "tail_start", "tail_slots", "page_table", "sinks"]
+SIZES = ["rows", "width", "max_pages", "window", "segments"]
+NEAR = tl.constexpr(64)  # rows among which a tile's program looks for the first of its request; no tile reaches over a multiple of it
+_MOST = tl.constexpr(MOST)
+_DOUBLINGS = tl.constexpr(DOUBLINGS)
+AT_ONCE = tl.constexpr(16)  # segments whose parts are fetched together when they are merged
+
+
+@triton.jit
+def _shares(top, new_top):
+    """The greater of two parts' greatest scores, and the factors of the parts: 1 and 0 where one is empty (its greatest is -inf)."""
+    greatest = tl.maximum(top, new_top)
+    base = tl.where(greatest == float("-inf"), 0.0, greatest)
+    return greatest, tl.exp2(top - base), tl.exp2(new_top - base)
+
+
+@triton.jit
+def _size(position, segment_keys: tl.constexpr):
+    """Keys of a segment of a row at `position`: doubled until that many segments hold it, so that a row's parts have a bound."""
+    size = tl.zeros_like(position) + segment_keys
+    for _ in tl.static_range(_DOUBLINGS):
+        size = tl.where(position >= size * _MOST, size * 2, size)
+    return size
+
+
+@triton.jit
+def _apart(request, positions, rows, there, own, size, segment_keys: tl.constexpr):
+    """Whether rows that are there belong to another request than `own`, or have segments of another size."""
+    others = tl.load(request + rows, mask=there, other=-1) != own
+    return there & (others | (_size(tl.load(positions + rows, mask=there, other=0), segment_keys) != size))
+
+
+@triton.jit
+def _over(x, size: tl.constexpr):
+    """x // size of numbers that are not negative: without a sign it is a shift."""
+    return (x.to(tl.uint32) // size).to(tl.int32)
+
+
+@triton.jit
+def _rest(x, size: tl.constexpr):
+    return (x.to(tl.uint32) % size).to(tl.int32)
+
+
+@triton.jit
+def _lookup(page_table, tail_slots, key, linear, page_size: tl.constexpr, has_tails: tl.constexpr):
+    """The pages of keys that are there; with tails their slots, page * page_size + offset: keys from `linear` on are tail slots."""
+    if has_tails:
+        page = tl.load(page_table + _over(key, page_size), mask=key < linear, other=0)
+        tail = tl.load(tail_slots + (key - linear), mask=key >= linear, other=0)
+        return tl.where(key < linear, page * page_size + _rest(key, page_size), tail)
+    return tl.load(page_table + _over(key, page_size))
+
+
+@triton.jit
+def _blocks(
+    top, mass, mix, q, keys, values, page_table, tail_slots, first, last, linear, lowest, position, scale, cap, begin, end,
+    kv_heads: tl.constexpr, head_dim: tl.constexpr, page_size: tl.constexpr, block_keys: tl.constexpr,
+    has_tails: tl.constexpr, has_window: tl.constexpr, has_cap: tl.constexpr,
+):  # fmt: skip
+    """Greatest score, mass and mixed values, the key blocks begin .. end - 1 added; scores are in powers of two.
+
+    first, last: keys that may be read, all others being masked for all rows. keys, values: at the head.
+    """
+    lane = tl.arange(0, block_keys)
+    column = tl.arange(0, mix.shape[1])
+    found = tl.maximum(tl.minimum(begin * block_keys + lane, last), first)  # what is fetched: past the ends the last key again
+    place = _lookup(page_table, tail_slots, found, linear, page_size, has_tails)
+    for block in range(begin, end):
+        offset = _rest(place if has_tails else found, page_size)
+        page = _over(place, page_size) if has_tails else place
+        cell = page.to(tl.int64)[:, None] * (kv_heads * page_size * head_dim) + (offset[:, None] * head_dim + column[None, :])
+        if mix.shape[1] == head_dim:
+            k = tl.load(keys + cell)
+            v = tl.load(values + cell)
+        else:
+            k = tl.load(keys + cell, mask=(column < head_dim)[None, :], other=0.0)
+            v = tl.load(values + cell, mask=(column < head_dim)[None, :], other=0.0)
+        key = block * block_keys + lane
+        found = tl.minimum(key + block_keys, last)
+        if has_window:
+            found = tl.maximum(found, first)
+        place = _lookup(page_table, tail_slots, found, linear, page_size, has_tails)
+        score = tl.dot(q, tl.trans(k), input_precision="ieee") * scale  # [query rows, keys]
+        if has_cap:
+            score = tanh(score) * cap
+        seen = key[None, :] <= position[:, None]
+        if has_window:
+            seen = seen & (key[None, :] >= lowest[:, None])
+        score = tl.where(seen, score, float("-inf"))
+        new_top = tl.maximum(top, tl.max(score, axis=1))
+        base = tl.where(new_top == float("-inf"), 0.0, new_top)
+        old = tl.exp2(top - base)
+        weight = tl.exp2(score - base[:, None])
+        mass = tl.fma(mass, old, tl.sum(weight, axis=1))
+        mix = tl.dot(weight.to(q.dtype), v, mix * old[:, None], input_precision="ieee")
+        top = new_top
+    return top, mass, mix
+
+
+@triton.jit
+def _segment(
+    segment, size, row, member, first, last, by_page, lowest, position, q, keys, values, positions, tail_start, tail_slots,
+    page_table, window, scale, cap,
+    kv_heads: tl.constexpr, head_dim: tl.constexpr, block_dim: tl.constexpr, page_size: tl.constexpr, block_keys: tl.constexpr,
+    has_window: tl.constexpr, has_cap: tl.constexpr,
+):  # fmt: skip
+    """Greatest score, mass and mixed values of one segment, from scratch. by_page: keys before it lie at one place for all rows."""
+    blocks = size // block_keys
+    begin = tl.maximum(first // block_keys, segment * blocks)
+    end = tl.minimum(last // block_keys, segment * blocks + blocks - 1) + 1
+    joint = tl.where(by_page > last, end, by_page // block_keys)  # blocks before it are met by all rows at once
+    apart = tl.where(by_page > last, 0, tl.max(tl.where(position >= 0, member + 1, 0), axis=0))  # rows that meet the others one by one
+    top = tl.full([q.shape[0]], float("-inf"), tl.float32)
+    mass = tl.zeros([q.shape[0]], tl.float32)
+    mix = tl.zeros([q.shape[0], block_dim], tl.float32)
+    top, mass, mix = _blocks(
+        top, mass, mix, q, keys, values, page_table, tail_slots, first, last, last + 1, lowest, position, scale, cap,
+        begin, tl.minimum(joint, end), kv_heads, head_dim, page_size, block_keys, False, has_window, has_cap,
+    )  # fmt: skip
+    for number in range(apart):
+        to = tl.load(positions + row + number)
+        tail = tl.load(tail_start + row + number)
+        top, mass, mix = _blocks(
+            top, mass, mix, q, keys, values, page_table, tail_slots + tail,
+            tl.maximum(to - window + 1, 0) if has_window else 0, to, to + 1 + tail - tl.load(tail_start + row + number + 1),
+            lowest, tl.where(member == number, position, -1), scale, cap,
+            tl.maximum(joint, begin), tl.minimum(to // block_keys + 1, end),
+            kv_heads, head_dim, page_size, block_keys, True, has_window, has_cap,
+        )  # fmt: skip
+    return top, mass, mix
+
+
+@triton.jit
+def _tile(
+    row, bound, own, qkv, keys, values, request, positions, tail_start, tail_slots, page_table, sinks, out, tops, mixes,
+    width, window, segments, scale, cap,
+    heads: tl.constexpr, kv_heads: tl.constexpr, head_dim: tl.constexpr, block_dim: tl.constexpr, page_size: tl.constexpr,
+    query_rows: tl.constexpr, block_keys: tl.constexpr, segment_keys: tl.constexpr,
+    in_parts: tl.constexpr, has_window: tl.constexpr, has_cap: tl.constexpr, has_sinks: tl.constexpr,
+):  # fmt: skip
+    """Computes the rows of request `own` from `row` on, before `bound` and as many as a tile has; returns the row after them."""
+    group: tl.constexpr = heads // kv_heads
+    head = tl.program_id(1)
+    member = tl.arange(0, query_rows) // group
+    here = row + member
+    size = _size(tl.load(positions + row), segment_keys)
+    other = _apart(request, positions, here, here < bound, own, size, segment_keys) | (here >= bound)
+    after = tl.min(tl.where(other, here, tl.minimum(bound, row + query_rows // group)), axis=0)
+    live = here < after
+    position = tl.load(positions + here, mask=live, other=-1)
+    tails = tl.load(tail_start + here + 1, mask=live, other=0) - tl.load(tail_start + here, mask=live, other=0)
+    last = tl.max(position, axis=0)
+    by_page = tl.min(tl.where(tails > 0, position + 1 - tails, last + 1), axis=0)
+    lowest = tl.maximum(position - window + 1, 0) if has_window else tl.zeros_like(position)
+    first = tl.min(tl.where(live, lowest, last), axis=0)
+
+    column, query = tl.arange(0, block_dim), head * group + tl.arange(0, query_rows) % group
+    cells = live[:, None] & (column < head_dim)[None, :]
+    place = here.to(tl.int64)[:, None] * width + query[:, None] * head_dim + column[None, :]
+    q = tl.load(qkv + place, mask=cells, other=0.0).to(keys.dtype.element_ty)
+    whole_top = tl.full([query_rows], float("-inf"), tl.float32)
+    whole_mass = tl.zeros([query_rows], tl.float32)
+    whole_mix = tl.zeros([query_rows, block_dim], tl.float32)
+    result = here.to(tl.int64) * heads + query  # [query rows], row of out as [rows * heads, head_dim]
+    for segment in range(first // size + tl.program_id(2), last // size + 1, tl.num_programs(2)):
+        top, mass, mix = _segment(
+            segment, size, row, member, first, last, by_page, lowest, position, q, keys + head * (page_size * head_dim),
+            values + head * (page_size * head_dim), positions, tail_start, tail_slots, page_table, window, scale, cap,
+            kv_heads, head_dim, block_dim, page_size, block_keys, has_window, has_cap,
+        )  # fmt: skip
+        if in_parts:
+            part = result * segments + segment
+            tl.store(tops + part * 2, top, mask=live)
+            tl.store(tops + part * 2 + 1, mass, mask=live)
+            tl.store(mixes + part[:, None] * head_dim + column[None, :], mix, mask=cells)
+        else:
+            whole_top, a, b = _shares(whole_top, top)
+            whole_mass = tl.fma(whole_mass, a, mass * b)
+            whole_mix = tl.fma(whole_mix, tl.broadcast_to(a[:, None], whole_mix.shape), mix * b[:, None])
+    if not in_parts:
+        if has_sinks:
+            whole_top, a, b = _shares(whole_top, tl.load(sinks + query) * _LOG2E)
+            whole_mass, whole_mix = tl.fma(whole_mass, a, b), whole_mix * a[:, None]
+        divisor = tl.where(live, whole_mass, 1.0)
+        tl.store(out + result[:, None] * head_dim + column[None, :], tl.div_rn(whole_mix, divisor[:, None]), mask=cells)
+    return after
+
+
+@triton.jit(do_not_specialize=SIZES, do_not_specialize_on_alignment=INDICES)
+def _attend(
+    qkv, keys, values, request, positions, tail_start, tail_slots, page_table, sinks, out, tops, mixes,
+    rows, width, max_pages, window, segments, scale, cap,
+    heads: tl.constexpr, kv_heads: tl.constexpr, head_dim: tl.constexpr, block_dim: tl.constexpr, page_size: tl.constexpr,
+    query_rows: tl.constexpr, block_keys: tl.constexpr, segment_keys: tl.constexpr,
+    by_row: tl.constexpr, in_parts: tl.constexpr, has_window: tl.constexpr, has_cap: tl.constexpr, has_sinks: tl.constexpr,
+):  # fmt: skip
+    tile: tl.constexpr = query_rows * kv_heads // heads
+    if by_row:  # a program for each row: those that begin a tile, counted from the first row of the request
+        row = tl.program_id(0)
+        begin = row - row % NEAR
+        near = begin + tl.arange(0, NEAR)
+        own = tl.load(request + row)
+        other = _apart(request, positions, near, near < row, own, _size(tl.load(positions + row), segment_keys), segment_keys)
+        if (row - tl.max(tl.where(other, near + 1, begin), axis=0)) % tile == 0:
+            _tile(
+                row, tl.minimum(begin + NEAR, rows), own, qkv, keys, values, request, positions, tail_start, tail_slots,
+                page_table + own.to(tl.int64) * max_pages, sinks, out, tops, mixes, width, window, segments, scale, cap,
+                heads, kv_heads, head_dim, block_dim, page_size, query_rows, block_keys, segment_keys,
+                in_parts, has_window, has_cap, has_sinks,
+            )  # fmt: skip
+    else:  # a program for each `tile` rows, whoever they belong to; the last ones, which see most, come first
+        row = (tl.num_programs(0) - 1 - tl.program_id(0)) * tile
+        bound = tl.minimum(row + tile, rows)
+        while row < bound:
+            own = tl.load(request + row)
+            row = _tile(
+                row, bound, own, qkv, keys, values, request, positions, tail_start, tail_slots,
+                page_table + own.to(tl.int64) * max_pages, sinks, out, tops, mixes, width, window, segments, scale, cap,
+                heads, kv_heads, head_dim, block_dim, page_size, query_rows, block_keys, segment_keys,
+                in_parts, has_window, has_cap, has_sinks,
+            )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["window", "segments"], do_not_specialize_on_alignment=["positions", "sinks"])
+def _merge(
+    positions, tops, mixes, sinks, out, window, segments,
+    heads: tl.constexpr, head_dim: tl.constexpr, block_dim: tl.constexpr, segment_keys: tl.constexpr, has_sinks: tl.constexpr,
+):  # fmt: skip
+    position = tl.load(positions + tl.program_id(0))
+    result = tl.program_id(0).to(tl.int64) * heads + tl.program_id(1)
+    lowest = tl.where(window > 0, tl.maximum(position - window + 1, 0), 0)
+    column, one = tl.arange(0, block_dim), tl.arange(0, 1)
+    whole_top = tl.full([1], float("-inf"), tl.float32)
+    whole_mass = tl.zeros([1], tl.float32)
+    whole_mix = tl.zeros([block_dim], tl.float32)
+    size = _size(position, segment_keys)
+    last = position // size
+    for some in range(lowest // size, last + 1, AT_ONCE):
+        for number in tl.static_range(AT_ONCE):
+            there = some + number <= last  # past it an empty part, which changes nothing
+            part = result * segments + some + number
+            mix = tl.load(mixes + part * head_dim + column, mask=there & (column < head_dim), other=0.0)
+            whole_top, a, b = _shares(whole_top, tl.load(tops + part * 2 + one, mask=there & (one == 0), other=float("-inf")))
+            whole_mass = tl.fma(whole_mass, a, tl.load(tops + part * 2 + 1 + one, mask=there & (one == 0), other=0.0) * b)
+            whole_mix = tl.fma(whole_mix, tl.broadcast_to(a, whole_mix.shape), mix * b)
+    if has_sinks:
+        whole_top, a, b = _shares(whole_top, tl.load(sinks + tl.program_id(1) + one) * _LOG2E)
+        whole_mass, whole_mix = tl.fma(whole_mass, a, b), whole_mix * tl.broadcast_to(a, whole_mix.shape)
+    inside = column < head_dim
+    tl.store(out + result * head_dim + column, tl.div_rn(whole_mix, tl.broadcast_to(whole_mass, whole_mix.shape)), mask=inside)

@@ -1,0 +1,43 @@
+"""How often a step is run before the host looks: only where there is nothing for it to do, and never past anybody's end."""
+
+import pytest
+
+from slipstream.cost import Pace
+from slipstream.scheduler import Scheduler
+from tests.scheduler.harness import Harness, make_options
+
+
+def test_plain_decoding_takes_several_passes_and_ends_where_it_should():
+    engine = Harness(make_options())
+    for number, most in ((0, 14), (1, 20)):
+        engine.add(number, (1, 2, 3 + number), max_tokens=most)
+    engine.run()
+    assert engine.plans[0].passes == 1, "a prompt"
+    assert max(plan.passes for plan in engine.plans) == 8 and engine.model.again > 0
+
+
+@pytest.mark.parametrize("odd", [{"draft": "right", "options": {"max_draft": 3}}, {"options": {"max_batch": 1}, "others": 1}], ids=str)
+def test_one_pass_where_the_host_is_needed(odd):
+    """It makes a draft, or lets in who waits."""
+    engine = Harness(make_options(**odd["options"]), odd.get("draft", "none"))
+    for number in range(1 + odd.get("others", 0)):
+        engine.add(number, (1, 2, 3), max_tokens=12)
+    for _ in range(3):
+        assert engine.step().passes == 1
+
+
+def test_pages_of_others_are_not_taken_for_it():
+    engine = Harness(make_options(page_size=2, pages=32, max_len=64, prefix_cache=False))
+    for number in range(2):
+        engine.add(number, tuple(range(9)) * 2, max_tokens=14)
+    engine.run()
+    assert engine.scheduler.stats.preemptions == 0 and any(1 < plan.passes < 8 for plan in engine.plans)
+
+
+@pytest.mark.parametrize(("seconds", "streamed", "most"), [(0.001, True, 8), (0.004, True, 4), (0.015, True, 1), (0.015, False, 4)])
+def test_they_are_short_together(seconds, streamed, most):
+    """20 ms while somebody reads along, a tenth of a second else."""
+    engine = Harness(make_options())
+    engine.scheduler = Scheduler(engine.options, engine.watch, pace=Pace(lambda work: seconds))
+    engine.add(0, (1, 2, 3), max_tokens=30, streamed=streamed)
+    assert [engine.step().passes for _ in range(2)] == [1, most]

@@ -1,0 +1,199 @@
+"""Gluon without a GPU and without a compiler: a kernel's source runs on numpy arrays, program after program.
+
+Layouts say where numbers lie, not what they are, so they are not looked at here: that each conversion only renames registers is for
+the compiler to say (test_streamed.py compiles). Memory is checked: a load or store outside its tensor fails, and what a mask leaves
+out without a value is NaN or random.
+"""
+
+import importlib
+import importlib.util
+import sys
+from dataclasses import dataclass, field
+from types import ModuleType, SimpleNamespace
+from unittest import mock
+
+import numpy as np
+import torch
+
+from tests.triton.ptx import execute
+
+NOISE = np.random.default_rng(0)
+PROGRAM = {"id": (0, 0, 0), "count": (1, 1, 1)}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A type of numbers; bf16 and fp16 are kept as fp32 numbers."""
+
+    name: str
+    numpy: type
+    bits: int
+
+
+FP32, BF16, FP16 = Kind("fp32", np.float32, 32), Kind("bf16", np.float32, 16), Kind("fp16", np.float32, 16)
+WHOLE = {name: Kind(name, getattr(np, name), 8 * np.dtype(name).itemsize) for name in ("int8", "uint8", "int16", "int32")}
+OF_TORCH = {torch.float32: FP32, torch.bfloat16: BF16, torch.float16: FP16} | {getattr(torch, name): kind for name, kind in WHOLE.items()}
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """Places in a tensor's memory, in numbers of `kind`."""
+
+    memory: torch.Tensor
+    kind: Kind
+    at: np.ndarray = field(default_factory=lambda: np.int64(0))
+
+    def __add__(self, offset) -> "Pointer":
+        return Pointer(self.memory, self.kind, self.at + data(offset).astype(np.int64))
+
+    def to(self, kind: Kind, bitcast: bool) -> "Pointer":
+        assert bitcast
+        return Pointer(self.memory, kind, self.at)
+
+    def numbers(self) -> torch.Tensor:
+        """All numbers from the tensor's first on, as far as its storage goes."""
+        name = {"int32": torch.int32}.get(self.kind.name, self.memory.dtype)
+        whole = torch.empty(0, dtype=self.memory.dtype).set_(self.memory.untyped_storage())[self.memory.storage_offset() :]
+        return whole.view(name)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A tensor of the kernel."""
+
+    data: np.ndarray
+    kind: Kind
+
+    shape = property(lambda self: list(self.data.shape))
+    type = property(lambda self: SimpleNamespace(layout=SimpleNamespace(shape=self.shape)))
+
+    def to(self, kind: Kind) -> "Block":
+        if kind is BF16 and self.kind is FP32:
+            return Block(torch.from_numpy(self.data).bfloat16().float().numpy(), kind)
+        return Block(self.data.astype(kind.numpy), kind)
+
+    def reshape(self, shape) -> "Block":
+        return Block(self.data.reshape(shape), self.kind)
+
+    def permute(self, order) -> "Block":
+        return Block(self.data.transpose(order), self.kind)
+
+
+def data(x) -> np.ndarray:
+    return x.data if isinstance(x, Block) else np.asarray(x)
+
+
+def _operator(name: str):
+    def operator(self, other=None):
+        arguments = () if other is None else (data(other),)
+        if isinstance(other, Pointer):
+            return other + self
+        with np.errstate(over="ignore"):
+            found = getattr(self.data, name)(*arguments)
+        return Block(found, self.kind if found.dtype != bool else Kind("int1", bool, 1))
+
+    return operator
+
+
+for _name in ("add", "radd", "sub", "mul", "rmul", "floordiv", "mod", "lt", "le", "gt", "ge", "eq", "and", "or", "lshift", "neg"):
+    setattr(Block, f"__{_name}__", _operator(f"__{_name}__"))
+
+
+def load(pointer: Pointer, mask=None, other=None, cache_modifier="", eviction_policy="") -> Block:
+    numbers, at = pointer.numbers(), np.asarray(pointer.at)
+    wanted = np.broadcast_to(True if mask is None else data(mask), at.shape)
+    assert (at[wanted] >= 0).all() and (at[wanted] < len(numbers)).all(), "read outside of the tensor"
+    left_out = NOISE.integers(0, 1 << 30, at.shape) if other is None else np.full(at.shape, other)
+    found = numbers[torch.from_numpy(np.where(wanted, at, 0))]
+    found = found.float().numpy() if pointer.kind in (BF16, FP16, FP32) else found.numpy()
+    return Block(np.where(wanted, found, left_out).astype(pointer.kind.numpy), pointer.kind)
+
+
+def store(pointer: Pointer, value, mask=None) -> None:
+    numbers, at = pointer.numbers(), np.asarray(pointer.at)
+    at, wanted = np.broadcast_arrays(at, True if mask is None else data(mask))
+    assert (at[wanted] >= 0).all() and (at[wanted] < len(numbers)).all(), "written outside of the tensor"
+    numbers[torch.from_numpy(at[wanted])] = torch.from_numpy(np.broadcast_to(data(value), at.shape)[wanted].copy()).to(numbers.dtype)
+
+
+def atomic_add(pointer: Pointer, value: int, sem: str, scope: str) -> int:
+    before = int(pointer.numbers()[int(pointer.at)])
+    pointer.numbers()[int(pointer.at)] += value
+    return before
+
+
+def assembly(text: str, constraints: str, arguments: list[Block], kinds, pure: bool, pack: int) -> tuple[Block, ...]:
+    """What PTX makes of 32-bit registers: two halves, bf16."""
+    assert pack == 1 and constraints.startswith("=h,=h,r") and kinds == (BF16, BF16)
+    registers = {f"${2 + number}": argument.data.astype(np.int32).view(np.uint32) for number, argument in enumerate(arguments)}
+    found = execute(text, registers)
+    return tuple(Block((found[name].astype(np.uint32) << 16).view(np.float32), BF16) for name in ("$0", "$1"))
+
+
+def mma(left: Block, right: Block, total: Block) -> Block:
+    assert left.kind is BF16 and right.kind is BF16 and left.shape[-1] == 16
+    return Block((left.data.astype(np.float64) @ right.data + total.data).astype(np.float32), FP32)
+
+
+def language() -> SimpleNamespace:
+    """What kernels call `gl`."""
+
+    def both(function):
+        return lambda a, b: int(function(a, b)) if not isinstance(a, Block) else Block(function(a.data, data(b)), a.kind)
+
+    def broadcast(a: Block, b) -> tuple[Block, None]:
+        shape = np.broadcast_shapes(data(a).shape, b.at.shape if isinstance(b, Pointer) else data(b).shape)
+        return Block(np.broadcast_to(a.data, shape), a.kind), None
+
+    def shaped(*names):
+        return {name: lambda *arguments: SimpleNamespace(shape=arguments[-1]) for name in names}
+
+    return SimpleNamespace(
+        **WHOLE, float32=FP32, bfloat16=BF16, constexpr=lambda x: x, static_range=range, load=load, store=store, atomic_add=atomic_add,
+        **shaped("DistributedLinearLayout", "SliceLayout", "DotOperandLayout", "NVMMADistributedLayout"),
+        pointer_type=lambda kind: kind, convert_layout=lambda x, layout, assert_trivial: x, broadcast=broadcast,
+        arange=lambda start, end, layout: Block(np.arange(start, end, dtype=np.int32), WHOLE["int32"]),
+        full=lambda shape, value, kind, layout: Block(np.full(shape, value, kind.numpy), kind),
+        zeros=lambda shape, kind, layout: Block(np.zeros(shape, kind.numpy), kind),
+        expand_dims=lambda x, axis: Block(np.expand_dims(x.data, axis), x.kind), minimum=both(np.minimum),
+        join=lambda a, b: Block(np.stack([a.data, b.data], -1), a.kind), inline_asm_elementwise=assembly,
+        fma=lambda a, b, c: Block((a.data.astype(np.float64) * b.data + c.data).astype(np.float32), FP32),
+        sum=lambda x, axis: Block(x.data.sum(axis), x.kind), thread_barrier=lambda: None,
+        program_id=lambda axis: PROGRAM["id"][axis], num_programs=lambda axis: PROGRAM["count"][axis],
+    )  # fmt: skip
+
+
+class Kernel:
+    """What `gluon.jit` makes of a function: called by others as it is, or launched over a grid."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def __call__(self, *arguments, **constants):
+        return self.function(*arguments, **constants)
+
+    def __getitem__(self, grid):
+        def launch(*arguments, num_warps, num_stages, enable_fp_fusion, **constants):
+            free = [Pointer(a, OF_TORCH[a.dtype]) if isinstance(a, torch.Tensor) else a for a in arguments]
+            PROGRAM["count"] = grid
+            for place in np.ndindex(*reversed(grid)):
+                PROGRAM["id"] = tuple(reversed(place))
+                self.function(*free, **constants)
+
+        return launch
+
+
+def imported(name: str) -> ModuleType:
+    """The module of a kernel, in a form that runs here; the real one is not touched."""
+    gluon = ModuleType("triton.experimental.gluon")
+    gluon.jit = lambda function=None, **options: Kernel(function) if function else Kernel
+    gluon.constexpr_function, gluon.language = lambda function: function, language()
+    ampere = ModuleType("ampere")
+    ampere.mma_v2 = mma
+    spec = importlib.util.spec_from_file_location(f"{name}_by_hand", importlib.util.find_spec(name).origin)
+    module = importlib.util.module_from_spec(spec)
+    fakes = {gluon.__name__: gluon, f"{gluon.__name__}.language.nvidia.ampere": ampere, module.__name__: module}
+    importlib.import_module("slipstream.ops.triton.packed")  # with all that stays real: what is imported below is forgotten
+    with mock.patch.dict(sys.modules, fakes):
+        spec.loader.exec_module(module)
+    return module

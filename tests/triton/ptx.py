@@ -1,0 +1,44 @@
+"""A few instructions of PTX on arrays of 32-bit registers, by the manual, for the lines of assembly in kernels."""
+
+import re
+
+import numpy as np
+
+
+def execute(text: str, registers: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """All registers after `text`; `registers`: what it reads, uint32 by name. Halves that are taken apart are uint16."""
+    registers = dict(registers)
+    for line in filter(None, (part.strip() for part in re.sub(r"^{|}$", "", text.strip()).split(";"))):
+        name, _, rest = line.partition(" ")
+        if name == ".reg":
+            continue
+        if halves := re.match(r"{(\S+), (\S+)}, (\S+)", rest):
+            low, high, source = halves.groups()
+            registers[low], registers[high] = (registers[source] >> shift & 0xFFFF for shift in (0, 16))
+            continue
+        target, *operands = (part.strip() for part in rest.split(","))
+        values = [registers[part] if part in registers else np.uint32(int(part, 0)) for part in operands]
+        registers[target] = _one(name, values)
+    return registers
+
+
+def _one(name: str, values: list[np.ndarray]) -> np.ndarray:
+    if name == "sub.bf16x2":
+        difference = bf16(values[0]) - bf16(values[1])
+        assert (difference.view(np.uint32) & 0xFFFF == 0).all(), "not exact in bf16"
+        return (difference.view(np.uint32) >> 16).astype(np.uint16).view(np.uint32)
+    if name == "lop3.b32":
+        a, b, c, table = values
+        found = np.zeros_like(a)
+        for bit in range(8):  # the table's bit number abc
+            sides = [part if bit >> place & 1 else ~part for part, place in ((a, 2), (b, 1), (c, 0))]
+            found |= sides[0] & sides[1] & sides[2] if int(table) >> bit & 1 else np.uint32(0)
+        return found
+    if name == "mov.b32":
+        return values[0]
+    return {"shl.b32": np.left_shift, "shr.b32": np.right_shift}[name](*values)
+
+
+def bf16(register: np.ndarray) -> np.ndarray:
+    """The two halves of every register as fp32, side by side."""
+    return (np.ascontiguousarray(register).view(np.uint16).astype(np.uint32) << 16).view(np.float32)
