@@ -25,6 +25,12 @@ AXES = {
     "weights": ("fp32", "bf16", "int8", "int4", "int8-row"),
 }
 
+# Drafters that share the code of those above; they stand in for them in fewer scenarios.
+MORE = (
+    *("staged:path=dummy:tiny:bf16", "early_exit:layers=1", "redrafter:path=dummy", "lookahead", "cascade:of=eagle(path=dummy)"),
+    *("eagle:path=dummy,nodes=12,tree=true", "draft_model:path=dummy:tiny:bf16,nodes=10,tree=true"),
+)
+
 SAMPLING = {
     "greedy": dict(temperature=0.0),
     "seeded": dict(temperature=0.8, seed=11),
@@ -78,9 +84,13 @@ def every(**fixed) -> Iterator[Scenario]:
     return (Scenario(*values) for values in itertools.product(*axes.values()))
 
 
-def pairwise(seed: int = 0) -> list[Scenario]:
-    """A small set in which every pair of values of every two axes occurs (greedy cover over random candidates)."""
-    axes = [*AXES.values(), tuple(SAMPLING)]
+def pairwise(seed: int = 0, **others: tuple) -> list[Scenario]:
+    """A small set in which every pair of values of every two axes occurs (greedy cover over random candidates).
+
+    Args:
+        others: axes with other values than AXES has.
+    """
+    axes = [*(AXES | others).values(), tuple(SAMPLING)]
     rng = random.Random(seed)
     missing = {(i, a, j, b) for i, j in itertools.combinations(range(len(axes)), 2) for a in axes[i] for b in axes[j]}
     chosen = []

@@ -43,15 +43,18 @@ def test_greedy_text_is_the_same(rule):
 
 @pytest.mark.parametrize("sampling", SAMPLING)
 @pytest.mark.parametrize("rule", RULES)
-def test_a_drafter_that_is_the_model_is_always_right(rule, sampling):
-    llm = LLM(MODEL, speculate=f"draft_model:path={MODEL},nodes=4", verify=rule, control=False, page_size=4)
+@pytest.mark.parametrize("drafter", ["draft_model", "staged"])
+def test_a_drafter_that_is_the_model_is_always_right(drafter, rule, sampling):
+    llm = LLM(MODEL, speculate=f"{drafter}:path={MODEL},nodes=4", verify=rule, control=False, page_size=4)
     texts = said(llm, **SAMPLING[sampling])
     tally = llm.engine.core.meter.tally
     assert tally.drafted > 20 and tally.accepted == tally.drafted, "p is q, with all that is done to either"
     assert texts == said(llm, **SAMPLING[sampling]), "the same drafts, the same text"
 
 
-@pytest.mark.parametrize("drafter", ["eagle:path=dummy,nodes=5,depth=2,width=3", "medusa:path=dummy,nodes=8,width=3"])
+@pytest.mark.parametrize(
+    "drafter", ["eagle:path=dummy,nodes=5,depth=2,width=3", "medusa:path=dummy,nodes=8,width=3", "redrafter:path=dummy,nodes=6"]
+)
 def test_a_head_notes_all_its_choices(drafter):
     """Second and third ones too: a token that is drawn from nobody knows what is taken for certain, which is exact, but seldom kept."""
     llm = LLM(MODEL, speculate=drafter, verify="reject", control=False, page_size=4)

@@ -9,7 +9,7 @@ import pytest
 from slipstream import LLM
 from slipstream.scheduler import passes
 from tests.promises import oracles
-from tests.promises.scenarios import AXES, MODELS, SAMPLING, Scenario, every, pairwise, params, prompts
+from tests.promises.scenarios import AXES, MODELS, MORE, SAMPLING, Scenario, every, pairwise, params, prompts
 
 VOCAB, NEW = 512, 14
 LONGEST = 90 + NEW
@@ -84,6 +84,11 @@ def test_same_text(scenario):
     check(scenario)
 
 
+@pytest.mark.parametrize("scenario", pairwise(3, drafter=MORE)[::4], ids=str)
+def test_same_text_by_further_drafters(scenario):
+    check(scenario)
+
+
 @pytest.mark.parametrize("scenario", pairwise(1)[::6], ids=str)
 def test_same_text_with_reference_kernels(scenario):
     check(scenario, kernels="reference")
@@ -104,7 +109,7 @@ def test_same_text_on_a_gpu(scenario):
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("weights", AXES["weights"])
-@pytest.mark.parametrize("drafter", AXES["drafter"])
+@pytest.mark.parametrize("drafter", (*AXES["drafter"], *MORE))
 @pytest.mark.parametrize("sampling", SAMPLING)
 def test_same_text_in_full(sampling, drafter, weights):
     """Every combination of everything: about a minute for each of these, more than an hour for all."""

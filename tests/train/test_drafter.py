@@ -18,6 +18,8 @@ from slipstream.train.target import Target, continued
 MODEL = "dummy:tiny:fp32"
 PROMPTS = [[5, 6, 7, 8], [9, 10, 11], [12, 13], [300, 301, 302, 303, 304]]
 RECIPE = drafter.Recipe(tokens=4 * 40 * 80, rows=4, length=40, depth=3, width=96, own=1.0, begin=4, muon_lr=0.02, adam_lr=0.01)
+MORE = {"redrafter": ",tree=false"}
+LEAST = {"redrafter": 2.2}  # it sees one state and its own guesses
 
 
 @pytest.fixture(autouse=True)
@@ -47,12 +49,12 @@ def test_a_text_that_was_learned_is_guessed(own, tmp_path, kind):
     target, config, body = made(kind, None)
     drafter.train(body, target, own[0], own, RECIPE, say=lambda line: None)
     drafter.export(body, config, tmp_path)
-    llm = LLM(MODEL, speculate=f"{kind}:path={tmp_path},nodes={RECIPE.depth}", control=False)
+    llm = LLM(MODEL, speculate=f"{kind}:path={tmp_path},nodes={RECIPE.depth}{MORE.get(kind, '')}", control=False)
     said = llm.generate(PROMPTS, SamplingParams(max_tokens=32, temperature=0, ignore_eos=True))
     assert [[*prompt, *out.outputs[0].token_ids][: RECIPE.length] for prompt, out in zip(PROMPTS, said, strict=True)] == [
         text[: len(prompt) + 32].tolist() for prompt, text in zip(PROMPTS, own, strict=True)
     ]
-    assert llm.engine.core.meter.tally.per_draft > 2.5, "of 4; an untrained head has 1.4"
+    assert llm.engine.core.meter.tally.per_draft > LEAST.get(kind, 2.5), "of 4; an untrained head has 1.4"
 
 
 @pytest.mark.parametrize("levels", [None, (0, 2)], ids=["one level", "fused"])

@@ -7,6 +7,7 @@ from scenes import attend, build_scene, equal_bits
 
 from slipstream.base.errors import InputError
 from slipstream.ops import Kernels
+from slipstream.ops.triton import attend as kernels
 from slipstream.ops.triton import attention
 
 REFERENCE = Kernels(only="reference")
@@ -71,9 +72,24 @@ def test_tree_rows_equal_the_same_tokens_laid_out_linearly(window, dtype):
     assert equal_bits(got, attend(KERNELS, build_scene(linear, dtype=dtype, layout=7), window))
 
 
+def test_segments_of_long_rows_are_doubled(monkeypatch):
+    """With few segments: rows on both sides of a doubling, in one tile or not, in one program or several; and the reference's numbers."""
+    monkeypatch.setattr(kernels, "_MOST", kernels.tl.constexpr(1))
+    rows = [(0, 511, 0), (0, 512, 0), (0, 513, 0), (1, 1030, 3), (1, 1031, 4)]
+    scene = build_scene(rows, dtype=torch.bfloat16)
+    results = []
+    for fill in (ONE_PER_ROW, lambda *shape: 2):
+        monkeypatch.setattr(attention, "splits", fill)
+        results.append(attend(KERNELS, scene))
+    assert equal_bits(*results)
+    assert equal_bits(results[0][4:], attend(KERNELS, build_scene(rows[4:], dtype=torch.bfloat16)))
+    scene.qkv = scene.qkv.bfloat16().float()
+    torch.testing.assert_close(results[0], attend(REFERENCE, scene), atol=2**-7, rtol=2**-7)
+
+
 @pytest.mark.parametrize("fill", [ONE_PER_ROW, ONE_PER_SEGMENT])
 def test_a_result_in_bf16_is_the_other_rounded(monkeypatch, fill):
-    monkeypatch.setattr(attention, "FILL", fill)
+    monkeypatch.setattr(attention, "splits", fill)
     scene = build_scene(TREE[:3], dtype=torch.bfloat16)
     whole, narrow = (torch.empty(3, scene.heads * 16, dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
     for out in (whole, narrow):
@@ -85,7 +101,8 @@ def test_splits_follow_from_shapes():
     form = attention.Form(16, 64, 4, 3, fill=528)
     assert [attention.splits(form, rows, 8, 256) for rows in (1, 8, 33, 34, 4096)] == [66, 8, 2, 1, 1]
     assert attention.splits(form, 1, 8, 3) == 3 and attention.splits(form, 1, 1, 1) == 1
-    assert attention.workspace_bytes(form, 32, 32, 8, 128, 131072) == 32 * 32 * 256 * 130 * 4
+    assert [attention.segments_of(keys) for keys in (1, 512, 513, 32768, 131072, 1 << 21, 1 << 22)] == [1, 1, 2, 64, 64, 64, 128]
+    assert attention.workspace_bytes(form, 32, 32, 8, 128, 131072) == 32 * 32 * 64 * 130 * 4
     assert attention.workspace_bytes(form, 34, 32, 8, 128, 131072) == 0
 
 

@@ -12,6 +12,7 @@ from slipstream.cost import LINEAR_ARITHMETIC
 from slipstream.model import load_model
 from slipstream.ops import Kernels
 from slipstream.ops.triton import fp8, gemm
+from slipstream.ops.types import CODES_ROOM
 from tests.model.paged import Paged, Rows
 from tests.quant import packings
 from tests.weights import tiny
@@ -71,6 +72,20 @@ def test_a_row_has_the_same_bits_in_every_company(by_block, monkeypatch):
         assert all(equal_bits(together[row], expected) for row, expected in alone.items()), whole_from
 
 
+@pytest.mark.parametrize("centred", [False, True])
+def test_a_norm_writes_the_codes_of_what_it_would_write(centred):
+    x, residual, weight, bias = (random(*shape, seed=5) for shape in ((3, 256), (3, 256), (256,), (256,)))
+    norm, more = (KERNELS.layer_norm, (bias,)) if centred else (KERNELS.norm, ())
+    narrow, codes = torch.empty(3, 256, dtype=torch.bfloat16), torch.empty(3, 256 + CODES_ROOM, dtype=torch.float8_e4m3fn)
+    for out in (narrow, codes):
+        norm(x.clone(), weight, *more, 1e-5, out, residual)
+    for found, expected in zip(fp8.split(codes, 256), fp8.quantise(narrow, False), strict=True):
+        assert equal_bits(found, expected)
+    kernel, tensors = KERNELS.linear("fp8"), stored("fp8", 24, 256)
+    prepared = kernel.prepare(tensors)
+    assert kernel.reads is codes.dtype and equal_bits(run(kernel, codes, prepared, None, 24), run(kernel, narrow, prepared, None, 24))
+
+
 def run(kernel, x, prepared, bias, n):
     out = torch.full((len(x), n + 8), torch.nan)
     kernel.run(x, prepared, bias, out[:, :n])
@@ -109,7 +124,7 @@ def test_the_layer_beside_the_reference(format, monkeypatch):
 @pytest.mark.parametrize("way", ["quant", pytest.param("channel", marks=pytest.mark.slow), "block"])
 def test_a_model_of_8_bit_floats(tmp_path, way, monkeypatch):
     """Rounded when loaded, or from a checkpoint whose codes stay as they are, against the weights that they mean."""
-    hidden, taken = 256 if way == "block" else 128, load._taken
+    hidden, taken = 256 if way == "block" else 128, load.taken
     sizes, given, meant = dict(hidden_size=hidden, intermediate_size=128, num_hidden_layers=1), {}, {}
     for name, values in tiny.random_weights(**sizes).items():
         if tiny.is_linear(name) and way != "quant":
@@ -121,11 +136,13 @@ def test_a_model_of_8_bit_floats(tmp_path, way, monkeypatch):
     more = sizes if way == "quant" else sizes | {"quantization_config": config}
     for format in FORMATS:
         monkeypatch.setitem(LINEAR_ARITHMETIC["cpu"], format, "fp8")  # as on a GPU
-    monkeypatch.setattr(load, "_taken", lambda stored, place: taken(stored, place).clone())  # and copied, so that addresses are aligned
+    monkeypatch.setattr(load, "taken", lambda stored, place: taken(stored, place).clone())  # and copied, so that addresses are aligned
     quant, format = ("fp8", "fp8") if way == "quant" else (None, "fp8_block" if way == "block" else "fp8")
     source = tiny.write(tmp_path / "narrow", given, **more)
     decoder = load_model(source, KERNELS, quant=quant, max_rows=len(tiny.TOKENS), max_logit_rows=len(tiny.TOKENS))
     assert str(decoder.format) == format
+    assert decoder._scratch.rows(1)["normed"].dtype is (torch.bfloat16 if way == "block" else torch.float8_e4m3fn)
+    assert decoder._scratch.rows(1)["gated"].dtype is torch.bfloat16
     (found,) = Paged(decoder).step(Rows(0, tiny.TOKENS))
     expected = tiny.logits(tiny.write(tmp_path / "plain", meant, **sizes))
     assert 0 < (found - expected).norm() / expected.norm() < 0.1

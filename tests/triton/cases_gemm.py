@@ -70,6 +70,16 @@ def test_a_row_has_the_same_bits_in_every_company(monkeypatch):
     assert equal_bits(multiply(x, weight, torch.bfloat16), narrow)
 
 
+def test_tiles_of_few_and_many_rows_give_the_same_bits(monkeypatch):
+    x, weight = inputs(66, 40, 200)
+    assert [gemm.tile_of(m, x.dtype).m for m in (1, 64, 65)] == [64, 64, 128] and gemm.tile_of(65, torch.float32) == gemm.TILE_FP32
+    assert len({(tile.n, tile.k) for _, tile in gemm.BY_ROWS}) == 1, "another order of sums"
+    whole = multiply(x, weight, tile=None)
+    assert equal_bits(whole[:3], multiply(x[:3].contiguous(), weight, tile=None))
+    monkeypatch.setattr(gemm, "BY_ROWS", ((1 << 31, gemm.TILE),))
+    assert equal_bits(whole, multiply(x, weight, tile=None))
+
+
 def test_scratch_may_be_given_and_is_checked():
     x, weight = inputs(3, 40, 256)
     needed = gemm.scratch_size(3, 40, 256, TILE)

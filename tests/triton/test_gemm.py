@@ -13,11 +13,13 @@ SHARED_LIMIT = 227 * 1024
 PROGRAM = """
 import json, sys
 from dataclasses import asdict
+import torch
 from slipstream.ops.triton import compile, gemm
 for n, k in json.loads(sys.argv[1]):
     segments, _ = gemm.segments_of(n, k)
     for out in ("*fp32", "*bf16"):
         print(json.dumps(asdict(compile.measure("product", "whole", gemm.variant(n, k, out, False)))))
+    print(json.dumps(asdict(compile.measure("product", "whole", gemm.variant(n, k, "*fp32", False, gemm.tile_of(65, torch.bfloat16))))))
     print(json.dumps(asdict(compile.measure("product_fp32", "", gemm.variant(n, k, "*fp32", False, gemm.TILE_FP32, "*fp32")))))
     if segments > 1:
         print(json.dumps(asdict(compile.measure("product", "parts", gemm.variant(n, k, "*fp32", True)))))

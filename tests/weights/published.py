@@ -75,6 +75,26 @@ def medusa(depth: int, converted: bool = False) -> tuple[dict, dict[str, Tensor]
     return {"medusa_num_heads": 2, "medusa_num_layers": 1, "base_model_name_or_path": "somebody/tiny"}, drawn(4, **shapes)
 
 
+def redrafter() -> tuple[dict, dict[str, Tensor]]:
+    """As apple/ml-recurrent-drafter writes them."""
+    shapes = {"rnn_w__weight": (HIDDEN, HIDDEN), "rnn_u__weight": (HIDDEN, HIDDEN), "rnn_u__bias": (HIDDEN,)}
+    for at in range(2):
+        shapes |= {f"lm_head__{at}__linear__weight": (2 * HIDDEN, 2 * HIDDEN), f"lm_head__{at}__linear__bias": (2 * HIDDEN,)}
+    config = {"model_type": "recurrent_drafting_drafter", "exit_dim": 2 * HIDDEN, "num_draft_layers": 2, "rnn": True}
+    return config, drawn(9, **shapes, lm_head__2__weight=(VOCAB, 2 * HIDDEN))
+
+
+def logits_redrafter(tensors: dict[str, Tensor], e: Tensor, h: Tensor) -> Tensor:  # e [tokens, hidden], h [hidden] -> [tokens, vocab]
+    own, out = torch.zeros(HIDDEN), []
+    for token in e:
+        own = F.silu(tensors["rnn_w.weight"] @ token + F.linear(own, tensors["rnn_u.weight"], tensors["rnn_u.bias"]))
+        x = torch.cat([h, own])
+        for at in range(2):
+            x = x + F.silu(F.linear(x, tensors[f"lm_head.{at}.linear.weight"], tensors[f"lm_head.{at}.linear.bias"]))
+        out.append(tensors["lm_head.2.weight"] @ x)
+    return torch.stack(out)
+
+
 def mtp() -> dict[str, Tensor]:
     """What Qwen's checkpoints add to a model's own tensors, with Llama's layer."""
     norms = {name: (HIDDEN,) for name in ("pre_fc_norm_embedding__weight", "pre_fc_norm_hidden__weight", "norm__weight")}

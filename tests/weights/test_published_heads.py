@@ -112,6 +112,18 @@ def test_medusa(tmp_path, file, converted):
         close(found, published.logits_medusa(tensors, states[KNOWN - 1], depth, converted))
 
 
+def test_redrafter(tmp_path):
+    config, tensors = published.redrafter()
+    published.save(tmp_path, config, tensors)
+    target, states = read((LAYERS + 1,))
+    forward = LLM(MODEL, speculate=f"redrafter:{tmp_path}").engine.executor.runner.drafter.other._forward
+    assert forward.reserve(0, len(TEXT))
+    expected = published.logits_redrafter(tensors, target.embedded(torch.tensor(TEXT[KNOWN:])), states[KNOWN - 1])
+    for place, logits in zip(range(KNOWN, len(TEXT)), expected, strict=True):
+        forward.run([Feed(0, place - KNOWN, [TEXT[place]], None, states[KNOWN - 1 : KNOWN] if place == KNOWN else None)])
+        close(forward._decoder.logits(forward._hidden, torch.zeros(1, dtype=torch.int32))[0], logits)
+
+
 def test_mtp_from_the_models_own_checkpoint(tmp_path):
     tensors = {checkpoint_name(NAMES, wanted.name): Dummy(TINY, "fp32").get(wanted.name).clone() for wanted in specified(TINY)}
     module, width = published.mtp(), TINY.layers[0].ffn.width  # the module's layer is as the model's
@@ -159,9 +171,10 @@ def test_the_layer_behind_the_last_is_read_as_the_family_reads_its_layers(tmp_pa
     assert said[0] == said[1] == said[2] and llm.engine.core.meter.tally.drafted > 0
 
 
-@pytest.mark.parametrize("kind", ["eagle", "eagle3", "medusa"])
+@pytest.mark.parametrize("kind", ["eagle", "eagle3", "medusa", "redrafter"])
 def test_texts_are_the_same_with_them(tmp_path, kind):
-    config, tensors = {"eagle": published.eagle, "eagle3": lambda: published.eagle3(3), "medusa": lambda: published.medusa(3)}[kind]()
+    makers = {"eagle3": lambda: published.eagle3(3), "medusa": lambda: published.medusa(3)}
+    config, tensors = makers.get(kind, getattr(published, kind))()
     config["eagle_aux_hidden_state_layer_ids"] = [0, 1, 2]
     published.save(tmp_path, config, tensors)
     prompts, params = [[5, 6, 7, 8], [9, 10, 11] * 5], SamplingParams(max_tokens=24, temperature=0.8, seed=3, ignore_eos=True)

@@ -8,6 +8,9 @@ theirs (arch/published.py).
               own; what comes out is the state for the next guess (Li et al. 2024; the two norms after DeepSeek-AI 2024)
     medusa    x as above, for the last token only; the guess at depth d is read off x + ffn_d(norm_d(x)) (after Cai et al. 2024)
     mtp       as eagle, but what goes on is what the output layer reads (DeepSeek-AI 2024, multi-token prediction)
+    redrafter r = silu(W embedding of a token + U r + b), 0 before the first; a few z + silu(V z + c) on the state and r side by side; the
+              state is the same for all guesses (Cheng et al. 2024). Ours norm what goes in, and add what comes out to the state before the
+              target's output layer; published ones have an output layer of their own
     residual  heads as Medusa published them: the guess at depth d is read off the state alone, x + silu(W x + b), by an output layer of
               its own
 """
@@ -25,7 +28,8 @@ from slipstream.arch.spec import ModelSpec, TensorSpec
 from slipstream.base.errors import CheckpointError, InputError
 from slipstream.files.safetensors import read_json
 
-KINDS = ("eagle", "medusa", "mtp")
+KINDS = ("eagle", "medusa", "mtp", "redrafter")
+BLOCKS = 2  # of a redrafter that is made here
 FORMS = {"mtp": "eagle"}  # kinds that another's file computes
 PREFIX = "model."  # of the names that a whole model has; a head is none
 
@@ -63,7 +67,7 @@ class HeadSpec:
         embeds: whether it has an embedding table of its own.
         outputs: rows of its own output layer, of "residual" one per depth; 0: it takes the target's.
         mapped: the rows of its output layer stand for some of the target's tokens only, which are listed beside it.
-        blocks: of "residual": how many x + silu(W x + b) stand on each other.
+        blocks: of "residual" and "redrafter": how many x + silu(W x + b) stand on each other.
     """
 
     kind: str
@@ -94,15 +98,21 @@ class HeadSpec:
         """Whether it has keys and values."""
         return self.file == "eagle"
 
+    @property
+    def width(self) -> int:
+        """Numbers of what the next guess goes on from, and of what its own output layer reads."""
+        return self.body.hidden * (2 if self.file == "redrafter" else 1)
+
     def tensors(self) -> list[TensorSpec]:
         """Every parameter in the order of use, under its canonical name. Those of role "ids" are whole numbers."""
         hidden = self.body.hidden
         out = [TensorSpec("embed.weight", (self.body.vocab, hidden), "embedding")] if self.embeds else []
-        out += self._bottom() + (self._residual() if self.file == "residual" else self._layers())
+        layers = {"residual": self._residual, "redrafter": self._recurrent}.get(self.file, self._layers)
+        out += self._bottom() + layers()
         if self.norm:
             out.append(TensorSpec("norm.weight", (hidden,), "norm"))
         if self.outputs and self.file != "residual":
-            out.append(TensorSpec("head.weight", (self.outputs, hidden), "linear"))
+            out.append(TensorSpec("head.weight", (self.outputs, self.width), "linear"))
         return [*out, TensorSpec("head.ids", (self.outputs,), "ids")] if self.mapped else out
 
     def _bottom(self) -> list[TensorSpec]:
@@ -126,6 +136,15 @@ class HeadSpec:
                     out.append(TensorSpec(f"layers.{number}.{part}.norm.weight", (hidden,), "norm"))
                 out += [replace(p, name=f"layers.{number}.{part}.{p.name}") for p in parameters]
         return out
+
+    def _recurrent(self) -> list[TensorSpec]:
+        hidden, wide = self.body.hidden, self.width
+        norms = [TensorSpec(f"{name}.weight", (hidden,), "norm") for name in ("embed_norm", "state_norm")] if self.norm else []
+        out = [*norms, *(TensorSpec(f"rnn_{part}.weight", (hidden, hidden), "linear") for part in ("token", "state"))]
+        out.append(TensorSpec("rnn_state.bias", (hidden,), "bias"))
+        for block in range(self.blocks):
+            out += [TensorSpec(f"blocks.{block}.weight", (wide, wide), "linear"), TensorSpec(f"blocks.{block}.bias", (wide,), "bias")]
+        return [*out, TensorSpec("down.weight", (hidden, wide), "linear")] if self.norm else out
 
     def _residual(self) -> list[TensorSpec]:
         hidden, out = self.body.hidden, []
@@ -186,7 +205,8 @@ def head_of(config: Mapping[str, Any], name: str) -> HeadSpec:
         raise fields.error("levels", levels, "must be a list of whole numbers, not empty")
     own = ("drafter", "levels", "depth")
     body = config_to_spec({**{key: value for key, value in config.items() if key not in own}, "architectures": ["LlamaForCausalLM"]})
-    return HeadSpec(kind, tuple(levels), fields.whole("depth"), replace(body, name=name), normed=kind == "mtp")
+    head = HeadSpec(kind, tuple(levels), fields.whole("depth"), replace(body, name=name), normed=kind == "mtp")
+    return replace(head, bottom=Bottom("state"), blocks=BLOCKS) if kind == "redrafter" else head
 
 
 def head_config(kind: str, target: ModelSpec, levels: Sequence[int], depth: int, width: int) -> dict[str, Any]:

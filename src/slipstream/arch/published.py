@@ -6,6 +6,7 @@ the wild often belong to another file), and what it means as a HeadSpec.
               (SafeAILab/EAGLE; `midlayer`; vllm-project/speculators: `layers.0`)
     MTP       in the target's own checkpoint: the layer behind its last (DeepSeek V3: enorm, hnorm, eh_proj, shared_head), or `mtp.*` (Qwen:
               pre_fc_norm_embedding, pre_fc_norm_hidden, fc, norm); one layer as the target's last one is
+    ReDrafter rnn_w, rnn_u, and `lm_head`: blocks and then an output layer (apple/ml-recurrent-drafter)
     Medusa    per token ahead x + silu(W x + b) and an output layer (FasterDecoding/Medusa; `blocks` and `lm_heads` as vLLM converts them)
 
 Owns the tables of names. Data only: must not know files, tensors' contents or how a head is computed.
@@ -64,8 +65,8 @@ def published(config: Mapping[str, Any], shapes: Shapes, target: ModelSpec, name
     read = _reader(known, shapes)
     if read is None:
         raise CheckpointError(
-            f"{name}: holds no head in a known format (EAGLE, EAGLE-3, Medusa, or what slipstream train drafter writes); its tensors: "
-            f"{', '.join(sorted(shapes)[:6])}"
+            f"{name}: holds no head in a known format (EAGLE, EAGLE-3, Medusa, ReDrafter, or what slipstream train drafter writes); its "
+            f"tensors: {', '.join(sorted(shapes)[:6])}"
         )
     spec, places = read(fields, {short: shapes[stored] for short, stored in known.items()}, target, name)
     used = {place.name for place in places.values()}
@@ -82,6 +83,8 @@ def _reader(known: Mapping[str, str], shapes: Shapes) -> Callable[..., Found] | 
     """Who reads such tensors."""
     if "0.0.linear.weight" in known or "blocks.0.layers.0.weight" in known:
         return _medusa
+    if "rnn_w.weight" in known:
+        return _redrafter
     if "fc.weight" not in known or len(shapes[known["fc.weight"]]) != 2:
         return None
     wide = "layers.0.hidden_norm.weight" in known
@@ -184,6 +187,21 @@ def _medusa(fields: Fields, shapes: Shapes, target: ModelSpec, name: str) -> Fou
         name = f"{(block if part == 'blocks' else own).format(*numbers)}.{ending}"
         places[parameter.name] = Place(name, parameter.shape)
     return head, places
+
+
+def _redrafter(fields: Fields, shapes: Shapes, target: ModelSpec, name: str) -> Found:
+    blocks = next(count for count in range(len(shapes) + 1) if f"lm_head.{count}.linear.weight" not in shapes)
+    outputs, wide = shapes.get(f"lm_head.{blocks}.weight", (0, 0))
+    hidden = shapes["rnn_w.weight"][0]
+    if wide != 2 * hidden:
+        raise fields.error("exit_dim", wide, f"is not supported; it must be twice the hidden size of {hidden}")
+    body = replace(target, name=name, hidden=hidden, vocab=outputs, layers=target.layers[-1:])
+    head = HeadSpec(
+        "redrafter", (len(target.layers) + 1,), 1, body, bottom=Bottom("state"), norm=False, outputs=outputs, blocks=blocks
+    )  # fmt: skip
+    renamed = {"rnn_token.weight": "rnn_w.weight", "rnn_state.weight": "rnn_u.weight", "rnn_state.bias": "rnn_u.bias"}
+    renamed |= {f"blocks.{at}.{part}": f"lm_head.{at}.linear.{part}" for at in range(blocks) for part in ("weight", "bias")}
+    return head, _places(head, renamed | {"head.weight": f"lm_head.{blocks}.weight"})
 
 
 def mtp(shapes: Shapes, target: ModelSpec) -> Found | None:

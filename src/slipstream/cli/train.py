@@ -24,6 +24,7 @@ class Kind(StrEnum):
     eagle = "eagle"
     medusa = "medusa"
     mtp = "mtp"
+    redrafter = "redrafter"
 
 
 @train.callback()
@@ -67,7 +68,9 @@ def drafter(
         typer.Option("--data", exists=True, dir_okay=False, help="A text (.txt or .txt.gz); give it once per file."),
     ],
     out: Annotated[Path, typer.Option(file_okay=False, help="Folder for the head: --speculate KIND:path=OUT.")],
-    kind: Annotated[Kind, typer.Option(help="A layer that goes on from its own output, or a block per token ahead.")] = Kind.eagle,
+    kind: Annotated[
+        Kind, typer.Option(help="A layer that goes on from its own output (eagle, mtp), a block per token ahead, or a recurrent net.")
+    ] = Kind.eagle,
     model: Annotated[str | None, typer.Option(help="Model to guess for: folder, GGUF file or hub id (default: the built-in one).")] = None,
     tokens: Annotated[int | None, typer.Option(min=1, help="Tokens to train on in all (default: the recipe's).")] = None,
     depth: Annotated[int | None, typer.Option(min=1, help="Tokens that it learns to guess ahead.")] = None,

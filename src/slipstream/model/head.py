@@ -53,9 +53,9 @@ class Head(ABC):
         own = outputs > 0 and head.file != "residual"
         self._head = Linear(weights, ["head"], False, self._format, kernels) if own else target.head
         self._ids = weights.get("head.ids") if head.mapped else None  # token of each row of its output layer
-        widths = {"state": hidden, "states": len(head.levels) * hidden} | ({"wide": 2 * hidden} if head.bottom.kind == "wide" else {})
+        widths = {"state": head.width, "states": len(head.levels) * hidden} | ({"wide": 2 * hidden} if head.bottom.kind == "wide" else {})
         self._scratch = step_scratch(head.body, max_rows, kernels.device, **widths)
-        ends = {"picked": hidden, "normed": hidden, "logits": head.body.vocab} | ({"some": outputs} if head.mapped else {})
+        ends = {"picked": head.width, "normed": hidden, "logits": head.body.vocab} | ({"some": outputs} if head.mapped else {})
         self._ends = Scratch(max_logit_rows, ends, device=kernels.device)
         self._logits = Replay(kernels, not head.mapped)
         self.records = self._fuse.records and not head.mapped
@@ -67,7 +67,7 @@ class Head(ABC):
 
     @abstractmethod
     def out(self) -> Tensor:
-        """Where everything comes out, whatever the number of rows. [ahead * max_rows, hidden]"""
+        """Where everything comes out, whatever the number of rows. [ahead * max_rows, width]"""
 
     @abstractmethod
     def run(self, batch: Batch, pool: Tensor, buffers: dict[str, Tensor]) -> None:
@@ -77,7 +77,7 @@ class Head(ABC):
         """Runs the rows, and writes their keys and values to the cache if there are any.
 
         Args:
-            batch: the rows; its states are the target's [rows, levels * hidden], or what came out for the row before [rows, hidden].
+            batch: the rows; its states are the target's [rows, levels * hidden], or what came out for the row before [rows, width].
             pool: keys and values, see `pool_shape`.
 
         Returns:

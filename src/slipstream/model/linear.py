@@ -65,7 +65,7 @@ class Linear:
 
     @property
     def reads(self) -> torch.dtype:
-        """The type of x that loses nothing: whoever makes x for this layer only may store it so."""
+        """The type of x that loses nothing: a norm that makes x for this layer only may store it so, other ops if it is `plain`."""
         return common(reads_of(part.kernel) for part in self._parts)
 
     @property
@@ -80,9 +80,13 @@ class Linear:
 
 
 def common(types: Iterable[torch.dtype]) -> torch.dtype:
-    """The type that all readers of a buffer take it in."""
-    wanted = set(types)
-    return wanted.pop() if len(wanted) == 1 else torch.float32
+    """The type that all readers of a buffer take it in: the widest of theirs."""
+    return max(types, key=lambda dtype: dtype.itemsize)
+
+
+def plain(reads: torch.dtype) -> torch.dtype:
+    """What ops store that do not see whole rows, and so no scale of a row."""
+    return torch.bfloat16 if reads.itemsize == 1 else reads
 
 
 def _op(name: str, format: WeightFormat) -> str:

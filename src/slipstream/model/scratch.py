@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from slipstream.ops.types import CODES_ROOM
+
 
 class Scratch:
     """Named buffers in one arena.
@@ -19,7 +21,7 @@ class Scratch:
         groups: each a name -> width of buffers that only live while one sub-layer runs, under names of its own; groups
             overlay one another.
         device: where the arena lies.
-        types: name -> type of the buffers that are not fp32, but bf16.
+        types: name -> type of the buffers that are not fp32, but bf16 or e4m3, whose rows have CODES_ROOM more for their scale.
     """
 
     def __init__(
@@ -42,11 +44,13 @@ class Scratch:
     def rows(self, rows: int) -> dict[str, Tensor]:
         """Name -> [rows, width]. The same objects every time, so that a step makes no tensors."""
         if rows not in self._views:
-            self._views[rows] = {
-                name: self._arena[start:].view(self._types.get(name, torch.float32))[: rows * width].view(rows, width)
-                for name, start, width in self._places
-            }
+            self._views[rows] = {name: self._view(name, rows, start, width) for name, start, width in self._places}
         return self._views[rows]
+
+    def _view(self, name: str, rows: int, start: int, width: int) -> Tensor:
+        dtype = self._types.get(name, torch.float32)
+        width += CODES_ROOM if dtype.itemsize == 1 else 0
+        return self._arena[start:].view(dtype)[: rows * width].view(rows, width)
 
     def _place(self, group: dict[str, int], at: int) -> None:
         for name, width in group.items():

@@ -42,6 +42,7 @@ SPANS = {"32": 1, "128": 4, "row": 0}  # activations that share an int8 scale, a
 COARSER = {"int8": ("128", "row"), "int4": ("row",), "int4_64": ("row",), "int4_128": ("128", "row")}  # what pays besides 32
 SEGMENT = 512  # keys per attention segment, by absolute position (docs/numerics.md, section 3)
 SCALE_BYTES = 4  # of the scale that follows a key or value in int8
+CODES_ROOM = 16  # bytes behind a row of activations in e4m3 that has one scale: the scale, fp32, and as many as keep rows aligned
 
 
 def linear_op(format: str, activations: str = "32") -> str:
@@ -80,7 +81,8 @@ class LinearKernel(Protocol):
 
     Attributes:
         name: "<candidate>_<format>".
-        reads: the type that x is rounded to before anything else; x may be given in it. Only kernels that round have it (`reads_of`).
+        reads: the type that x is rounded to before anything else; x may be given in it, or in a wider one. e4m3 stands for rows
+            [k + CODES_ROOM] of codes with their scale behind them. Only kernels that round have it (`reads_of`).
     """
 
     name: str

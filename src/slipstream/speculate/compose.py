@@ -9,6 +9,7 @@ from typing import Protocol
 from slipstream.base.errors import InputError
 from slipstream.speculate.choose import Choice, choose
 from slipstream.speculate.drafter import Around, Drafter, States
+from slipstream.step.draft import DraftTree
 
 
 class Options(Protocol):
@@ -31,6 +32,11 @@ class Composed:
         for drafter in self._drafters:
             if hasattr(drafter, "watch"):
                 drafter.watch(states)
+
+    def observe(self, request: int, tree: DraftTree, sampled: Sequence[int]) -> None:
+        for drafter in self._drafters:
+            if hasattr(drafter, "observe"):
+                drafter.observe(request, tree, sampled)
 
     def drop(self, request: int) -> None:
         for drafter in self._drafters:

@@ -88,6 +88,14 @@ class Watcher(Drafter, Protocol):
         step, before `propose`; positions of one request follow each other until it is dropped."""
 
 
+class Observer(Drafter, Protocol):
+    """A drafter that learns from what the model says at the nodes of its drafts, right or wrong."""
+
+    def observe(self, request: int, tree: DraftTree, sampled: Sequence[int]) -> None:
+        """What was drawn in a step at the last token and then at each node of the request's draft, which may have been cut. Called before
+        `propose`, where drafts are verified by match: other rules do not draw at every node. [1 + nodes]"""
+
+
 @dataclass(frozen=True, slots=True)
 class Feed:
     """Tokens of one request for a drafter's own model to read.

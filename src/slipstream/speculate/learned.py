@@ -2,10 +2,14 @@
 arch/heads.py says.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from slipstream.base.errors import InputError
+from slipstream.speculate.drafter import States
 from slipstream.step.draft import EMPTY, ROOT, DraftTree
 
 
@@ -28,6 +32,28 @@ def found(kind: str, path: str, source: Path | str) -> Path | str:
     raise InputError(
         f"speculate={kind!r}: no head comes with {source}; name one, {kind}:path=FOLDER, or train one: slipstream train drafter"
     )
+
+
+def heads_of(kind: str) -> Callable[[Any, Path | str], tuple[str, Path | str]]:
+    """The `heads` of a drafter whose option `path` names a folder, where none comes with the checkpoint. See `found`."""
+    return lambda options, source: (kind, found(kind, options.path, source))
+
+
+class Latest:
+    """The last state of each request, for heads that need no more: of the token before its last. [1, levels * hidden]"""
+
+    def __init__(self) -> None:
+        self._state: dict[int, Tensor] = {}
+
+    def watch(self, states: Sequence[States]) -> None:
+        for one in states:
+            self._state[one.request] = one.rows[-1:].clone()  # a copy, so that the others can go
+
+    def get(self, request: int) -> Tensor | None:
+        return self._state.get(request)
+
+    def drop(self, request: int) -> None:
+        self._state.pop(request, None)
 
 
 def branched(chosen: Sequence[Sequence[int]], nodes: int, kind: str, passes: int) -> DraftTree:

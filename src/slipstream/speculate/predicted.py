@@ -72,6 +72,8 @@ class Predicted:
 
     def __init__(self, other: Drafter):
         self.max_draft, self.other = other.max_draft, other
+        if hasattr(other, "observe"):
+            self.observe = other.observe
         self._aligned: dict[int, Aligned] = {}
 
     def watch(self, states: Sequence[States]) -> None:

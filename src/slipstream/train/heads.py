@@ -11,7 +11,9 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import silu
 
+from slipstream.arch.heads import BLOCKS
 from slipstream.train.lm import MLP, Attention, rotate
 
 
@@ -123,7 +125,38 @@ class Medusa(Fused):
             yield self.norm(layer.fed(x[:, : time - depth]))
 
 
-BODIES = {"eagle": Eagle, "medusa": Medusa, "mtp": Mtp}
+class Redrafter(nn.Module):
+    """A recurrent net beside one state, which stays the same at all depths (Cheng et al. 2024)."""
+
+    def __init__(self, config: dict):
+        super().__init__()
+        self.config, hidden, eps = config, config["hidden_size"], config["rms_norm_eps"]
+        self.embed_norm, self.state_norm, self.norm = (nn.RMSNorm(hidden, eps=eps) for _ in range(3))
+        if len(config["levels"]) > 1:
+            self.join = nn.Linear(len(config["levels"]) * hidden, hidden, bias=False)
+        self.rnn_token, self.rnn_state = nn.Linear(hidden, hidden, bias=False), nn.Linear(hidden, hidden)
+        self.blocks = nn.ModuleList(nn.Linear(2 * hidden, 2 * hidden) for _ in range(BLOCKS))
+        self.down = nn.Linear(2 * hidden, hidden, bias=False)
+        for parameter in self.parameters():
+            if parameter.ndim == 2:
+                nn.init.normal_(parameter, std=0.02)
+
+    def unroll(self, embedded: Tensor, states: Tensor) -> Iterator[Tensor]:
+        """See Eagle.unroll."""
+        time = embedded.shape[1] - 1
+        state = self.join(states[:, :time]) if len(self.config["levels"]) > 1 else states[:, :time]
+        own = torch.zeros_like(state)
+        for depth in range(self.config["depth"]):
+            rows = time - depth
+            state, token = state[:, :rows], self.rnn_token(self.embed_norm(embedded[:, 1 + depth :]))
+            own = silu(token + self.rnn_state(own[:, :rows]))
+            x = torch.cat([self.state_norm(state), own], -1)
+            for block in self.blocks:
+                x = x + silu(block(x))
+            yield self.norm(state + self.down(x))
+
+
+BODIES = {"eagle": Eagle, "medusa": Medusa, "mtp": Mtp, "redrafter": Redrafter}
 
 
 def angles(config: dict, time: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -55,6 +55,7 @@ class Runner:
         self, decoder: Decoder, pool: KVPool, sampler: Sampler, drafter: Drafter, sizes: Sizes, rule: Rule | None = None
     ):
         self.decoder, self.pool, self.sampler, self.drafter = decoder, pool, sampler, drafter
+        self._observe = getattr(drafter, "observe", None)
         self._judge = Judge(rule, sampler) if rule is not None and rule.weighs else None
         self.device = str(pool.tensor.device)
         self.slots = Slots(sizes.batch, -(-sizes.tokens // pool.page_size), decoder.spec.vocab, self.device)
@@ -168,6 +169,8 @@ class Runner:
         else:
             sampled, logprobs = zip(*(next(drawn) for _ in range(1 + len(chunk.draft))), strict=True)
             kept, tokens = match(chunk.draft, sampled)
+            if self._observe is not None:
+                self._observe(chunk.request, chunk.draft, sampled)
             chosen = tuple(logprobs[row] for row in (0, *(node + 1 for node in kept)))  # that of a token lies where it was drawn
         if chunk.draft.tokens:
             self.pool.move(self.batcher.moves(chunk, slot, kept))

@@ -15,6 +15,12 @@ def _nothing(x):
 
 
 @triton.jit
+def _dependent(x):
+    tl.extra.cuda.gdc_wait()
+    tl.extra.cuda.gdc_launch_dependents()
+
+
+@triton.jit
 def _read(x, out, block: tl.constexpr):
     place = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
     tl.store(out + tl.program_id(0), tl.sum(tl.load(x + place), axis=0))
@@ -29,6 +35,11 @@ def _copy(x, out, block: tl.constexpr):
 def nothing(x: Tensor) -> None:
     """A kernel of one program that does nothing."""
     _nothing[(1,)](x, num_warps=1)
+
+
+def dependent(x: Tensor) -> None:
+    """The same, begun before the kernel in front has ended and waiting for it (programmatic dependent launch); not in the interpreter."""
+    _dependent[(1,)](x, num_warps=1, launch_pdl=True)
 
 
 def read(x: Tensor, out: Tensor) -> None:

@@ -64,7 +64,8 @@ def triton_kernels(deterministic: bool = False) -> SimpleNamespace:
     """The Triton candidate's callables, whatever device there is; `linear(format)` too, those of deterministic settings if asked
     for. An op that it does not have is None."""
     linear = triton_deterministic if deterministic else candidate
-    ops = {op: candidate.offer(op, "cuda") for op in OPS + FAMILY_OPS}
+    fixed = triton_deterministic.ATTENTION if deterministic else ()
+    ops = {op: (linear if op in fixed else candidate).offer(op, "cuda") for op in OPS + FAMILY_OPS}
     served = {op: None if isinstance(answer, Declined) else answer for op, answer in ops.items()}
     return SimpleNamespace(**served, linear=lambda format: linear.offer(f"linear_{format}", "cuda"))
 

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from slipstream.arch.spec import FfnSpec
 from slipstream.cost import WeightFormat
-from slipstream.model.linear import Linear
+from slipstream.model.linear import Linear, plain
 from slipstream.ops.dispatch import Kernels
 from slipstream.weights.source import Weights
 
@@ -21,7 +21,7 @@ class Ffn:
         self._down = Linear(weights, [f"{prefix}.down"], spec.bias, format, kernels)
         self._gated = getattr(kernels, OPS[spec.activation])
 
-        self.reads, self.types = self._gate_up.reads, {"gated": self._down.reads}
+        self.reads, self.types = self._gate_up.reads, {"gated": plain(self._down.reads)}
 
     def run(self, x: Tensor, out: Tensor, scratch: dict[str, Tensor]) -> None:
         """out [rows, hidden] from x [rows, hidden]."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from slipstream.arch.spec import AttentionSpec, ModelSpec
 from slipstream.cost import WeightFormat
 from slipstream.model.batch import Batch
-from slipstream.model.linear import Linear
+from slipstream.model.linear import Linear, plain
 from slipstream.ops.dispatch import Kernels
 from slipstream.ops.types import KV
 from slipstream.weights.source import Weights
@@ -29,7 +29,7 @@ class Mixer:
         if spec.sinks:
             self._attention = partial(kernels.attention_sinks, sinks=weights.get(f"{prefix}.sinks"))
         self._eps = model.norm_eps
-        self.reads, self.types = self._qkv.reads, {"attended": self._o.reads}
+        self.reads, self.types = self._qkv.reads, {"attended": plain(self._o.reads)}
         self._norm_slices = kernels.norm_slices if spec.qk_norm else None
         self._slices = _slices(spec, prefix, weights) if spec.qk_norm else []
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from slipstream.arch.spec import MlaSpec, ModelSpec
 from slipstream.cost import WeightFormat
 from slipstream.model.batch import Batch
-from slipstream.model.linear import Linear, common
+from slipstream.model.linear import Linear, common, plain
 from slipstream.ops.dispatch import Kernels
 from slipstream.ops.types import KV
 from slipstream.weights.source import Weights
@@ -33,7 +33,7 @@ class Mixer:
         self._kv_a, self._k_rope, self._o = linear("kv_a", spec.bias), linear("k_rope", spec.bias), linear("o", spec.bias)
 
         self.reads = common(linear.reads for linear in (self._q_a or self._q, self._kv_a, self._k_rope))
-        self.types = {"values": self._o.reads}
+        self.types = {"values": plain(self._o.reads)}
 
     def run(self, x: Tensor, out: Tensor, scratch: dict[str, Tensor], batch: Batch, kv: KV, rope: Tensor) -> None:
         """Writes the rows' keys and values to the cache, attends, and writes out [rows, hidden] from x [rows, hidden]."""

@@ -3,12 +3,13 @@
 Owns their arithmetic and why a row's bits depend on that row only. Must not know which form serves which call (attention.py).
 
 One program is a tile of neighbouring rows of one request, one key/value head with all query heads that share it, and every
-`splits`-th segment of 512 keys. All is read on the device. Up to the first tail slot of the tile a key lies at the same place for
+`splits`-th segment of keys. All is read on the device. Up to the first tail slot of the tile a key lies at the same place for
 all rows, so these blocks of keys are met by all rows at once; what follows is gone through row by row, each by its own slots.
 
 Why a row's bits depend on that row only:
-  * Key p of a row is always in segment p // 512, block p // KEYS and lane p mod KEYS. Within a segment blocks go left to
-    right from scratch. A block that is there only for a neighbour is all -inf for this row: its maximum stays, its weights are
+  * Segments have 512 keys, for rows beyond 32 k keys doubled until 64 of them hold the row. Key p of a row is always in segment
+    p // size, block p // KEYS and lane p mod KEYS; only rows with segments of one size share a tile. Within a segment blocks go left
+    to right from scratch. A block that is there only for a neighbour is all -inf for this row: its maximum stays, its weights are
     exactly 0 and the old sums are multiplied by exactly 1. (A later key's infinity or NaN would show, as 0 * inf; a sound model
     has none.)
   * Tiles of a form always have the same size, missing rows being padding, and the rows of a matrix product do not mix. The size of
@@ -29,11 +30,14 @@ import triton.language as tl
 from slipstream.ops.triton.elementary import tanh
 
 LOG2E = math.log2(math.e)
+MOST, DOUBLINGS = 64, 6  # segments of a row, and how often they are doubled for that: enough for 2 M keys, then there are more
 _LOG2E = tl.constexpr(LOG2E)
 INDICES = ["request", "positions", "tail_start", "tail_slots", "page_table", "sinks"]
 SIZES = ["rows", "width", "max_pages", "window", "segments"]
 NEAR = tl.constexpr(64)  # rows among which a tile's program looks for the first of its request; no tile reaches over a multiple of it
-AT_ONCE = tl.constexpr(8)  # segments whose parts are fetched together when they are merged
+_MOST = tl.constexpr(MOST)
+_DOUBLINGS = tl.constexpr(DOUBLINGS)
+AT_ONCE = tl.constexpr(16)  # segments whose parts are fetched together when they are merged
 
 
 @triton.jit
@@ -42,6 +46,22 @@ def _shares(top, new_top):
     greatest = tl.maximum(top, new_top)
     base = tl.where(greatest == float("-inf"), 0.0, greatest)
     return greatest, tl.exp2(top - base), tl.exp2(new_top - base)
+
+
+@triton.jit
+def _size(position, segment_keys: tl.constexpr):
+    """Keys of a segment of a row at `position`: doubled until that many segments hold it, so that a row's parts have a bound."""
+    size = tl.zeros_like(position) + segment_keys
+    for _ in tl.static_range(_DOUBLINGS):
+        size = tl.where(position >= size * _MOST, size * 2, size)
+    return size
+
+
+@triton.jit
+def _apart(request, positions, rows, there, own, size, segment_keys: tl.constexpr):
+    """Whether rows that are there belong to another request than `own`, or have segments of another size."""
+    others = tl.load(request + rows, mask=there, other=-1) != own
+    return there & (others | (_size(tl.load(positions + rows, mask=there, other=0), segment_keys) != size))
 
 
 @triton.jit
@@ -113,13 +133,13 @@ def _blocks(
 
 @triton.jit
 def _segment(
-    segment, row, member, first, last, by_page, lowest, position, q, keys, values, positions, tail_start, tail_slots, page_table,
-    window, scale, cap,
+    segment, size, row, member, first, last, by_page, lowest, position, q, keys, values, positions, tail_start, tail_slots,
+    page_table, window, scale, cap,
     kv_heads: tl.constexpr, head_dim: tl.constexpr, block_dim: tl.constexpr, page_size: tl.constexpr, block_keys: tl.constexpr,
-    segment_keys: tl.constexpr, has_window: tl.constexpr, has_cap: tl.constexpr,
+    has_window: tl.constexpr, has_cap: tl.constexpr,
 ):  # fmt: skip
     """Greatest score, mass and mixed values of one segment, from scratch. by_page: keys before it lie at one place for all rows."""
-    blocks: tl.constexpr = segment_keys // block_keys
+    blocks = size // block_keys
     begin = tl.maximum(first // block_keys, segment * blocks)
     end = tl.minimum(last // block_keys, segment * blocks + blocks - 1) + 1
     joint = tl.where(by_page > last, end, by_page // block_keys)  # blocks before it are met by all rows at once
@@ -157,7 +177,8 @@ def _tile(
     head = tl.program_id(1)
     member = tl.arange(0, query_rows) // group
     here = row + member
-    other = tl.load(request + here, mask=here < bound, other=-1) != own
+    size = _size(tl.load(positions + row), segment_keys)
+    other = _apart(request, positions, here, here < bound, own, size, segment_keys) | (here >= bound)
     after = tl.min(tl.where(other, here, tl.minimum(bound, row + query_rows // group)), axis=0)
     live = here < after
     position = tl.load(positions + here, mask=live, other=-1)
@@ -175,11 +196,11 @@ def _tile(
     whole_mass = tl.zeros([query_rows], tl.float32)
     whole_mix = tl.zeros([query_rows, block_dim], tl.float32)
     result = here.to(tl.int64) * heads + query  # [query rows], row of out as [rows * heads, head_dim]
-    for segment in range(first // segment_keys + tl.program_id(2), last // segment_keys + 1, tl.num_programs(2)):
+    for segment in range(first // size + tl.program_id(2), last // size + 1, tl.num_programs(2)):
         top, mass, mix = _segment(
-            segment, row, member, first, last, by_page, lowest, position, q, keys + head * (page_size * head_dim),
+            segment, size, row, member, first, last, by_page, lowest, position, q, keys + head * (page_size * head_dim),
             values + head * (page_size * head_dim), positions, tail_start, tail_slots, page_table, window, scale, cap,
-            kv_heads, head_dim, block_dim, page_size, block_keys, segment_keys, has_window, has_cap,
+            kv_heads, head_dim, block_dim, page_size, block_keys, has_window, has_cap,
         )  # fmt: skip
         if in_parts:
             part = result * segments + segment
@@ -213,7 +234,7 @@ def _attend(
         begin = row - row % NEAR
         near = begin + tl.arange(0, NEAR)
         own = tl.load(request + row)
-        other = tl.load(request + near, mask=near < row, other=own) != own
+        other = _apart(request, positions, near, near < row, own, _size(tl.load(positions + row), segment_keys), segment_keys)
         if (row - tl.max(tl.where(other, near + 1, begin), axis=0)) % tile == 0:
             _tile(
                 row, tl.minimum(begin + NEAR, rows), own, qkv, keys, values, request, positions, tail_start, tail_slots,
@@ -246,8 +267,9 @@ def _merge(
     whole_top = tl.full([1], float("-inf"), tl.float32)
     whole_mass = tl.zeros([1], tl.float32)
     whole_mix = tl.zeros([block_dim], tl.float32)
-    last = position // segment_keys
-    for some in range(lowest // segment_keys, last + 1, AT_ONCE):
+    size = _size(position, segment_keys)
+    last = position // size
+    for some in range(lowest // size, last + 1, AT_ONCE):
         for number in tl.static_range(AT_ONCE):
             there = some + number <= last  # past it an empty part, which changes nothing
             part = result * segments + some + number

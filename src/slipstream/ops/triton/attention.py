@@ -45,11 +45,10 @@ class Form:
 
 
 FEW = Form(16, 128, 4, 2)
-DRAFT = Form(32, 64, 4, 3, 1056)
 MANY = Form(64, 64, 4, 3, 264)
 IN_FP32 = Form(16, 64, 4, 3)  # for caches in fp32, whatever the rows: their products have no tensor cores
 Forms = Sequence[tuple[int, Form, Form]]
-BY_ROWS = ((256, FEW, DRAFT), (1 << 31, MANY, MANY))  # fast profile: (greatest number of rows, form, form where the step has tail slots)
+BY_ROWS = ((256, FEW, FEW), (1 << 31, MANY, MANY))  # fast profile: (greatest number of rows, form, form where the step has tail slots)
 ONE = ((1 << 31, MANY, MANY),)  # deterministic settings
 BY_TILE = 512  # rows from which on programs go by tiles: most rows then are neighbours of one request, and one program each idles
 WAYS = {"by row": {}, "by row in parts": {"in_parts": True}, "by tile": {"by_row": False}}  # in which a form is compiled
@@ -112,9 +111,14 @@ def splits(form: Form, rows: int, kv_heads: int, segments: int) -> int:
     return max(1, min(segments, form.fill // max(1, rows * kv_heads)))
 
 
+def segments_of(keys: int) -> int:
+    """The most segments that a row of up to so many keys has: attend.py doubles them where rows are long."""
+    return min(triton.cdiv(keys, SEGMENT), max(attend.MOST, triton.cdiv(keys, SEGMENT << attend.DOUBLINGS)))
+
+
 def workspace_bytes(form: Form, rows: int, heads: int, kv_heads: int, head_dim: int, max_len: int) -> int:
     """Scratch of a call with this many rows and page tables that reach `max_len` positions."""
-    segments = -(-max_len // SEGMENT)
+    segments = segments_of(max_len)
     return 0 if splits(form, rows, kv_heads, segments) == 1 else rows * heads * segments * (head_dim + 2) * 4
 
 
@@ -158,7 +162,7 @@ def _run(
     _, kv_heads, page_size, head_dim = kv.keys.shape
     kind, made = _check(qkv, kv, rows, heads, scale, window, out)
     max_pages = rows.page_table.shape[1]
-    segments = triton.cdiv(max_pages * page_size + rows.tail_slots.shape[0], SEGMENT)
+    segments = segments_of(max_pages * page_size + rows.tail_slots.shape[0])
     form = form_of(forms, count, rows.tail_slots.shape[0], kind)
     programs = splits(form, count, kv_heads, segments)
     tops, mixes = qkv, qkv  # not touched where a row has one program

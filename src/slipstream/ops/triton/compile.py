@@ -96,9 +96,9 @@ def forms(names: Iterable[str] = SHAPES) -> list[tuple[str, str, Variant]]:
 
 def _of(spec: ModelSpec) -> Iterator[tuple[str, str, Variant]]:
     mixers, ffns = {layer.mixer for layer in spec.layers}, {layer.ffn for layer in spec.layers}
+    for out, has_residual in product(("*fp32", "*bf16", "*fp8e4nv"), (False, True)):
+        yield "norm", f"{'residual ' if has_residual else ''}{out[1:]}", norm.variant(spec.hidden, has_residual, out=out)
     for out in ("*fp32", "*bf16"):  # bf16 is what linear layers read
-        for has_residual in (False, True):
-            yield "norm", f"{'residual ' if has_residual else ''}{out[1:]}", norm.variant(spec.hidden, has_residual, out=out)
         for ffn in ffns:
             yield "gated", out[1:], gated.variant(ffn.width, out=out)
         for mixer in mixers:
@@ -159,9 +159,9 @@ def families() -> Iterator[tuple[str, str, Variant]]:
     for (_, tile), (n, parts), (label, by_block) in product(fp8.BY_ROWS, ((28672, False), (4096, True)), (("", False), ("blocks ", True))):
         yield "fp8", f"{label}rows {tile.m}{' in parts' if parts else ''}", fp8.variant(n, 4096, by_block, parts, tile=tile)
     yield "fp8", "a scale per row and group", fp8.variant(4096, 4096, True, False, shared=1)
-    for size in (128, 14336):
-        yield "fp8_quantise", f"of {size}", fp8.quantise_variant(14336, size)
-    yield "fp8_scaled", "", fp8.scaled_variant(28672, True)
+    for label, by_block in (("rows", False), ("blocks", True)):
+        yield "fp8_quantise", label, fp8.quantise_variant(14336, by_block)
+    yield "fp8_scaled", "", fp8.scaled_variant(28672, 4096, True)
     for label, router in ROUTERS.items():
         yield "route", label, experts.route_variant(router, router.correction)
     yield "add_rows", "", experts.add_variant()

@@ -120,3 +120,11 @@ def philox(k0, k1, c0, c1, c2, c3):
         c0, c1, c2, c3 = high2 ^ c1 ^ k0, low2, high0 ^ c3 ^ k1, low0
         k0, k1 = k0 + 0x9E3779B9, k1 + 0xBB67AE85
     return c0, c1, c2, c3
+
+
+@triton.jit
+def e4m3(values):
+    """Codes of numbers [block], rounded to bf16 before, and the scale that they share: the greatest size / 448."""
+    values = values.to(tl.bfloat16).to(tl.float32)
+    step = tl.div_rn(tl.maximum(tl.max(tl.abs(values), axis=0), 1e-12), 448.0)  # a row of zeros must not be divided by 0
+    return tl.minimum(tl.maximum(tl.div_rn(values, step), -448.0), 448.0).to(tl.float8e4nv), step

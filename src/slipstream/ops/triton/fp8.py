@@ -19,12 +19,12 @@ from torch import Tensor
 
 from slipstream.base.errors import InputError
 from slipstream.ops.triton import gemm
+from slipstream.ops.triton.elementary import e4m3
 from slipstream.ops.triton.gemm import Tile
 from slipstream.ops.triton.launch import Variant, fits, power_of_two, row_facts, type_name
+from slipstream.ops.types import CODES_ROOM, SCALE_BYTES
 
 GROUP = 128  # inputs that are summed at a time; outputs and inputs of a block that shares a scale
-GREATEST = 448.0  # e4m3
-LEAST = 1e-12  # greatest size of a row of zeros, so that nothing is divided by 0
 BY_ROWS = (  # (up to how many rows, tile): of as many outputs and inputs, so that no bits depend on it
     (64, Tile(64, 128, GROUP, 8, 4)),
     (1 << 31, Tile(128, 128, GROUP, 8, 3)),
@@ -62,28 +62,27 @@ def pack(stored: Mapping[str, Tensor]) -> Packed:
 
 
 @triton.jit
-def _quantise(x, codes, scale, k: tl.constexpr, size: tl.constexpr, block: tl.constexpr, greatest: tl.constexpr, least: tl.constexpr):
-    row, group, groups = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.num_programs(1)
+def _quantise(x, codes, scale, k: tl.constexpr, size: tl.constexpr, block: tl.constexpr, width: tl.constexpr, scales: tl.constexpr):
+    row, group = tl.program_id(0).to(tl.int64), tl.program_id(1)
     column = group * size + tl.arange(0, block)
     inside = (tl.arange(0, block) < size) & (column < k)
-    value = tl.load(x + row * k + column, mask=inside, other=0.0).to(tl.bfloat16).to(tl.float32)
-    step = tl.div_rn(tl.maximum(tl.max(tl.abs(value), axis=0), least), greatest)
-    held = tl.minimum(tl.maximum(tl.div_rn(value, step), -greatest), greatest)
-    tl.store(codes + row * k + column, held.to(tl.float8e4nv), mask=inside)
-    tl.store(scale + row * groups + group, step)
+    made, step = e4m3(tl.load(x + row * k + column, mask=inside, other=0.0).to(tl.float32))
+    tl.store(codes + row * width + column, made, mask=inside)
+    tl.store(scale + row * scales + group, step)
 
 
 @triton.jit(do_not_specialize=["m"])
 def _product(
     x, weight, x_scale, scale, out, m,
-    n: tl.constexpr, k: tl.constexpr, blocks: tl.constexpr, by_block: tl.constexpr, shared: tl.constexpr, segments: tl.constexpr,
-    segment: tl.constexpr, parts: tl.constexpr, block_m: tl.constexpr, block_n: tl.constexpr, group: tl.constexpr,
+    n: tl.constexpr, k: tl.constexpr, width: tl.constexpr, scales: tl.constexpr, blocks: tl.constexpr, by_block: tl.constexpr,
+    shared: tl.constexpr, segments: tl.constexpr, segment: tl.constexpr, parts: tl.constexpr, block_m: tl.constexpr,
+    block_n: tl.constexpr, group: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0) * block_m + tl.arange(0, block_m)  # neighbours share a tile of the weight
     column = tl.program_id(1) * block_n + tl.arange(0, block_n)
     inner = tl.arange(0, group)
     here, there = row < m, column < n
-    left = x + row.to(tl.int64)[:, None] * k + inner[None, :]
+    left = x + row.to(tl.int64)[:, None] * width + inner[None, :]
     right = weight + column.to(tl.int64)[None, :] * k + inner[:, None]
     total = tl.zeros((block_m, block_n), tl.float32)
     first = tl.program_id(2) if parts else 0
@@ -95,13 +94,13 @@ def _product(
             b = tl.load(right + at, mask=there[None, :], other=0.0)
             dot = tl.dot(a, b)
             if by_block:
-                rows = tl.load(x_scale + row * blocks + at // group, mask=here, other=0.0)
+                rows = tl.load(x_scale + row * scales + at // group, mask=here, other=0.0)
                 columns = tl.load(scale + column // shared * blocks + at // group, mask=there, other=0.0)
                 part = tl.fma(dot, rows[:, None] * columns[None, :], part)
             else:
                 part += dot
         if not by_block:
-            rows = tl.load(x_scale + row, mask=here, other=0.0)
+            rows = tl.load(x_scale + row * scales, mask=here, other=0.0)
             part = part * (rows[:, None] * tl.load(scale + column, mask=there, other=0.0)[None, :])
         total = part if number == first else total + part
     place = row.to(tl.int64)[:, None] * n + column[None, :]
@@ -111,32 +110,35 @@ def _product(
 
 
 @triton.jit(do_not_specialize=["stride"], do_not_specialize_on_alignment=["bias", "out"])
-def _scaled(sums, x_scale, scale, bias, out, stride, n: tl.constexpr, has_bias: tl.constexpr, block: tl.constexpr):
+def _scaled(
+    sums, x_scale, scale, bias, out, stride, n: tl.constexpr, scales: tl.constexpr, has_bias: tl.constexpr, block: tl.constexpr
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * block + tl.arange(0, block)
     inside = column < n
     value = tl.load(sums + row * n + column, mask=inside)
-    value *= tl.load(x_scale + row) * tl.load(scale + column, mask=inside)
+    value *= tl.load(x_scale + row * scales) * tl.load(scale + column, mask=inside)
     if has_bias:
         value += tl.load(bias + column, mask=inside)
     tl.store(out + row * stride + column, value, mask=inside)
 
 
 @cache
-def quantise_variant(k: int, size: int, x: str = "*bf16") -> Variant:
-    """The form that quantises rows of `k` numbers of type `x` in groups of `size`."""
+def quantise_variant(k: int, by_block: bool, x: str = "*bf16") -> Variant:
+    """The form that quantises rows of `k` numbers of type `x`, each with a scale or with one per 128."""
+    size, (width, scales) = GROUP if by_block else k, _places(k, by_block)
     block = power_of_two(size)
-    constants = {"k": k, "size": size, "block": block, "greatest": GREATEST, "least": LEAST}
+    constants = {"k": k, "size": size, "block": block, "width": width, "scales": scales}
     return Variant(_quantise, constants, (x, "*fp8e4nv", "*fp32"), min(16, max(1, block // 1024)))
 
 
 @cache
 def variant(n: int, k: int, by_block: bool, parts: bool, shared: int = GROUP, tile: Tile = BY_ROWS[0][1]) -> Variant:
     """The form of the product for a layer [n, k]; `parts`: segments as programs of their own; `shared`: outputs of a block's scale."""
-    segments, segment = gemm.segments_of(n, k, tile)
+    (segments, segment), (width, scales) = gemm.segments_of(n, k, tile), _places(k, by_block)
     constants = {
-        "n": n, "k": k, "blocks": k // GROUP, "by_block": by_block, "shared": shared, "segments": segments, "segment": segment,
-        "parts": parts, "block_m": tile.m, "block_n": tile.n, "group": GROUP,
+        "n": n, "k": k, "width": width, "scales": scales, "blocks": k // GROUP, "by_block": by_block, "shared": shared,
+        "segments": segments, "segment": segment, "parts": parts, "block_m": tile.m, "block_n": tile.n, "group": GROUP,
     }  # fmt: skip
     types = ("*fp8e4nv", "*fp8e4nv", "*fp32", "*fp32", "*fp32", "i32")
     return Variant(_product, constants, types, tile.warps, tile.stages)
@@ -150,20 +152,27 @@ def tile_of(m: int, n: int, k: int) -> Tile:
 
 
 @cache
-def scaled_variant(n: int, has_bias: bool) -> Variant:
+def scaled_variant(n: int, k: int, has_bias: bool) -> Variant:
     """The form that scales the sums of torch's product."""
-    return Variant(_scaled, {"n": n, "has_bias": has_bias, "block": BLOCK}, ("*fp32", "*fp32", "*fp32", "*fp32", "*fp32", "i32"))
+    constants = {"n": n, "scales": _places(k, False)[1], "has_bias": has_bias, "block": BLOCK}
+    return Variant(_scaled, constants, ("*fp32", "*fp32", "*fp32", "*fp32", "*fp32", "i32"))
 
 
 def quantise(x: Tensor, by_block: bool) -> tuple[Tensor, Tensor]:
-    """x [m, k], bf16 or rounded to it, as e4m3 [m, k] and its scales fp32: [m, k / 128] by block, otherwise [m, 1]."""
+    """x [m, k], bf16 or rounded to it, as e4m3 [m, k] and its scales fp32: [m, k / 128] by block, otherwise [m, 1], as `split` has them."""
     m, k = x.shape
     _whole_groups("quantise", k)
     kind = type_name("quantise", "x", fits("quantise", "x", x, (m, k), x.dtype))
-    size = GROUP if by_block else k
-    codes, scale = torch.empty(m, k, dtype=E4M3, device=x.device), torch.empty(m, k // size, device=x.device)
-    quantise_variant(k, size, kind).launch((m, k // size), x, codes, scale)
+    size, (width, _) = GROUP if by_block else k, _places(k, by_block)
+    codes = torch.empty(m, width, dtype=E4M3, device=x.device)
+    codes, scale = (codes, torch.empty(m, k // size, device=x.device)) if by_block else split(codes, k)
+    quantise_variant(k, by_block, kind).launch((m, k // size), x, codes, scale)
     return codes, scale
+
+
+def split(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Codes [m, k] and scales [m, 1] of rows e4m3 [m, k + CODES_ROOM], as norms write them too."""
+    return x[:, :k], x[:, k : k + SCALE_BYTES].view(torch.float32)
 
 
 def product(x: Tensor, x_scale: Tensor, weight: Tensor, scale: Tensor, out: Tensor) -> None:
@@ -179,10 +188,11 @@ def product(x: Tensor, x_scale: Tensor, weight: Tensor, scale: Tensor, out: Tens
     """
     (m, k), n = x.shape, weight.shape[0]
     _whole_groups("product", k)
-    by_block = x_scale.shape[1] > 1 or scale.shape[0] != n
-    fits("product", "x", x, (m, k), E4M3)
+    by_block = x.stride(0) == k  # otherwise a row's scale stands behind it
     fits("product", "weight", weight, (n, k), E4M3)
-    fits("product", "x_scale", x_scale, (m, k // GROUP if by_block else 1))
+    width, scales = _places(k, by_block)
+    if x.dtype is not E4M3 or x.stride() != (width, 1) or x_scale.stride(0) != scales or len(x_scale) != m:
+        raise InputError(f"product: x and x_scale must be what `quantise` makes; found {list(x.shape)} of {x.dtype}, {list(x_scale.shape)}")
     shared = 1 if len(scale) == n else GROUP
     fits("product", "scale", scale, (triton.cdiv(n, shared), k // GROUP if by_block else 1))
     fits("product", "out", out, (m, n))
@@ -200,12 +210,18 @@ def product(x: Tensor, x_scale: Tensor, weight: Tensor, scale: Tensor, out: Tens
 
 def product_by_torch(x: Tensor, x_scale: Tensor, packed: Packed, bias: Tensor | None, out: Tensor) -> None:
     """The same with a scale per row and output and a bias [n], or none; out's rows may lie apart. The order of sums is cuBLAS's."""
-    (m, _), n = x.shape, len(packed.codes)
+    (m, k), n = x.shape, len(packed.codes)
     sums = out if out.is_contiguous() else torch.empty(m, n, device=x.device)
     torch._scaled_mm(x, packed.codes.t(), packed.one, packed.one, out_dtype=torch.float32, out=sums)
     added = x_scale if bias is None else row_facts("product", "bias", bias, n, torch.float32)
     grid = (m, triton.cdiv(n, BLOCK))
-    scaled_variant(n, bias is not None).launch(grid, sums, x_scale, packed.scale, added, out, out.stride(0))
+    scaled_variant(n, k, bias is not None).launch(grid, sums, x_scale, packed.scale, added, out, out.stride(0))
+
+
+def _places(k: int, by_block: bool) -> tuple[int, int]:
+    """(codes from one row to the next, scales from one row to the next)."""
+    width = k if by_block else k + CODES_ROOM
+    return width, k // GROUP if by_block else width // SCALE_BYTES
 
 
 def _whole_groups(op: str, k: int) -> None:

@@ -39,6 +39,10 @@ class Tile:
 
 
 TILE = Tile()
+BY_ROWS = (  # (up to how many rows, tile) of bf16, by decode_gemm on an H200; of as many outputs and inputs, so that no bits depend on it
+    (64, TILE),
+    (1 << 31, Tile(128, TILE.n, TILE.k, 8, 4)),
+)
 TILE_FP32 = Tile(32, 64, 32, 4, 3)  # without tensor cores: products in fp32, none of them rounded to TF32
 
 
@@ -48,8 +52,8 @@ def _product(
     n: tl.constexpr, k: tl.constexpr, segments: tl.constexpr, segment: tl.constexpr, parts: tl.constexpr,
     block_m: tl.constexpr, block_n: tl.constexpr, block_k: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(1) * block_m + tl.arange(0, block_m)
-    column = tl.program_id(0) * block_n + tl.arange(0, block_n)
+    row = tl.program_id(0) * block_m + tl.arange(0, block_m)  # neighbours share a tile of the weight
+    column = tl.program_id(1) * block_n + tl.arange(0, block_n)
     inner = tl.arange(0, block_k)
     here, there = row < m, column < n
     left = x + row.to(tl.int64)[:, None] * k + inner[None, :]
@@ -109,6 +113,11 @@ def merge_variant(segments: int, out: str) -> Variant:
     return Variant(_merge, {"segments": segments, "block": MERGE_BLOCK}, ("*fp32", out, "i32"))
 
 
+def tile_of(m: int, dtype: torch.dtype) -> Tile:
+    """The tile that serves m rows."""
+    return TILE_FP32 if dtype is torch.float32 else next(tile for most, tile in BY_ROWS if m <= most)
+
+
 def scratch_size(m: int, n: int, k: int, tile: Tile = TILE) -> int:
     """Numbers (fp32) of scratch that `matmul` of m rows needs; 0 where whole tiles fill the GPU or there is one segment."""
     segments, _ = segments_of(n, k, tile)
@@ -122,18 +131,18 @@ def matmul(x: Tensor, weight: Tensor, out: Tensor, scratch: Tensor | None = None
     Args:
         x: [m, k], weight: [n, k], both bf16 or both fp32; out: [m, n] fp32 or bf16.
         scratch: fp32, at least `scratch_size(m, n, k)` numbers; allocated where it is not given.
-        tile: None is the one for the type; another is another arithmetic as long as the device has not been asked.
+        tile: None is the one for the type and so many rows; another is another arithmetic as long as the device has not been asked.
 
     Raises:
         InputError: a tensor does not fit.
     """
     (m, k), n = x.shape, weight.shape[0]
     kind, result = type_name("matmul", "x", x), type_name("matmul", "out", out)
-    tile = tile or (TILE_FP32 if x.dtype is torch.float32 else TILE)
+    tile = tile or tile_of(m, x.dtype)
     fits("matmul", "x", x, (m, k), x.dtype)
     fits("matmul", "weight", weight, (n, k), x.dtype)
     fits("matmul", "out", out, (m, n), out.dtype)
-    tiles = (triton.cdiv(n, tile.n), triton.cdiv(m, tile.m))
+    tiles = (triton.cdiv(m, tile.m), triton.cdiv(n, tile.n))
     needed = scratch_size(m, n, k, tile)
     if not needed:
         variant(n, k, result, False, tile, kind).launch(tiles, x, weight, out, m)

@@ -4,6 +4,7 @@ The counterpart of csrc/tape.h. Launching a kernel takes the host about 11 us, a
 (`bench gpu-suite --only launch_cost`, H200). What is captured must have run before, so that all kernels are compiled and loaded.
 """
 
+import gc
 from functools import cache
 from typing import Any
 
@@ -31,13 +32,20 @@ class Tape:
 
     def begin(self, rows: int) -> None:
         """What this thread launches from here on is captured, not run."""
+        self._collects = gc.isenabled()
+        gc.disable()  # what it would free may call the driver, which ends a capture
         self._graph = torch.cuda.CUDAGraph()
         self._capture = torch.cuda.graph(self._graph, pool=_memory(), capture_error_mode="thread_local")
         self._capture.__enter__()
 
     def end(self) -> None:
-        self._capture.__exit__(None, None, None)
-        del self._capture
+        """From here on what this thread launches runs again."""
+        try:
+            self._capture.__exit__(None, None, None)
+        finally:
+            del self._capture
+            if self._collects:
+                gc.enable()
 
     def run(self, rows: int, tails: int) -> None:
         """Launches what was captured, on the current stream."""

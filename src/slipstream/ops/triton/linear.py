@@ -21,7 +21,7 @@ from slipstream.ops.triton import fp8, gemm, packed, whole
 from slipstream.ops.triton.cublas import cublas
 from slipstream.ops.triton.launch import FLOATS, fits
 from slipstream.ops.triton.packing import Packed, pack
-from slipstream.ops.types import E4M3, LINEAR_FORMATS, check_stored
+from slipstream.ops.types import CODES_ROOM, E4M3, LINEAR_FORMATS, check_stored
 
 PLAIN = ("fp32", "bf16")
 NARROW_FROM = (8, 9)  # compute capability from which tensor cores take e4m3
@@ -97,7 +97,7 @@ class PackedLinear:
         rows, form = x.shape[0], prepared.form
         _check(self.name, x, (rows, form.inputs), out, form.outputs)
         narrow = x.bfloat16() if form.k == form.inputs else F.pad(x.bfloat16(), (0, form.k - form.inputs))
-        whole.product(narrow, prepared, bias, out, whole.INVARIANT if self.invariant else whole.FAST)
+        whole.product(narrow, prepared, bias, out, self.invariant)
 
 
 class GatheringLinear(PackedLinear):
@@ -121,7 +121,10 @@ class NarrowLinear:
 
     format: str
     invariant: bool = False
-    reads = torch.bfloat16
+
+    @property
+    def reads(self) -> torch.dtype:
+        return fp8.E4M3 if self.format == "fp8" else torch.bfloat16
 
     def deterministic(self) -> "NarrowLinear":
         """The same layer, giving a row the same bits for every number of rows."""
@@ -147,8 +150,11 @@ class NarrowLinear:
     def run(self, x: Tensor, prepared: fp8.Packed, bias: Tensor | None, out: Tensor) -> None:
         """See LinearKernel."""
         (n, k), rows = prepared.codes.shape, x.shape[0]
-        _check(self.name, x, (rows, k), out, n)
-        codes, scale = fp8.quantise(x, by_block=self.format == "fp8_block")
+        if x.dtype is fp8.E4M3:
+            codes, scale = fp8.split(fits(self.name, "x", x, (rows, k + CODES_ROOM), x.dtype), k)
+        else:
+            _check(self.name, x, (rows, k), out, n)
+            codes, scale = fp8.quantise(x, by_block=self.format == "fp8_block")
         if not self.invariant and rows > fp8.OWN_UP_TO[self.format] and n % fp8.UNIT == 0:
             fp8.product_by_torch(codes, scale, prepared, bias, out)
         else:

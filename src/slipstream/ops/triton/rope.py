@@ -21,6 +21,7 @@ def _rope_write(
     row = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * block_heads + tl.arange(0, block_heads)  # q heads, then k, then v
     pair = tl.arange(0, block_half)
+    slot = tl.load(slots + row)  # before anything is stored, so that it is not waited for
     inside = (head < heads + 2 * kv_heads)[:, None] & (pair < half)[None, :]
     turned = inside & (head < heads + kv_heads)[:, None]
     angle = table + tl.load(positions + row).to(tl.int64) * (2 * half) + pair
@@ -33,7 +34,6 @@ def _rope_write(
     b = tl.where(turned, tl.fma(first, sin, second * cos), second)
     tl.store(place, a, mask=turned)
     tl.store(place + half, b, mask=turned)
-    slot = tl.load(slots + row)
     page = (slot // page_size).to(tl.int64)
     line = (head - heads) % kv_heads  # of the key or value head
     cell = ((page * kv_heads + line) * page_size + slot % page_size)[:, None] * (2 * half) + pair[None, :]

@@ -13,7 +13,6 @@ kept is read over with true tokens and states; so is what was kept, because true
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -21,7 +20,7 @@ from torch import Tensor
 from slipstream.sampling.sampler import SampleRow
 from slipstream.speculate.choose import at_least
 from slipstream.speculate.drafter import WINDOW, Around, DraftContext, Feed, Forward, States
-from slipstream.speculate.learned import found
+from slipstream.speculate.learned import heads_of
 from slipstream.speculate.unrolled import Unrolled
 
 
@@ -139,13 +138,7 @@ def make(options: Options, around: Around) -> Eagle:
     return Eagle(around.forward, around.head.levels, options)
 
 
-def heads(options: Options, source: Path | str) -> tuple[str, Path | str]:
-    """The head.
-
-    Raises:
-        InputError: none was named, and none comes with the checkpoint.
-    """
-    return "eagle", found("eagle", options.path, source)
+heads = heads_of("eagle")
 
 
 def asks(options: Options) -> int:

@@ -8,14 +8,11 @@ knows the ones before it, so they are worth less the further they are.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
-
-from torch import Tensor
 
 from slipstream.sampling.sampler import SampleRow
 from slipstream.speculate.choose import at_least
-from slipstream.speculate.drafter import Around, DraftContext, Feed, Forward, States
-from slipstream.speculate.learned import branched, found
+from slipstream.speculate.drafter import Around, DraftContext, Feed, Forward
+from slipstream.speculate.learned import Latest, branched, heads_of
 from slipstream.step.draft import DraftTree
 
 
@@ -46,16 +43,13 @@ class Medusa:
 
     def __init__(self, forward: Forward, levels: tuple[int, ...], options: Options):
         self.max_draft, self.levels, self._forward, self._width = options.nodes, levels, forward, options.width
-        self._state: dict[int, Tensor] = {}  # request -> of the token before its last. [1, levels * hidden]
-
-    def watch(self, states: Sequence[States]) -> None:
-        for one in states:
-            self._state[one.request] = one.rows[-1:].clone()  # a copy, so that the others can go
+        self._latest = Latest()
+        self.watch = self._latest.watch
 
     def propose(self, contexts: Sequence[DraftContext]) -> list[DraftTree]:
         feeds, counts = [], {context.request: 0 for context in contexts}
         for context in contexts:
-            state = self._state.get(context.request)
+            state = self._latest.get(context.request)
             if context.passes < 1 or state is None or len(feeds) == self._forward.max_rows or not self._forward.reserve(context.request, 1):
                 continue
             count = counts[context.request] = min(context.budget, self.max_draft, self._forward.ahead)
@@ -69,7 +63,7 @@ class Medusa:
         return [branched(choices, budget, "medusa", 1) for choices, budget in zip(chosen, budgets, strict=True)]
 
     def drop(self, request: int) -> None:
-        self._state.pop(request, None)
+        self._latest.drop(request)
         self._forward.drop(request)
 
 
@@ -77,10 +71,4 @@ def make(options: Options, around: Around) -> Medusa:
     return Medusa(around.forward, around.head.levels, options)
 
 
-def heads(options: Options, source: Path | str) -> tuple[str, Path | str]:
-    """The head.
-
-    Raises:
-        InputError: none was named, and none comes with the checkpoint.
-    """
-    return "medusa", found("medusa", options.path, source)
+heads = heads_of("medusa")

@@ -19,11 +19,11 @@ QUESTION = "Which size of the attention kernel is fastest where, is each right, 
 ORDER, SECONDS = 75, 45
 FEW = (  # query rows, keys per block, warps, stages
     *((16, 64, 4, 2), (16, 64, 4, 3), (16, 64, 4, 4), (16, 64, 2, 3), (16, 32, 4, 4), (16, 32, 2, 3), (16, 32, 2, 5), (16, 32, 1, 4)),
-    *((16, 128, 4, 2), (16, 128, 4, 3), (16, 128, 8, 3), (32, 64, 4, 3), (64, 64, 4, 3), (64, 64, 8, 3)),
+    *((16, 64, 1, 3), (16, 128, 4, 2), (16, 128, 4, 3), (16, 128, 8, 3), (32, 64, 4, 3), (64, 64, 4, 3), (64, 64, 8, 3)),
 )
 MANY = ((64, 64, 4, 3), (64, 64, 8, 3), (64, 128, 8, 2), (128, 64, 8, 2), (128, 64, 8, 3))
 FILLS = (264, 528, 1056, 1 << 30)  # programs that are wanted; the last gives every segment one of its own
-DRY_FEW, DRY_MANY, DRY_FILLS = ((16, 32, 4, 3), (64, 64, 8, 3)), ((64, 64, 8, 3),), (264, 1 << 30)
+DRY_FEW, DRY_MANY = ((16, 32, 4, 3), (64, 64, 8, 3)), ((64, 64, 8, 3),)
 SECONDS_EACH = 0.006
 
 
@@ -42,7 +42,7 @@ class Point:
 
 POINTS = [Point(1, 1, 1024), Point(8, 1, 8192), Point(64, 1, 1024), Point(128, 1, 4096), Point(1, 1, 32768), Point(1, 1, 256)]
 POINTS += [Point(8, 5, 2048, True), Point(1, 8, 8192, True), Point(1, 2048, 2048), Point(1, 8192, 8192)]
-DRY_POINTS = [Point(2, 1, 20), Point(2, 3, 40, True), Point(1, 18, 18)]
+DRY_POINTS = [Point(1, 2, 20, True), Point(1, 18, 18)]
 
 
 def measure(bench: Bench) -> None:
@@ -57,7 +57,7 @@ def measure(bench: Bench) -> None:
 
 
 def _sizes(bench: Bench, point: Point) -> tuple:
-    return bench.pick(FEW, DRY_FEW) if point.new < 64 and not (bench.dry and point.new > 3) else bench.pick(MANY, DRY_MANY)
+    return bench.pick(FEW, DRY_FEW) if point.new < bench.pick(64, 3) else bench.pick(MANY, DRY_MANY)
 
 
 def compile_ahead(shape: Heads, forms: list) -> None:
@@ -91,7 +91,7 @@ def one(bench: Bench, limits: Limits, shape: Heads, point: Point, forms: list) -
     calls: dict[str, list[Callable]] = {}
     facts_of: dict[str, dict] = {}
     for form in forms:
-        for fill in bench.pick(FILLS, DRY_FILLS):
+        for fill in FILLS:
             form = replace(form, fill=fill)
             splits = attention.splits(form, len(qkv), shape.kv_heads, segments)
             name = f"{form.query_rows}/{form.block_keys}/{form.warps}/{form.stages}/{splits}"

@@ -59,12 +59,13 @@ def one(bench: Bench, limits: Limits, made: list[LLM], model: str, batch: int) -
         made.append(engine(bench, model))
     llm = made[0]
     new = bench.pick(NEW, DRY_NEW)
-    generate(bench, llm, batch, 4, seed=0)
+    for seed in range(2):  # the first runs every size of step, the second captures it
+        generate(bench, llm, batch, new, seed=seed)
     steps = llm.engine.core.meter.steps
     rates, walls, shares, firsts = [], [], [], []
     for repetition in range(bench.pick(3, 1)):
         begin, began = len(steps), time.perf_counter()
-        generate(bench, llm, batch, new, seed=1 + repetition)
+        generate(bench, llm, batch, new, seed=2 + repetition)
         wall = time.perf_counter() - began
         mine = steps[begin:]
         decode = [step for step in mine if step.work.rows == batch and step.tokens == batch]

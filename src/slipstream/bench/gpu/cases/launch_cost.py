@@ -25,6 +25,8 @@ def measure(bench: Bench) -> None:
         "torch copy of 64 bytes": lambda: twin.copy_(x),
         "torch mm 64x64": lambda: torch.mm(small, small, out=out),
     }
+    if not bench.dry:
+        ways["Triton kernel, dependent launch"] = lambda: kernels.dependent(x)
     bench.each(list(ways), lambda name: f"host: {name}", lambda name: host(bench, name, ways[name]))
     bench.each(list(ways), lambda name: f"device: {name}", lambda name: device(bench, name, ways[name]))
     bench.one("graph of one", lambda: replay(bench, ways["Triton kernel, one program"], 1))

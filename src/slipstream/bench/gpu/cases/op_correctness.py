@@ -42,6 +42,8 @@ def makers(dry: bool) -> list[tuple[str, callable]]:
         return out
     return out + [
         ("real attention bf16", lambda: scenes.attention(37, REAL, BF16, 1500, tree=7)),
+        ("deterministic attention", lambda: scenes.attention(37, REAL, BF16, 1500, tree=7)),
+        ("real attention many rows", lambda: scenes.attention(530, REAL, BF16, 300, tree=3)),
         ("real attention one row", lambda: scenes.attention(1, REAL, BF16, 3000)),
         ("real attention fp32", lambda: scenes.attention(16, REAL, FP32, 1200, window=700, tree=3)),
         ("real embed", lambda: scenes.embed(65, 4096, 1000, BF16)),

@@ -63,6 +63,7 @@ def ops(dry: bool) -> list[tuple[str, Callable]]:
         ("norm", lambda: scenes.norm(rows, hidden, True)),
         ("attention", lambda: scenes.attention(few, heads, torch.bfloat16, context)),
         ("attention tree", lambda: scenes.attention(few, heads, torch.bfloat16, context, tree=4)),
+        ("deterministic attention", lambda: scenes.attention(few, heads, torch.bfloat16, context, tree=4)),
         ("attention fp32", lambda: scenes.attention(few, heads, torch.float32, context)),
         ("rope_write", lambda: scenes.rope_write(rows, heads, torch.bfloat16)),
         ("gated", lambda: scenes.gated(some, width)),
