@@ -35,7 +35,7 @@ from dataclasses import asdict
 from slipstream.ops.triton import compile, grouped, packed, streamed, whole
 one, other = (compile.PACKED[name][-1][1](4096, 4096) for name in ("int4_zero", "int4"))
 forms = [("packed", "", packed.variant(one, True, False, packed.tile_of(one, 32)))]
-forms += [("packed_stream", "", streamed.variant(form, True, whole.way(form, 1, whole.FAST))) for form in (one, other)]
+forms += [("packed_stream", "", streamed.variant(form, True, whole.way(form, 1, whole.fast(form)))) for form in (one, other)]
 forms += [("packed_stream", "rows 64", streamed.variant(one, False, whole.way(one, 64, whole.INVARIANT)))]
 forms += [("packed_group", "", grouped.variant(one, False, grouped.Grouped(16, 4)))]
 for form in forms:

@@ -14,8 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from slipstream.bench.gpu.packed_forms import INT4, INT8, ZERO_128, Candidate, four_bits, multiply, stored, unpacked
-from slipstream.bench.gpu.packed_forms import tiled as tiled_packed
+from slipstream.bench.gpu.packed_forms import INT4, INT8, ZERO_128, Candidate, engine, four_bits, multiply, stored
 from slipstream.ops.triton import fp8, gemm
 from slipstream.ops.triton.gemm import Tile
 from slipstream.ops.triton.linear import KERNELS
@@ -230,8 +229,8 @@ DESIGNS = (
     Design("fp8_block", 8, 2, False, e4m3(True), "fp8_block", lambda x: fp8.quantise(x.float(), True)),
     Design("fp8_layer", 8, 2, False, fp8_layer, "fp8"),
     Design("int_mm", 8, 2, False, int_mm, None, whole_rows),
-    *(Design(str(kind), kind.bits, 1, False, packed_weight(tiled_packed(kind, "", 1, 1 << 31))) for kind in (INT4, ZERO_128, INT8)),
-    Design(f"{ZERO_128}_unpacked", ZERO_128.bits, 1, False, packed_weight(unpacked(ZERO_128, "", 1))),
+    *(Design(str(kind), kind.bits, 1, False, packed_weight(engine(kind))) for kind in (INT4, ZERO_128, INT8)),
+    *(Design(f"{kind}_invariant", kind.bits, 1, False, packed_weight(engine(kind, invariant=True))) for kind in (INT4, ZERO_128)),
     Design("tinygemm", FOUR_BITS, 1, False, tinygemm),
     Design("gemlite", FOUR_BITS, 1, False, gemlite),
 )

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from slipstream.base import registry
-from slipstream.ops.triton import grouped, packed, streamed, widened
+from slipstream.ops.triton import grouped, packed, streamed, whole, widened
 from slipstream.ops.triton.launch import Variant
 from slipstream.ops.triton.packing import Form, Packed
 
@@ -63,6 +63,12 @@ class Candidate:
     @property
     def name(self) -> str:
         return f"{self.kind}{self.suffix}"
+
+
+def engine(kind: Kind, suffix: str = "", invariant: bool = False) -> Candidate:
+    """What the engine does for any number of rows, in fast or deterministic settings."""
+    product = partial(whole.product, invariant=invariant)
+    return Candidate(kind, suffix, 1, 1 << 31, product, lambda form, rows: tuple(variant for *_, variant in whole.variants(form)))
 
 
 def tiled(kind: Kind, suffix: str, least: int, most: int) -> Candidate:

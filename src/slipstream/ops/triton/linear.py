@@ -97,7 +97,7 @@ class PackedLinear:
         rows, form = x.shape[0], prepared.form
         _check(self.name, x, (rows, form.inputs), out, form.outputs)
         narrow = x.bfloat16() if form.k == form.inputs else F.pad(x.bfloat16(), (0, form.k - form.inputs))
-        whole.product(narrow, prepared, bias, out, whole.INVARIANT if self.invariant else whole.FAST)
+        whole.product(narrow, prepared, bias, out, self.invariant)
 
 
 class GatheringLinear(PackedLinear):

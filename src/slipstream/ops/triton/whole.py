@@ -20,11 +20,19 @@ TILES, UNPACKED = "tiles", "unpacked"
 Way = Stream | Grouped | str
 Table = tuple[tuple[int, Way], ...]
 
-# (up to how many rows, way), from `bench gpu-suite --only packed_forms` on an H200; FINE: 4 bits in groups of 32 or fewer.
-FAST: Table = ((8, Stream(8)), (16, Stream(16, 4, 2)), (191, TILES), (1 << 31, UNPACKED))
-FINE: Table = ((8, Stream(8)), (16, Stream(16, 4, 2)), (32, Stream(32, 2, 4)), (96, Stream(64, 1, 4)), (1 << 31, UNPACKED))
+# (up to how many rows, way), by `bench gpu-suite --only packed_forms` on an H200, the layers of Llama-3.1-8B and 70B: 4 bits in groups
+# of more than 32 inputs and of up to 32, and 8 bits.
+_FEW: Table = ((8, Stream(8)), (16, Stream(16, 4, 2)))
+COARSE: Table = (*_FEW, (191, TILES), (1 << 31, UNPACKED))
+FINE: Table = (*_FEW, (32, Stream(32, 2, 4)), (96, Stream(64, 1, 4)), (1 << 31, UNPACKED))
+BYTES: Table = (_FEW[0], (191, TILES), (1 << 31, UNPACKED))
 # For deterministic settings one order of sums: streams of one depth, `each` and `fill`.
-INVARIANT: Table = ((8, Stream(8)), (16, Stream(16, 4, 2)), (32, Stream(32, 4, 2)), (1 << 31, Stream(64, 4, 2)))
+INVARIANT: Table = (*_FEW, (32, Stream(32, 4, 2)), (1 << 31, Stream(64, 4, 2)))
+
+
+def fast(form: Form) -> Table:
+    """The table of fast settings for such weights."""
+    return BYTES if form.bits == 8 else FINE if 0 < form.group <= 32 else COARSE
 
 
 def way(form: Form, rows: int, table: Table) -> Way:
@@ -37,10 +45,10 @@ def way(form: Form, rows: int, table: Table) -> Way:
     return streamed.fitting(form, found) if isinstance(found, Stream) else found
 
 
-def product(x: Tensor, layer: Packed, bias: Tensor | None, out: Tensor, table: Table = FAST) -> None:
+def product(x: Tensor, layer: Packed, bias: Tensor | None, out: Tensor, invariant: bool = False) -> None:
     """out = x @ weight.T + bias, by the way for so many rows; arguments as in streamed.product. In Triton's interpreter, which knows
     no Gluon, tiles stand in for streams and groups."""
-    chosen = way(layer.form, x.shape[0], table)
+    chosen = way(layer.form, x.shape[0], INVARIANT if invariant else fast(layer.form))
     if chosen == UNPACKED:
         widened.product(x, layer, bias, out)
     elif chosen == TILES or not x.is_cuda:
@@ -53,15 +61,13 @@ def product(x: Tensor, layer: Packed, bias: Tensor | None, out: Tensor, table: T
 
 def variants(form: Form) -> Iterator[tuple[str, str, Variant]]:
     """(kernel, what for, variant) of all that both tables launch for such a layer."""
-    edges = [most for most, _ in (*FAST, *FINE)]
-    fast = [way(form, most, FAST) for most in edges]
-    for chosen in dict.fromkeys((*fast, *(way(form, most, INVARIANT) for most, _ in INVARIANT))):
+    for chosen in dict.fromkeys(way(form, most, table) for table in (fast(form), INVARIANT) for most, _ in table):
         if chosen == UNPACKED:
             yield "packed_unpack", "", widened.variant(form)
         elif isinstance(chosen, Grouped):
             yield "packed_group", f"rows {chosen.rows}", grouped.variant(form, False, chosen)
         elif isinstance(chosen, Stream):
-            yield "packed_stream", f"rows {chosen.rows}", streamed.variant(form, False, chosen)
+            yield "packed_stream", f"rows {chosen.rows} {chosen.deep}x{chosen.wide}", streamed.variant(form, False, chosen)
         else:
             for tile in dict.fromkeys(packed.tile_of(form, most) for most, _ in packed.BY_ROWS):
                 for kernel, *merge in (packed.variants(form, rows, False, tile) for rows in (1, 1 << 20)):
