@@ -11,8 +11,8 @@ from slipstream.model import head as base
 from slipstream.model.batch import Batch
 from slipstream.model.decoder import Decoder
 from slipstream.model.linear import Linear
-from slipstream.model.replay import Replay
 from slipstream.ops.dispatch import Kernels
+from slipstream.ops.replay import Replay
 from slipstream.weights.source import Weights
 
 

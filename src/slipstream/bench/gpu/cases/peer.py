@@ -1,4 +1,4 @@
-"""A peer in the same run: transformers' own generate on the shapes of `end_to_end`, random bf16 weights, torch's attention, not compiled."""
+"""A peer in the same run: transformers' generate on the shapes of `end_to_end`, random bf16 weights, torch's attention, not compiled."""
 
 import random
 import time
