@@ -37,8 +37,6 @@ def fast(form: Form) -> Table:
 
 def way(form: Form, rows: int, table: Table) -> Way:
     """What serves so many rows of such a layer."""
-    if table is FAST and form.bits == 4 and 0 < form.group <= 32:
-        table = FINE
     found = next(way for most, way in table if rows <= most)
     if isinstance(found, Grouped):
         return grouped.fitting(form, found) if grouped.serves(form) else TILES
