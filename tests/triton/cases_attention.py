@@ -1,5 +1,8 @@
 """In the interpreter: attention against the reference in every branch, and that a row depends on itself only, bit by bit."""
 
+from functools import partial
+from types import SimpleNamespace
+
 import pytest
 import torch
 from candidate import KERNELS
@@ -17,6 +20,11 @@ TREE = [(0, 20, 1), (0, 21, 2), (0, 25, 6), (1, 511, 2), (1, 512, 3), (1, 513, 4
 
 
 ONE_PER_ROW, ONE_PER_SEGMENT = (lambda *shape: 1), (lambda *shape: shape[-1])  # in the place of attention.splits
+
+
+def serving(form: attention.Form) -> SimpleNamespace:
+    """Kernels whose attention has one form for all."""
+    return SimpleNamespace(attention=partial(attention.attention, forms=((1 << 31, form, form),)))
 
 
 @pytest.mark.parametrize("dtype, fill", [(torch.float32, ONE_PER_SEGMENT), (torch.bfloat16, ONE_PER_ROW)], ids=["fp32-split", "bf16"])
@@ -56,11 +64,12 @@ def test_programs_do_not_change_bits(monkeypatch, window, dtype):
 @pytest.mark.parametrize("window, dtype", [(0, torch.bfloat16), pytest.param(37, torch.float32, marks=pytest.mark.slow)])
 def test_a_row_has_the_same_bits_in_every_batch_and_layout(window, dtype):
     rows = RAGGED + PREFILL[8:17]
-    chosen = [0, 6, 7, 8, 9, 11, 13, 17, 21]
-    alone = {place: attend(KERNELS, build_scene([rows[place]], dtype=dtype), window) for place in chosen}
+    chosen = [0, 7, 8, 9, 17, 21]
+    one = serving(attention.FEW)
+    alone = {place: attend(one, build_scene([rows[place]], dtype=dtype), window) for place in chosen}
     backwards = list(range(len(rows)))[::-1]
     for trial, index in enumerate([list(range(len(rows))), backwards, [7, 7, 9, 8, 7, 0, 12, 0]]):
-        got = attend(KERNELS, build_scene([rows[i] for i in index], page_size=(1, 8, 64)[trial], layout=trial, dtype=dtype), window)
+        got = attend(one, build_scene([rows[i] for i in index], page_size=(1, 8, 64)[trial], layout=trial, dtype=dtype), window)
         for place, row in enumerate(index):
             assert row not in alone or equal_bits(got[place], alone[row][0]), f"row {rows[row]} at place {place} of trial {trial}"
 
@@ -72,17 +81,31 @@ def test_tree_rows_equal_the_same_tokens_laid_out_linearly(window, dtype):
     assert equal_bits(got, attend(KERNELS, build_scene(linear, dtype=dtype, layout=7), window))
 
 
+def test_drafts_and_short_segments_are_right(monkeypatch):
+    """The forms of other situations, by tiles and by rows: the reference's numbers, and whether programs share a row shows nowhere."""
+    scene = build_scene(TREE[:6], dtype=torch.bfloat16)
+    results = {form: attend(serving(form), scene) for form in (attention.ALONE, attention.DRAFTS)}
+    monkeypatch.setattr(attention, "BY_TILE", 1)
+    monkeypatch.setattr(attention, "splits", ONE_PER_ROW)
+    for form, parts in results.items():
+        assert equal_bits(parts, attend(serving(form), scene)), form
+    scene.qkv = scene.qkv.bfloat16().float()
+    wanted = attend(REFERENCE, scene)
+    for parts in results.values():
+        torch.testing.assert_close(parts, wanted, atol=2**-7, rtol=2**-7)
+
+
 def test_segments_of_long_rows_are_doubled(monkeypatch):
     """With few segments: rows on both sides of a doubling, in one tile or not, in one program or several; and the reference's numbers."""
     monkeypatch.setattr(kernels, "_MOST", kernels.tl.constexpr(1))
     rows = [(0, 511, 0), (0, 512, 0), (0, 513, 0), (1, 1030, 3), (1, 1031, 4)]
-    scene = build_scene(rows, dtype=torch.bfloat16)
+    scene, one = build_scene(rows, dtype=torch.bfloat16), serving(attention.Form(16, 64, 4, 3))
     results = []
     for fill in (ONE_PER_ROW, lambda *shape: 2):
         monkeypatch.setattr(attention, "splits", fill)
-        results.append(attend(KERNELS, scene))
+        results.append(attend(one, scene))
     assert equal_bits(*results)
-    assert equal_bits(results[0][4:], attend(KERNELS, build_scene(rows[4:], dtype=torch.bfloat16)))
+    assert equal_bits(results[0][4:], attend(one, build_scene(rows[4:], dtype=torch.bfloat16)))
     scene.qkv = scene.qkv.bfloat16().float()
     torch.testing.assert_close(results[0], attend(REFERENCE, scene), atol=2**-7, rtol=2**-7)
 
@@ -100,8 +123,9 @@ def test_a_result_in_bf16_is_the_other_rounded(monkeypatch, fill):
 def test_splits_follow_from_shapes():
     form = attention.Form(16, 64, 4, 3, fill=528)
     assert [attention.splits(form, rows, 8, 256) for rows in (1, 8, 33, 34, 4096)] == [66, 8, 2, 1, 1]
+    assert attention.segments_of(attention.ALONE, 1024) == 8
     assert attention.splits(form, 1, 8, 3) == 3 and attention.splits(form, 1, 1, 1) == 1
-    assert [attention.segments_of(keys) for keys in (1, 512, 513, 32768, 131072, 1 << 21, 1 << 22)] == [1, 1, 2, 64, 64, 64, 128]
+    assert [attention.segments_of(form, keys) for keys in (1, 512, 513, 32768, 131072, 1 << 21, 1 << 22)] == [1, 1, 2, 64, 64, 64, 128]
     assert attention.workspace_bytes(form, 32, 32, 8, 128, 131072) == 32 * 32 * 64 * 130 * 4
     assert attention.workspace_bytes(form, 34, 32, 8, 128, 131072) == 0
 

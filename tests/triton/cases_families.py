@@ -3,6 +3,9 @@
 The inputs and results are those of tests/ops/test_family_ops.py.
 """
 
+from functools import partial
+from types import SimpleNamespace
+
 import pytest
 import torch
 from candidate import KERNELS
@@ -74,11 +77,12 @@ def test_attention(way, dtype, window, fill, monkeypatch):
 
 @pytest.mark.parametrize("way", [capped, with_sinks])
 def test_an_attention_row_has_the_same_bits_in_every_company(way, monkeypatch):
-    together = way(KERNELS, build_scene(SOME, kv_heads=1), 60)
+    fixed = {op: partial(getattr(attention, op), forms=attention.ONE) for op in ("attention_softcap", "attention_sinks")}
+    together = way(SimpleNamespace(**fixed), build_scene(SOME, kv_heads=1), 60)
     for fill in (ONE_PER_ROW, ONE_PER_SEGMENT):
         monkeypatch.setattr(attention, "splits", fill)
         for row, place in enumerate(SOME[1:], 1):
-            assert equal_bits(way(KERNELS, build_scene([place], kv_heads=1, layout=3, page_size=7), 60)[0], together[row])
+            assert equal_bits(way(SimpleNamespace(**fixed), build_scene([place], kv_heads=1, layout=3, page_size=7), 60)[0], together[row])
 
 
 def test_a_sink_that_nothing_reaches_is_none_and_one_above_all_takes_all():

@@ -33,8 +33,8 @@ def compile_forms(folder: Path, *arguments: str, timeout: float = 280) -> list[d
 def check(forms: list[dict]) -> None:
     assert {form["kernel"] for form in forms} == EACH_SHAPE | SAMPLING
     for form in forms:
-        in_fp32 = form["kernel"] == "attention" and "kv fp32" in form["form"]  # parks a few numbers while keys are gone through
-        assert form["spills"] <= (64 if in_fp32 else 0), form
+        parks = form["kernel"] == "attention"  # what it needs between segments, not in the loops over keys
+        assert form["spills"] <= (160 if parks else 0), form
         assert 0 < form["registers"] <= 255 and form["shared"] <= SHARED_LIMIT, form
         in_bf16 = form["kernel"] == "attention" and "kv bf16" in form["form"]
         few = in_bf16 and "rows 64" not in form["form"]  # a tile of less than wgmma takes

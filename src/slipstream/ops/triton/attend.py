@@ -86,82 +86,62 @@ def _lookup(page_table, tail_slots, key, linear, page_size: tl.constexpr, has_ta
 
 
 @triton.jit
-def _blocks(
-    top, mass, mix, q, keys, values, page_table, tail_slots, first, last, linear, lowest, position, scale, cap, begin, end,
-    kv_heads: tl.constexpr, head_dim: tl.constexpr, page_size: tl.constexpr, block_keys: tl.constexpr,
-    has_tails: tl.constexpr, has_window: tl.constexpr, has_cap: tl.constexpr,
-):  # fmt: skip
-    """Greatest score, mass and mixed values, the key blocks begin .. end - 1 added; scores are in powers of two.
-
-    first, last: keys that may be read, all others being masked for all rows. keys, values: at the head.
-    """
-    lane = tl.arange(0, block_keys)
-    column = tl.arange(0, mix.shape[1])
-    found = tl.maximum(tl.minimum(begin * block_keys + lane, last), first)  # what is fetched: past the ends the last key again
-    place = _lookup(page_table, tail_slots, found, linear, page_size, has_tails)
-    for block in range(begin, end):
-        offset = _rest(place if has_tails else found, page_size)
-        page = _over(place, page_size) if has_tails else place
-        cell = page.to(tl.int64)[:, None] * (kv_heads * page_size * head_dim) + (offset[:, None] * head_dim + column[None, :])
-        if mix.shape[1] == head_dim:
-            k = tl.load(keys + cell)
-            v = tl.load(values + cell)
-        else:
-            k = tl.load(keys + cell, mask=(column < head_dim)[None, :], other=0.0)
-            v = tl.load(values + cell, mask=(column < head_dim)[None, :], other=0.0)
-        key = block * block_keys + lane
-        found = tl.minimum(key + block_keys, last)
-        if has_window:
-            found = tl.maximum(found, first)
-        place = _lookup(page_table, tail_slots, found, linear, page_size, has_tails)
-        score = tl.dot(q, tl.trans(k), input_precision="ieee") * scale  # [query rows, keys]
-        if has_cap:
-            score = tanh(score) * cap
-        seen = key[None, :] <= position[:, None]
-        if has_window:
-            seen = seen & (key[None, :] >= lowest[:, None])
-        score = tl.where(seen, score, float("-inf"))
-        new_top = tl.maximum(top, tl.max(score, axis=1))
-        base = tl.where(new_top == float("-inf"), 0.0, new_top)
-        old = tl.exp2(top - base)
-        weight = tl.exp2(score - base[:, None])
-        mass = tl.fma(mass, old, tl.sum(weight, axis=1))
-        mix = tl.dot(weight.to(q.dtype), v, mix * old[:, None], input_precision="ieee")
-        top = new_top
-    return top, mass, mix
+def _within(key, first, last, has_window: tl.constexpr):
+    """Keys that may be read: past the ends, where all is masked, the first and the last again, so that copies need no mask."""
+    key = tl.minimum(key, last)
+    return tl.maximum(key, first) if has_window else key
 
 
 @triton.jit
-def _segment(
-    segment, size, row, member, first, last, by_page, lowest, position, q, keys, values, positions, tail_start, tail_slots,
-    page_table, window, scale, cap,
-    kv_heads: tl.constexpr, head_dim: tl.constexpr, block_dim: tl.constexpr, page_size: tl.constexpr, block_keys: tl.constexpr,
-    has_window: tl.constexpr, has_cap: tl.constexpr,
+def _scores(
+    q, keys, values, found, place, block, page_table, tail_slots, first, last, linear, lowest, position, full, scale, cap,
+    kv_heads: tl.constexpr, head_dim: tl.constexpr, page_size: tl.constexpr,
+    has_tails: tl.constexpr, has_window: tl.constexpr, has_cap: tl.constexpr,
 ):  # fmt: skip
-    """Greatest score, mass and mixed values of one segment, from scratch. by_page: keys before it lie at one place for all rows."""
-    blocks = size // block_keys
-    begin = tl.maximum(first // block_keys, segment * blocks)
-    end = tl.minimum(last // block_keys, segment * blocks + blocks - 1) + 1
-    joint = tl.where(by_page > last, end, by_page // block_keys)  # blocks before it are met by all rows at once
-    apart = tl.where(by_page > last, 0, tl.max(tl.where(position >= 0, member + 1, 0), axis=0))  # rows that meet the others one by one
-    top = tl.full([q.shape[0]], float("-inf"), tl.float32)
-    mass = tl.zeros([q.shape[0]], tl.float32)
-    mix = tl.zeros([q.shape[0], block_dim], tl.float32)
-    top, mass, mix = _blocks(
-        top, mass, mix, q, keys, values, page_table, tail_slots, first, last, last + 1, lowest, position, scale, cap,
-        begin, tl.minimum(joint, end), kv_heads, head_dim, page_size, block_keys, False, has_window, has_cap,
-    )  # fmt: skip
-    for number in range(apart):
-        to = tl.load(positions + row + number)
-        tail = tl.load(tail_start + row + number)
-        top, mass, mix = _blocks(
-            top, mass, mix, q, keys, values, page_table, tail_slots + tail,
-            tl.maximum(to - window + 1, 0) if has_window else 0, to, to + 1 + tail - tl.load(tail_start + row + number + 1),
-            lowest, tl.where(member == number, position, -1), scale, cap,
-            tl.maximum(joint, begin), tl.minimum(to // block_keys + 1, end),
-            kv_heads, head_dim, page_size, block_keys, True, has_window, has_cap,
-        )  # fmt: skip
-    return top, mass, mix
+    """Scores and values of a block of keys, and where the block after it lies.
+
+    found, place: the block's keys and what `_lookup` says of them. full: the blocks before it are seen by all rows, as a whole.
+    """
+    column = tl.arange(0, q.shape[1])
+    offset = _rest(place if has_tails else found, page_size)
+    page = _over(place, page_size) if has_tails else place
+    cell = page.to(tl.int64)[:, None] * (kv_heads * page_size * head_dim) + (offset[:, None] * head_dim + column[None, :])
+    if q.shape[1] == head_dim:
+        k = tl.load(keys + cell)
+        v = tl.load(values + cell)
+    else:
+        k = tl.load(keys + cell, mask=(column < head_dim)[None, :], other=0.0)
+        v = tl.load(values + cell, mask=(column < head_dim)[None, :], other=0.0)
+    key = block * found.shape[0] + tl.arange(0, found.shape[0])
+    found = _within(key + found.shape[0], first, last, has_window)
+    place = _lookup(page_table, tail_slots, found, linear, page_size, has_tails)
+    score = tl.dot(q, tl.trans(k), input_precision="ieee")  # [query rows, keys]
+    if has_cap:
+        score = tanh(score * scale) * cap
+    if has_window:
+        score = tl.where((key[None, :] <= position[:, None]) & (key[None, :] >= lowest[:, None]), score, float("-inf"))
+    elif block >= full:
+        score = tl.where(key[None, :] <= position[:, None], score, float("-inf"))
+    return score, v, found, place
+
+
+@triton.jit
+def _add(top, mass, mix, score, v, factor):
+    """Greatest score, mass and mixed values of a segment with a block of keys added; score * factor is in powers of two."""
+    new_top = tl.maximum(top, tl.max(score, axis=1) * factor)
+    base = tl.where(new_top == float("-inf"), 0.0, new_top)
+    old = tl.exp2(top - base)
+    weight = tl.exp2(tl.fma(score, tl.zeros_like(score) + factor, tl.broadcast_to(-base[:, None], score.shape)))
+    mass = tl.fma(mass, old, tl.sum(weight, axis=1))
+    return new_top, mass, tl.dot(weight.to(v.dtype), v, mix * old[:, None], input_precision="ieee")
+
+
+@triton.jit
+def _closed(top, mass, mix, whole_top, whole_mass, whole_mix):
+    """The segments so far with one more behind them."""
+    whole_top, a, b = _shares(whole_top, top)
+    whole_mass = tl.fma(whole_mass, a, mass * b)
+    return whole_top, whole_mass, tl.fma(whole_mix, tl.broadcast_to(a[:, None], mix.shape), mix * b[:, None])
 
 
 @triton.jit
@@ -184,40 +164,98 @@ def _tile(
     position = tl.load(positions + here, mask=live, other=-1)
     tails = tl.load(tail_start + here + 1, mask=live, other=0) - tl.load(tail_start + here, mask=live, other=0)
     last = tl.max(position, axis=0)
-    by_page = tl.min(tl.where(tails > 0, position + 1 - tails, last + 1), axis=0)
+    by_page = tl.min(tl.where(tails > 0, position + 1 - tails, last + 1), axis=0)  # keys before it lie at one place for all rows
     lowest = tl.maximum(position - window + 1, 0) if has_window else tl.zeros_like(position)
     first = tl.min(tl.where(live, lowest, last), axis=0)
+    full = (tl.min(tl.where(live, position, last), axis=0) + 1) // block_keys
 
     column, query = tl.arange(0, block_dim), head * group + tl.arange(0, query_rows) % group
     cells = live[:, None] & (column < head_dim)[None, :]
     place = here.to(tl.int64)[:, None] * width + query[:, None] * head_dim + column[None, :]
     q = tl.load(qkv + place, mask=cells, other=0.0).to(keys.dtype.element_ty)
-    whole_top = tl.full([query_rows], float("-inf"), tl.float32)
-    whole_mass = tl.zeros([query_rows], tl.float32)
-    whole_mix = tl.zeros([query_rows, block_dim], tl.float32)
     result = here.to(tl.int64) * heads + query  # [query rows], row of out as [rows * heads, head_dim]
-    for segment in range(first // size + tl.program_id(2), last // size + 1, tl.num_programs(2)):
-        top, mass, mix = _segment(
-            segment, size, row, member, first, last, by_page, lowest, position, q, keys + head * (page_size * head_dim),
-            values + head * (page_size * head_dim), positions, tail_start, tail_slots, page_table, window, scale, cap,
-            kv_heads, head_dim, block_dim, page_size, block_keys, has_window, has_cap,
-        )  # fmt: skip
-        if in_parts:
+    keys += head * (page_size * head_dim)
+    values += head * (page_size * head_dim)
+    share = tl.cdiv(last // size + 1 - first // size, tl.num_programs(2))  # segments of this program
+    start = first // size + tl.program_id(2) * share
+    stop = tl.minimum(start + share, last // size + 1)
+    if in_parts:
+        for segment in range(start, stop):
+            top, mass, mix = _keys(
+                q, keys, values, positions, tail_start, tail_slots, page_table, row, after, member, first, last, by_page, lowest, position,
+                full, segment, segment + 1, size, window, scale, cap, kv_heads, head_dim, page_size, block_keys, True, has_window, has_cap,
+            )  # fmt: skip
             part = result * segments + segment
             tl.store(tops + part * 2, top, mask=live)
             tl.store(tops + part * 2 + 1, mass, mask=live)
             tl.store(mixes + part[:, None] * head_dim + column[None, :], mix, mask=cells)
-        else:
-            whole_top, a, b = _shares(whole_top, top)
-            whole_mass = tl.fma(whole_mass, a, mass * b)
-            whole_mix = tl.fma(whole_mix, tl.broadcast_to(a[:, None], whole_mix.shape), mix * b[:, None])
-    if not in_parts:
+    else:
+        whole_top, whole_mass, whole_mix = _keys(
+            q, keys, values, positions, tail_start, tail_slots, page_table, row, after, member, first, last, by_page, lowest, position,
+            full, start, stop, size, window, scale, cap, kv_heads, head_dim, page_size, block_keys, False, has_window, has_cap,
+        )  # fmt: skip
         if has_sinks:
             whole_top, a, b = _shares(whole_top, tl.load(sinks + query) * _LOG2E)
             whole_mass, whole_mix = tl.fma(whole_mass, a, b), whole_mix * a[:, None]
         divisor = tl.where(live, whole_mass, 1.0)
         tl.store(out + result[:, None] * head_dim + column[None, :], tl.div_rn(whole_mix, divisor[:, None]), mask=cells)
     return after
+
+
+@triton.jit
+def _keys(
+    q, keys, values, positions, tail_start, tail_slots, page_table, row, after, member, first, last, by_page, lowest, position, full,
+    start, stop, size, window, scale, cap,
+    kv_heads: tl.constexpr, head_dim: tl.constexpr, page_size: tl.constexpr, block_keys: tl.constexpr,
+    one_segment: tl.constexpr, has_window: tl.constexpr, has_cap: tl.constexpr,
+):  # fmt: skip
+    """Greatest score, mass and mixed values of the segments start .. stop - 1, merged. One loop over all, so that copies do not pause."""
+    blocks, factor = size // block_keys, 1.0 if has_cap else scale
+    begin, end = tl.maximum(first // block_keys, start * blocks), tl.minimum(last // block_keys + 1, stop * blocks)
+    joint = tl.where(by_page > last, end, tl.minimum(tl.maximum(by_page // block_keys, begin), end))  # met by all rows at once before it
+    empty_top = tl.full([q.shape[0]], float("-inf"), tl.float32)
+    empty_mass = tl.zeros([q.shape[0]], tl.float32)
+    empty_mix = tl.zeros(q.shape, tl.float32)
+    top, mass, mix = empty_top, empty_mass, empty_mix
+    whole_top, whole_mass, whole_mix = empty_top, empty_mass, empty_mix
+    lane = tl.arange(0, block_keys)
+    found = tl.maximum(tl.minimum(begin * block_keys + lane, last), first)
+    place = _lookup(page_table, tail_slots, found, 0, page_size, False)
+    for block in range(begin, joint):
+        score, v, found, place = _scores(
+            q, keys, values, found, place, block, page_table, tail_slots, first, last, 0, lowest, position, full, scale, cap,
+            kv_heads, head_dim, page_size, False, has_window, has_cap,
+        )  # fmt: skip
+        if not one_segment and (block > begin) & (block & (blocks - 1) == 0):
+            whole_top, whole_mass, whole_mix = _closed(top, mass, mix, whole_top, whole_mass, whole_mix)
+            top, mass, mix = empty_top, empty_mass, empty_mix
+        top, mass, mix = _add(top, mass, mix, score, v, factor)
+
+    opened = (tl.maximum(joint, begin + 1) - 1) // blocks
+    for segment in range(opened, (end - 1) // blocks + 1):
+        if not one_segment:  # by a choice of values: a sum set to zeros here would make ptxas run wgmma one by one
+            fresh = segment > opened
+            top, mass, mix = tl.where(fresh, empty_top, top), tl.where(fresh, empty_mass, mass), tl.where(fresh, empty_mix, mix)
+        for number in range(tl.where(joint < end, after - row, 0)):
+            to = tl.load(positions + row + number)
+            tail = tl.load(tail_start + row + number)
+            linear = to + 1 + tail - tl.load(tail_start + row + number + 1)
+            lower = tl.maximum(to - window + 1, 0) if has_window else 0
+            alone = tl.where(member == number, position, -1)
+            own_begin = tl.maximum(joint, segment * blocks)
+            found = tl.maximum(tl.minimum(own_begin * block_keys + lane, to), lower)
+            place = _lookup(page_table, tail_slots + tail, found, linear, page_size, True)
+            for block in range(own_begin, tl.minimum(to // block_keys + 1, tl.minimum(end, segment * blocks + blocks))):
+                score, v, found, place = _scores(
+                    q, keys, values, found, place, block, page_table, tail_slots + tail, lower, to, linear, lowest, alone, 0, scale, cap,
+                    kv_heads, head_dim, page_size, True, has_window, has_cap,
+                )  # fmt: skip
+                top, mass, mix = _add(top, mass, mix, score, v, factor)
+        if one_segment:
+            whole_top, whole_mass, whole_mix = top, mass, mix
+        else:
+            whole_top, whole_mass, whole_mix = _closed(top, mass, mix, whole_top, whole_mass, whole_mix)
+    return whole_top, whole_mass, whole_mix
 
 
 @triton.jit(do_not_specialize=SIZES, do_not_specialize_on_alignment=INDICES)

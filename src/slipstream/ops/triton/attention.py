@@ -35,6 +35,7 @@ class Form:
         warps: threads of a program / 32.
         stages: blocks that are computed or on their way at a time.
         fill: programs that keep an H200 busy; with fewer rows their segments go to programs of their own.
+        segment: keys of a segment of short rows; a power of two, at least block_keys.
     """
 
     query_rows: int
@@ -42,13 +43,16 @@ class Form:
     warps: int
     stages: int
     fill: int = 528
+    segment: int = SEGMENT
 
 
+ALONE = Form(16, 128, 4, 2, segment=128)  # one or two rows: what counts is how early every multiprocessor has something to fetch
 FEW = Form(16, 128, 4, 2)
+DRAFT, DRAFTS = Form(16, 128, 4, 2, 1056), Form(32, 64, 4, 3, 1056)
 MANY = Form(64, 64, 4, 3, 264)
 IN_FP32 = Form(16, 64, 4, 3)  # for caches in fp32, whatever the rows: their products have no tensor cores
 Forms = Sequence[tuple[int, Form, Form]]
-BY_ROWS = ((256, FEW, FEW), (1 << 31, MANY, MANY))  # fast profile: (greatest number of rows, form, form where the step has tail slots)
+BY_ROWS = ((2, ALONE, DRAFT), (16, FEW, DRAFT), (256, FEW, DRAFTS), (1 << 31, MANY, MANY))  # fast: (most rows, form, that with tail slots)
 ONE = ((1 << 31, MANY, MANY),)  # deterministic settings
 BY_TILE = 512  # rows from which on programs go by tiles: most rows then are neighbours of one request, and one program each idles
 WAYS = {"by row": {}, "by row in parts": {"in_parts": True}, "by tile": {"by_row": False}}  # in which a form is compiled
@@ -72,7 +76,7 @@ def variant(
         "page_size": page_size,
         "query_rows": power_of_two(heads // kv_heads, form.query_rows),
         "block_keys": form.block_keys // (2 if wide and cache_type == "*fp32" else 1) // (2 if block_dim > 128 else 1),
-        "segment_keys": SEGMENT,
+        "segment_keys": form.segment,
         "by_row": by_row,
         "in_parts": in_parts,
         "has_window": has_window,
@@ -84,10 +88,10 @@ def variant(
 
 
 @cache
-def merge_variant(heads: int, head_dim: int, has_sinks: bool = False, out: str = "*fp32") -> Variant:
+def merge_variant(heads: int, head_dim: int, segment: int = SEGMENT, has_sinks: bool = False, out: str = "*fp32") -> Variant:
     """The form that merges what the programs of `variant` left in the workspace."""
     constants = {
-        "heads": heads, "head_dim": head_dim, "block_dim": power_of_two(head_dim), "segment_keys": SEGMENT, "has_sinks": has_sinks
+        "heads": heads, "head_dim": head_dim, "block_dim": power_of_two(head_dim), "segment_keys": segment, "has_sinks": has_sinks
     }  # fmt: skip
     return Variant(attend._merge, constants, ("*i32", "*fp32", "*fp32", "*fp32", out, "i32", "i32"), warps=1)
 
@@ -111,14 +115,14 @@ def splits(form: Form, rows: int, kv_heads: int, segments: int) -> int:
     return max(1, min(segments, form.fill // max(1, rows * kv_heads)))
 
 
-def segments_of(keys: int) -> int:
+def segments_of(form: Form, keys: int) -> int:
     """The most segments that a row of up to so many keys has: attend.py doubles them where rows are long."""
-    return min(triton.cdiv(keys, SEGMENT), max(attend.MOST, triton.cdiv(keys, SEGMENT << attend.DOUBLINGS)))
+    return min(triton.cdiv(keys, form.segment), max(attend.MOST, triton.cdiv(keys, form.segment << attend.DOUBLINGS)))
 
 
 def workspace_bytes(form: Form, rows: int, heads: int, kv_heads: int, head_dim: int, max_len: int) -> int:
     """Scratch of a call with this many rows and page tables that reach `max_len` positions."""
-    segments = segments_of(max_len)
+    segments = segments_of(form, max_len)
     return 0 if splits(form, rows, kv_heads, segments) == 1 else rows * heads * segments * (head_dim + 2) * 4
 
 
@@ -162,8 +166,8 @@ def _run(
     _, kv_heads, page_size, head_dim = kv.keys.shape
     kind, made = _check(qkv, kv, rows, heads, scale, window, out)
     max_pages = rows.page_table.shape[1]
-    segments = segments_of(max_pages * page_size + rows.tail_slots.shape[0])
     form = form_of(forms, count, rows.tail_slots.shape[0], kind)
+    segments = segments_of(form, max_pages * page_size + rows.tail_slots.shape[0])
     programs = splits(form, count, kv_heads, segments)
     tops, mixes = qkv, qkv  # not touched where a row has one program
     if programs > 1:
@@ -179,7 +183,7 @@ def _run(
         rows.page_table, drains, out, tops, mixes, count, width, max_pages, window, segments, factor, cap * LOG2E,
     )  # fmt: skip
     if programs > 1:
-        merges = merge_variant(heads, head_dim, sinks is not None, made)
+        merges = merge_variant(heads, head_dim, form.segment, sinks is not None, made)
         merges.launch((count, heads), rows.positions, tops, mixes, drains, out, window, segments)
 
 

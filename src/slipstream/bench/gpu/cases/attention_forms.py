@@ -17,13 +17,14 @@ from slipstream.ops.types import AttentionRows
 
 QUESTION = "Which size of the attention kernel is fastest where, is each right, and which give a row the same bits?"
 ORDER, SECONDS = 75, 45
-FEW = (  # query rows, keys per block, warps, stages
-    *((16, 64, 4, 2), (16, 64, 4, 3), (16, 64, 4, 4), (16, 64, 2, 3), (16, 32, 4, 4), (16, 32, 2, 3), (16, 32, 2, 5), (16, 32, 1, 4)),
-    *((16, 64, 1, 3), (16, 128, 4, 2), (16, 128, 4, 3), (16, 128, 8, 3), (32, 64, 4, 3), (64, 64, 4, 3), (64, 64, 8, 3)),
+FEW = (  # query rows, keys per block, warps, stages, keys per segment
+    *((16, 128, 4, 2, 128), (16, 128, 4, 2, 512), (16, 128, 8, 2, 128), (16, 128, 8, 2, 512), (16, 128, 8, 3, 128), (16, 128, 2, 2, 512)),
+    *((16, 64, 4, 2, 512), (16, 64, 4, 3, 128), (16, 64, 4, 3, 512), (16, 64, 1, 3, 512), (16, 32, 2, 2, 512), (16, 32, 2, 3, 128)),
+    *((16, 32, 2, 3, 512), (16, 32, 2, 4, 512), (32, 64, 4, 2, 512), (32, 64, 4, 3, 512), (32, 128, 4, 2, 512), (64, 64, 4, 3, 512)),
 )
-MANY = ((64, 64, 4, 3), (64, 64, 8, 3), (64, 128, 8, 2), (128, 64, 8, 2), (128, 64, 8, 3))
+MANY = ((64, 64, 4, 2, 512), (64, 64, 4, 3, 512), (128, 64, 8, 2, 512), (128, 64, 8, 3, 512))
 FILLS = (264, 528, 1056, 1 << 30)  # programs that are wanted; the last gives every segment one of its own
-DRY_FEW, DRY_MANY = ((16, 32, 4, 3), (64, 64, 8, 3)), ((64, 64, 8, 3),)
+DRY_FEW, DRY_MANY = ((16, 32, 4, 3, 512), (64, 64, 4, 3, 512)), ((64, 64, 4, 3, 512),)
 SECONDS_EACH = 0.006
 
 
@@ -49,7 +50,10 @@ def measure(bench: Bench) -> None:
     from slipstream.ops.triton import attention
 
     shape = heads(bench.dry)[0]
-    forms = {point: [attention.Form(*form) for form in _sizes(bench, point)] for point in bench.pick(POINTS, DRY_POINTS)}
+    forms = {
+        point: [attention.Form(*size, segment=segment) for *size, segment in _sizes(bench, point)]
+        for point in bench.pick(POINTS, DRY_POINTS)
+    }
     if not bench.dry:
         compile_ahead(shape, list(dict.fromkeys(form for some in forms.values() for form in some)))
     limits = bench.limits()
@@ -87,14 +91,13 @@ def one(bench: Bench, limits: Limits, shape: Heads, point: Point, forms: list) -
     rows = facts(bench, point)
     qkv = torch.randn(point.batch * point.new, shape.width, device=bench.device).bfloat16().float()
     wanted = expected(qkv, paged[0], rows, shape, point)
-    segments = -(-point.context // 512)
     calls: dict[str, list[Callable]] = {}
     facts_of: dict[str, dict] = {}
     for form in forms:
         for fill in FILLS:
             form = replace(form, fill=fill)
-            splits = attention.splits(form, len(qkv), shape.kv_heads, segments)
-            name = f"{form.query_rows}/{form.block_keys}/{form.warps}/{form.stages}/{splits}"
+            splits = attention.splits(form, len(qkv), shape.kv_heads, attention.segments_of(form, point.context))
+            name = f"{form.query_rows}/{form.block_keys}/{form.warps}/{form.stages} {form.segment}x{splits}"
             if name not in calls and (splits == 1 or point.new < 64):
                 calls[name] = [partial(_call, attention.attention, qkv, kv, rows, shape, form) for kv in paged]
                 facts_of[name] = check(calls[name][0], wanted)
