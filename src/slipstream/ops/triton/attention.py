@@ -11,7 +11,7 @@ has a mass and no values.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -46,9 +46,10 @@ class Form:
     segment: int = SEGMENT
 
 
-ALONE = Form(16, 128, 4, 2, segment=128)  # one or two rows: what counts is how early every multiprocessor has something to fetch
-FEW = Form(16, 128, 4, 2)
-DRAFT, DRAFTS = Form(16, 128, 4, 2, 1056), Form(32, 64, 4, 3, 1056)
+# Forms and tables by `bench gpu-suite --only attention_forms` on an H200.
+FEW = Form(16, 32, 2, 3)
+ALONE = replace(FEW, segment=128)  # one or two rows: what counts is how early every multiprocessor has something to fetch
+DRAFT, DRAFTS = Form(16, 64, 4, 2, 1056), Form(64, 64, 4, 3, 1280)
 MANY = Form(64, 64, 4, 3, 264)
 IN_FP32 = Form(16, 64, 4, 3)  # for caches in fp32, whatever the rows: their products have no tensor cores
 Forms = Sequence[tuple[int, Form, Form]]

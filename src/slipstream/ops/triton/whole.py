@@ -23,8 +23,9 @@ Table = tuple[tuple[int, Way], ...]
 # (up to how many rows, way), by `bench gpu-suite --only packed_forms` on an H200, the layers of Llama-3.1-8B and 70B: 4 bits in groups
 # of more than 32 inputs and of up to 32, and 8 bits.
 _FEW: Table = ((8, Stream(8)), (16, Stream(16, 4, 2)))
-COARSE: Table = (*_FEW, (191, TILES), (1 << 31, UNPACKED))
-FINE: Table = (*_FEW, (32, Stream(32, 2, 4)), (96, Stream(64, 1, 4)), (1 << 31, UNPACKED))
+_TENS: Table = ((32, Grouped(32, 4, 1056)), (64, Grouped(64, 8, 1056)))
+COARSE: Table = (*_FEW, *_TENS, (191, TILES), (1 << 31, UNPACKED))
+FINE: Table = (_FEW[0], (16, Grouped(16)), *_TENS, (128, Grouped(64, 8, 1056)), (1 << 31, UNPACKED))
 BYTES: Table = (_FEW[0], (191, TILES), (1 << 31, UNPACKED))
 # For deterministic settings one order of sums: streams of one depth, `each` and `fill`.
 INVARIANT: Table = (*_FEW, (32, Stream(32, 4, 2)), (1 << 31, Stream(64, 4, 2)))
