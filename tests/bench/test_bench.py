@@ -45,11 +45,12 @@ def test_a_small_run(case, tmp_path, known_machine):
 
 def test_the_host_has_what_native_ops_leave(known_machine, monkeypatch):
     times = iter(range(100))
-    monkeypatch.setattr(native, "seconds", lambda: next(times) * 1e-5)  # 10 us of each step
+    monkeypatch.setattr(native, "seconds", lambda: next(times) * 1e-5)  # 10 us of each piece of text
     _, [run] = driver.run(Ask("latency", TINY, batch=(1,), prompt_tokens=(4,), new_tokens=6, repeat=1))
     [measured] = run.repetitions
-    pairs = zip(measured.raw["between_tokens_s"], measured.raw["host_s"], strict=True)
-    assert all(gap - host == pytest.approx(1e-5, abs=1e-9) for gap, host in pairs) and len(measured.raw["host_s"]) == 5
+    pieces = (sum(measured.raw["between_tokens_s"]) - sum(measured.raw["host_s"])) / 1e-5
+    assert len(measured.raw["between_tokens_s"]) == len(measured.raw["host_s"]) == 5, "one for each token after the first"
+    assert pieces == pytest.approx(round(pieces), abs=1e-3) and 1 <= pieces <= 5, "tokens that come together share it"
 
 
 def test_halving_the_probed_speed_doubles_the_share(known_machine):

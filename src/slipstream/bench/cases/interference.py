@@ -2,7 +2,8 @@
 target (--target-itl) and without one, one after the other in every repetition.
 
 Of the batch one request is the prompt; the others are streams. Each has begun, and says `new_tokens`, before the prompt arrives;
-they run on until it has its first token. Times are those of the readers, from one token of a stream to its next.
+they run on until it has its first token. Times are those of the readers, from one piece of a stream to its next: a token, or several
+that came together.
 """
 
 import time
@@ -31,13 +32,15 @@ COLUMNS = (
 
 @dataclass(slots=True)
 class Reader:
-    """Notes when tokens of one request come."""
+    """Notes when tokens of one request come, and how many have come."""
 
     times: list[float] = field(default_factory=list)
+    tokens: int = 0
 
     def __call__(self, delta: Delta) -> None:
         if delta.token_ids:
             self.times.append(time.perf_counter())
+            self.tokens += len(delta.token_ids)
 
     def gaps(self, begin: float, end: float) -> list[float]:
         """Waits that ended between the two times."""
@@ -83,7 +86,7 @@ def arrival(llm: LLM, point: Point, seed: str) -> tuple[list[float], list[float]
         endless = SamplingParams(max_tokens=point.length - short, temperature=0, ignore_eos=True)
         tickets += intake.request(prompt[:short], endless, readers[-1])[1]
     core.submit(tickets)
-    while min(len(reader.times) for reader in readers) < point.new_tokens:
+    while not all(reader.tokens >= point.new_tokens and len(reader.times) > 1 for reader in readers):
         core.step()
     newcomer, begun = Reader(), max(reader.times[0] for reader in readers)
     _, [ticket] = intake.request(prompts[0], SamplingParams(max_tokens=1, temperature=0, ignore_eos=True), newcomer)
