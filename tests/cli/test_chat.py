@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from slipstream import LLM, SamplingParams
 from slipstream.cli import chat
 from slipstream.cli.main import app
+from slipstream.scheduler import passes
 
 TINY = "dummy:tiny:fp32"
 REUSED = re.compile(r"(\d+) of (\d+) prompt tokens from the cache")
@@ -123,6 +124,7 @@ def test_an_interrupt_stops_the_answer_between_two_steps(monkeypatch, capsys):
 
     before = signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(chat, "show", show)
+    monkeypatch.setattr(passes, "COUNTS", (1,))  # a token at a time
     session.answer("1 2 3")
     session.answer("4")
     said = capsys.readouterr()

@@ -220,7 +220,10 @@ def imported(name: str, **others: ModuleType) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"{name}_by_hand", importlib.util.find_spec(name).origin)
     module = importlib.util.module_from_spec(spec)
     nvidia = f"{gluon.__name__}.language.nvidia"
-    fakes = {gluon.__name__: gluon, f"{nvidia}.ampere": ampere, f"{nvidia}.hopper": hopper, module.__name__: module, **others}
+    above = ModuleType("triton.experimental")  # in whose place the real one may have the real Gluon by now
+    above.gluon = gluon
+    fakes = {above.__name__: above, gluon.__name__: gluon, f"{nvidia}.ampere": ampere, f"{nvidia}.hopper": hopper}
+    fakes |= {module.__name__: module, **others}
     importlib.import_module("slipstream.ops.triton.packed")  # with all that stays real: what is imported below is forgotten
     with mock.patch.dict(sys.modules, fakes):
         spec.loader.exec_module(module)

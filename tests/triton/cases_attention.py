@@ -63,8 +63,8 @@ def test_programs_do_not_change_bits(monkeypatch, window, dtype):
 
 @pytest.mark.parametrize("window, dtype", [(0, torch.bfloat16), pytest.param(37, torch.float32, marks=pytest.mark.slow)])
 def test_a_row_has_the_same_bits_in_every_batch_and_layout(window, dtype):
-    rows = RAGGED + PREFILL[8:17]
-    chosen = [0, 7, 8, 9, 17, 21]
+    rows = RAGGED[:9] + PREFILL[8:13]
+    chosen = [0, 7, 8, 9, 13]
     one = serving(attention.Form(16, 128, 4, 2))  # large blocks: quick in the interpreter
     alone = {place: attend(one, build_scene([rows[place]], dtype=dtype), window) for place in chosen}
     backwards = list(range(len(rows)))[::-1]

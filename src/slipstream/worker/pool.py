@@ -30,7 +30,11 @@ class KVPool:
     def __init__(self, shape: tuple[int, ...], type: str, kernels: Kernels):
         row = shape[5] + (SCALE_BYTES if type == "int8" else 0)
         layers, both, self.pages, heads, self.page_size, _ = shape
-        self.tensor: Tensor = _zeros((layers, both, self.pages + kernels.pads, heads, self.page_size, row), TYPES[type], kernels.device)
+        spare = 0
+        if kernels.pads:  # and as many as make the keys and values of every layer begin at a whole line
+            page = heads * self.page_size * row * TYPES[type].itemsize
+            spare = next(count for count in range(1, LINE + 1) if (self.pages + count) * page % LINE == 0)
+        self.tensor: Tensor = _zeros((layers, both, self.pages + spare, heads, self.page_size, row), TYPES[type], kernels.device)
         self.spare = self.pages * self.page_size
         self.kernels = kernels
 
