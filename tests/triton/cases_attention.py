@@ -27,21 +27,27 @@ def serving(form: attention.Form) -> SimpleNamespace:
     return SimpleNamespace(attention=partial(attention.attention, forms=((1 << 31, form, form),)))
 
 
-@pytest.mark.parametrize("dtype, fill", [(torch.float32, ONE_PER_SEGMENT), (torch.bfloat16, ONE_PER_ROW)], ids=["fp32-split", "bf16"])
-@pytest.mark.parametrize(
-    "rows, window, page_size, kv_heads, group, head_dim",
-    [
-        (RAGGED, 0, 16, 2, 2, 16),
-        (RAGGED, 37, 8, 2, 2, 16),
-        (PREFILL, 0, 16, 1, 4, 64),
-        (PREFILL, 500, 64, 1, 3, 24),
-        (TREE, 0, 1, 2, 1, 16),
-        (TREE, 4, 5, 1, 8, 32),
-        ([(0, 1600, 0), (0, 2000, 513)], 600, 16, 1, 1, 80),
-        ([(0, 130, 2)], 0, 16, 1, 70, 16),
-    ],
-    ids=["ragged", "window", "prefill", "prefill-window-group3", "tree-mha-page1", "tree-window", "segments-window", "group70"],
-)
+SCENES = {
+    "ragged": (RAGGED, 0, 16, 2, 2, 16),
+    "window": (RAGGED, 37, 8, 2, 2, 16),
+    "prefill": (PREFILL, 0, 16, 1, 4, 64),
+    "prefill-window-group3": (PREFILL, 500, 64, 1, 3, 24),
+    "tree-mha-page1": (TREE, 0, 1, 2, 1, 16),
+    "tree-window": (TREE, 4, 5, 1, 8, 32),
+    "segments-window": ([(0, 1600, 0), (0, 2000, 513)], 600, 16, 1, 1, 80),
+    "group70": ([(0, 130, 2)], 0, 16, 1, 70, 16),
+}
+WAYS = {"fp32-split": (torch.float32, ONE_PER_SEGMENT), "bf16": (torch.bfloat16, ONE_PER_ROW)}
+
+
+def by_turns():
+    """Every scene in one of the two ways; in the other under `slow`, the interpreter taking seconds for each."""
+    for number, (scene, facts) in enumerate(SCENES.items()):
+        for turn, (way, how) in enumerate(WAYS.items()):
+            yield pytest.param(*facts, *how, id=f"{scene}-{way}", marks=[pytest.mark.slow] if (number + turn) % 2 else [])
+
+
+@pytest.mark.parametrize("rows, window, page_size, kv_heads, group, head_dim, dtype, fill", by_turns())
 def test_against_the_reference(monkeypatch, rows, window, page_size, kv_heads, group, head_dim, dtype, fill):
     monkeypatch.setattr(attention, "splits", fill)
     scene = build_scene(rows, page_size=page_size, kv_heads=kv_heads, group=group, head_dim=head_dim, dtype=dtype)
