@@ -149,10 +149,17 @@ def test_same_text_in_several_passes(sampling, monkeypatch):
     wanted = [replace(params(sampling, 5 + 9 * place, 2), logprobs=None) for place in range(len(asked))]
     wanted[3] = replace(wanted[3], stop_token_ids=tuple(range(0, VOCAB, 9)))
 
+    taken: list[int] = []
+
     def texts() -> list:
         llm = LLM("dummy:tiny:bf16", max_batch=8, max_len=192)
+        runner = llm.engine.core.executor.runner
+        run = runner._several
+        monkeypatch.setattr(runner, "_several", lambda plan: (taken.append(plan.passes), run(plan))[1])
         return [[(tuple(s.token_ids), s.finish_reason) for s in out.outputs] for out in llm.generate(asked, wanted)]
 
     several = texts()
+    assert bool(taken) == (sampling != "penalties"), "processors act between tokens"
+    taken.clear()
     monkeypatch.setattr(passes, "COUNTS", (1,))
-    assert texts() == several
+    assert texts() == several and not taken

@@ -70,7 +70,7 @@ class Ahead:
         if count not in self._replays:
             self._replays[count] = Replay(self._kernels, self._model.records)
         self._replays[count].run(lambda: self._ops(rows, count), rows, (self._pool.tensor, self._table.device))
-        drawn = [staged.device[IDS, :asked].tolist() for staged in self._passes[1 : count + 1]]
+        drawn = torch.stack([staged.device[IDS, :asked] for staged in self._passes[1 : count + 1]]).tolist()  # one wait for all
         return [list(own) for own in zip(*drawn, strict=True)]
 
     def _lay_out(self, tokens: Sequence[int], seats: np.ndarray, places: np.ndarray, first: np.ndarray, count: int, size: int) -> None:
