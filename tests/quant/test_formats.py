@@ -6,7 +6,7 @@ import torch
 from slipstream.base import native, registry
 from slipstream.base.errors import InputError
 from slipstream.ops import Kernels
-from slipstream.quant import computed
+from slipstream.quant import computed, scales
 from slipstream.quant.four_bit import by_torch
 from slipstream.quant.rounding import rounded
 
@@ -76,7 +76,7 @@ def test_unchanged_weights_are_not_copied():
 def test_int8_in_parts_equals_int8_at_once(monkeypatch):
     scheme = registry.load("slipstream.quant.formats", "int8")
     whole = scheme._quantise(weights())
-    monkeypatch.setattr(scheme, "_CHUNK", 200)
+    monkeypatch.setattr(scales, "_CHUNK", 200)
     parts = scheme._quantise(weights())
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
     assert whole["weight"].abs().amax(1).tolist() == [0 if row == 5 else 127 for row in range(70)]

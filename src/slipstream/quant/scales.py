@@ -1,8 +1,27 @@
-"""Scales of a matrix: one, one per row, per group of inputs or per block, brought to a shape that multiplies. No format here."""
+"""Scales of a matrix: one, one per row, per group of inputs or per block, brought to a shape that multiplies, and found for every row. No
+format here."""
 
+import torch
 from torch import Tensor
 
 from slipstream.base.errors import CheckpointError
+
+_CHUNK = 1 << 22  # weights rounded at a time, so that the fp32 copy of a large layer never exists as a whole
+
+
+def round_rows(weight: Tensor, dtype: torch.dtype, greatest: float) -> tuple[Tensor, Tensor]:
+    """weight [n, k] -> (codes [n, k] of `dtype`, rounded to nearest even; scale fp32 [n] = largest size of the row / greatest)."""
+    n, k = weight.shape
+    codes, scale = torch.empty(n, k, dtype=dtype, device=weight.device), torch.empty(n, device=weight.device)
+    rows = max(1, _CHUNK // k)
+    for at in range(0, n, rows):
+        part = weight[at : at + rows].float()  # [rows, k]
+        step = part.abs().amax(1) / greatest  # [rows]
+        scale[at : at + rows] = step
+        part = part / torch.where(step > 0, step, 1.0)[:, None]
+        whole = part if dtype.is_floating_point else part.round_()  # what is stored as whole numbers is cut off, not rounded
+        codes[at : at + rows] = whole.clamp_(-greatest, greatest).to(dtype)
+    return codes, scale
 
 
 def spread_scale(scale: Tensor, shape: tuple[int, ...], block: tuple[int, int] | None) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from slipstream.base.errors import CheckpointError
 from slipstream.quant.compressed import METHOD, UNUSED, refuse, weights_of
-from slipstream.quant.scales import spread_scale
+from slipstream.quant.scales import round_rows, spread_scale
 from slipstream.quant.scheme import Scheme, Shape
 
 NAME = "fp8"
@@ -25,7 +25,6 @@ BY_BLOCK = "fp8_block"
 METHODS = ("fp8", "fbgemm_fp8", "modelopt", METHOD)
 GREATEST = 448.0  # e4m3
 GROUP = 128  # inputs that the kernels take at a time
-_CHUNK = 1 << 22  # weights rounded at a time, so that the fp32 copy of a large layer never exists as a whole
 _ALGORITHMS = ("FP8", "FP8_PER_CHANNEL_PER_TOKEN")
 _BLOCK = (128, 128)
 _WAY_OUT = "take another quantisation of the model, or the unquantised one with quant='int8'"
@@ -77,15 +76,7 @@ def unpack(stored: Mapping[str, Tensor], shape: Shape | None = None, *, block: t
 
 def quantise(weight: Tensor) -> dict[str, Tensor]:
     """Stored tensors of weight [n, k]: "weight" e4m3 [n, k], rounded to nearest even, "scale" fp32 [n] = largest size of the row / 448."""
-    n, k = weight.shape
-    codes, scale = torch.empty(n, k, dtype=torch.float8_e4m3fn, device=weight.device), torch.empty(n, device=weight.device)
-    rows = max(1, _CHUNK // k)
-    for at in range(0, n, rows):
-        part = weight[at : at + rows].float()  # [rows, k]
-        step = part.abs().amax(1) / GREATEST  # [rows]
-        scale[at : at + rows] = step
-        divisor = torch.where(step > 0, step, 1.0)
-        codes[at : at + rows] = (part / divisor[:, None]).clamp_(-GREATEST, GREATEST).to(codes.dtype)
+    codes, scale = round_rows(weight, torch.float8_e4m3fn, GREATEST)
     return {"weight": codes, "scale": scale}
 
 

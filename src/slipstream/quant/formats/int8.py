@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from slipstream.quant.rounding import rounded
+from slipstream.quant.scales import round_rows
 
 NAME = "int8"
 OP = "int8"
-_CHUNK = 1 << 22  # weights quantised at a time, so that the fp32 copy of a large layer never exists as a whole
 
 
 def quantise(weight: Tensor) -> dict[str, Tensor]:
@@ -19,15 +19,7 @@ def quantise(weight: Tensor) -> dict[str, Tensor]:
 
 
 def _quantise(weight: Tensor) -> dict[str, Tensor]:
-    n, k = weight.shape
-    quantised, scale = torch.empty(n, k, dtype=torch.int8, device=weight.device), torch.empty(n, device=weight.device)
-    rows = max(1, _CHUNK // k)
-    for at in range(0, n, rows):
-        part = weight[at : at + rows].float()  # [rows, k]
-        step = part.abs().amax(1) / 127  # [rows]
-        scale[at : at + rows] = step
-        divisor = torch.where(step > 0, step, 1.0)
-        quantised[at : at + rows] = (part / divisor[:, None]).round_().clamp_(-127, 127).to(torch.int8)
+    quantised, scale = round_rows(weight, torch.int8, 127)
     return {"weight": quantised, "scale": scale}
 
 
