@@ -33,6 +33,7 @@ def compile_forms(folder: Path, *arguments: str, timeout: float = 280) -> list[d
 def check(forms: list[dict]) -> None:
     assert {form["kernel"] for form in forms} == EACH_SHAPE | SAMPLING
     for form in forms:
+        assert form["waits"], form
         parks = form["kernel"] == "attention"  # what it needs between segments, not in the loops over keys
         assert form["spills"] <= (160 if parks else 0), form
         assert 0 < form["registers"] <= 255 and form["shared"] <= SHARED_LIMIT, form
@@ -44,6 +45,24 @@ def check(forms: list[dict]) -> None:
 
 def test_an_8b_model_fits_the_machine(tmp_path):
     check(compile_forms(tmp_path, "--shapes", "llama-3.1-8b"))
+
+
+ALL_WAIT = """
+from itertools import chain
+from slipstream.ops.triton import compile
+for kernel, form, variant in chain(compile.forms(), compile.products(["tiny"], compile.PACKED), compile.families()):
+    assert variant.kernel.src.count("    await_turn()\\n") == 1, f"{kernel} {form}"
+    print(kernel)
+"""
+
+
+def test_every_kernel_waits_for_the_one_before():
+    """One that did not would be read by the next but one while it still writes (ops/triton/chain.py)."""
+    compiled = environment()
+    compiled.pop("TRITON_INTERPRET", None)
+    done = subprocess.run([sys.executable, "-c", ALL_WAIT], capture_output=True, text=True, env=compiled, timeout=100)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(set(done.stdout.split())) > 30
 
 
 @pytest.mark.slow

@@ -39,4 +39,4 @@ def test_it_uses_the_tensor_cores_of_hopper_and_fits(tmp_path):
     assert {form["form"] for form in forms if form["kernel"] == "product"} == {"whole", "parts"}
     for form in forms:
         assert form["spills"] == 0 and form["registers"] <= 255 and form["shared"] <= SHARED_LIMIT, form
-        assert form["mma"] == 0 and (form["wgmma"] > 0) == (form["kernel"] == "product"), form
+        assert form["waits"] and form["mma"] == 0 and (form["wgmma"] > 0) == (form["kernel"] == "product"), form

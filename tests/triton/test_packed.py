@@ -24,6 +24,7 @@ def check(forms: list[dict]) -> None:
     """The weight of products is in registers: in shared memory are codes and x, or what warps add up in the end."""
     for form in forms:
         few = form["kernel"] == "packed_stream"
+        assert form["waits"], form
         assert form["registers"] <= 255 and form["shared"] <= (64 << 10 if few else SHARED_LIMIT), form
         assert form["spills"] <= (SPILLED if few and "rows 64" in form["form"] else 16 if few else 0), form
         assert (form["mma"] > 0) == few and (form["wgmma"] > 0) == (form["kernel"] in ("packed", "packed_group")), form
@@ -56,7 +57,7 @@ def test_some_layers_fit(tmp_path):
 @pytest.mark.parametrize("format", SLOW_FORMATS)
 def test_every_layer_of_an_8b_model_fits(tmp_path, format):
     forms = compile_forms(tmp_path, "--shapes", "llama-3.1-8b", "--formats", format, "--kernels", "packed", timeout=2900)
-    assert {form["kernel"] for form in forms} == {"packed", "packed_merge", "packed_stream", "packed_unpack"}
+    assert {form["kernel"] for form in forms} - {"packed_group"} == {"packed", "packed_merge", "packed_stream", "packed_unpack"}
     check(forms)
 
 

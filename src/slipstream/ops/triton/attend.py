@@ -27,6 +27,7 @@ import math
 import triton
 import triton.language as tl
 
+from slipstream.ops.triton.chain import await_turn
 from slipstream.ops.triton.elementary import tanh
 
 LOG2E = math.log2(math.e)
@@ -266,6 +267,7 @@ def _attend(
     query_rows: tl.constexpr, block_keys: tl.constexpr, segment_keys: tl.constexpr,
     by_row: tl.constexpr, in_parts: tl.constexpr, has_window: tl.constexpr, has_cap: tl.constexpr, has_sinks: tl.constexpr,
 ):  # fmt: skip
+    await_turn()
     tile: tl.constexpr = query_rows * kv_heads // heads
     if by_row:  # a program for each row: those that begin a tile, counted from the first row of the request
         row = tl.program_id(0)
@@ -298,6 +300,7 @@ def _merge(
     positions, tops, mixes, sinks, out, window, segments,
     heads: tl.constexpr, head_dim: tl.constexpr, block_dim: tl.constexpr, segment_keys: tl.constexpr, has_sinks: tl.constexpr,
 ):  # fmt: skip
+    await_turn()
     position = tl.load(positions + tl.program_id(0))
     result = tl.program_id(0).to(tl.int64) * heads + tl.program_id(1)
     lowest = tl.where(window > 0, tl.maximum(position - window + 1, 0), 0)

@@ -69,6 +69,7 @@ class Resources:
         registers: per thread.
         shared: bytes per program.
         spills: bytes of local memory per thread, 0 if all fits into registers.
+        waits: whether it waits for the kernel before it (chain.py).
         wgmma, mma: how many matrix instructions of Hopper's warp groups and of single warps the PTX has.
         seconds: it took to compile (little if it was cached).
     """
@@ -79,6 +80,7 @@ class Resources:
     registers: int
     shared: int
     spills: int
+    waits: bool
     wgmma: int
     mma: int
     seconds: float
@@ -204,6 +206,7 @@ def measure(kernel: str, form: str, variant: Variant) -> Resources:
         registers=usage["REG"],
         shared=max(usage["SHARED"], binary.metadata.shared),
         spills=usage["STACK"] + usage["LOCAL"],
+        waits=binary.asm["ptx"].count("griddepcontrol.wait") == 1,
         wgmma=binary.asm["ptx"].count("wgmma.mma_async"),
         mma=len(re.findall(r"\bmma\.sync", binary.asm["ptx"])),
         seconds=round(seconds, 2),

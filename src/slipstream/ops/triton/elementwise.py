@@ -7,6 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from slipstream.base.errors import InputError
+from slipstream.ops.triton.chain import await_turn
 from slipstream.ops.triton.elementary import activated, sigmoid, tanh
 from slipstream.ops.triton.launch import Variant, fits
 
@@ -15,6 +16,7 @@ BLOCK = 1024  # numbers of a row per program
 
 @triton.jit(do_not_specialize=["width"])
 def _changed(x, other, factor, width, op: tl.constexpr, block: tl.constexpr):
+    await_turn()
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * block + tl.arange(0, block)
     inside = column < width

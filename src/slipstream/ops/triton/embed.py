@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from slipstream.ops.triton.chain import await_turn
 from slipstream.ops.triton.launch import Variant, fits, row_facts, type_name
 
 BLOCK = 1024  # numbers of a row per program
@@ -13,6 +14,7 @@ BLOCK = 1024  # numbers of a row per program
 
 @triton.jit(do_not_specialize_on_alignment=["ids"])
 def _embed(ids, table, out, hidden: tl.constexpr, block: tl.constexpr):
+    await_turn()
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * block + tl.arange(0, block)
     inside = column < hidden

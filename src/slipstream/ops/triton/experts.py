@@ -10,6 +10,7 @@ from torch import Tensor
 
 from slipstream.arch import RouterSpec
 from slipstream.ops.experts import by_expert
+from slipstream.ops.triton.chain import await_turn
 from slipstream.ops.triton.elementary import exp, sigmoid
 from slipstream.ops.triton.embed import embed
 from slipstream.ops.triton.launch import Variant, fits, power_of_two, row_facts
@@ -24,6 +25,7 @@ def _route(
     groups: tl.constexpr, size: tl.constexpr, chosen: tl.constexpr, kept: tl.constexpr, best_two: tl.constexpr, soft: tl.constexpr,
     corrected: tl.constexpr, normed: tl.constexpr, block_groups: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
+    await_turn()
     row = tl.program_id(0).to(tl.int64)
     group = tl.arange(0, block_groups)
     expert = group[:, None] * size + tl.arange(0, block)[None, :]  # [groups, experts of a group]
@@ -67,6 +69,7 @@ def _route(
 
 @triton.jit(do_not_specialize=["width"], do_not_specialize_on_alignment=["rows", "shares"])
 def _add_rows(out, rows, part, shares, width, block: tl.constexpr):
+    await_turn()
     number = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * block + tl.arange(0, block)
     inside = column < width

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from slipstream.base.errors import InputError
 from slipstream.ops.triton import gemm
+from slipstream.ops.triton.chain import await_turn
 from slipstream.ops.triton.elementary import e4m3
 from slipstream.ops.triton.gemm import Tile
 from slipstream.ops.triton.launch import Variant, fits, power_of_two, row_facts, type_name
@@ -63,6 +64,7 @@ def pack(stored: Mapping[str, Tensor]) -> Packed:
 
 @triton.jit
 def _quantise(x, codes, scale, k: tl.constexpr, size: tl.constexpr, block: tl.constexpr, width: tl.constexpr, scales: tl.constexpr):
+    await_turn()
     row, group = tl.program_id(0).to(tl.int64), tl.program_id(1)
     column = group * size + tl.arange(0, block)
     inside = (tl.arange(0, block) < size) & (column < k)
@@ -78,6 +80,7 @@ def _product(
     shared: tl.constexpr, segments: tl.constexpr, segment: tl.constexpr, parts: tl.constexpr, block_m: tl.constexpr,
     block_n: tl.constexpr, group: tl.constexpr,
 ):  # fmt: skip
+    await_turn()
     row = tl.program_id(0) * block_m + tl.arange(0, block_m)  # neighbours share a tile of the weight
     column = tl.program_id(1) * block_n + tl.arange(0, block_n)
     inner = tl.arange(0, group)
@@ -113,6 +116,7 @@ def _product(
 def _scaled(
     sums, x_scale, scale, bias, out, stride, n: tl.constexpr, scales: tl.constexpr, has_bias: tl.constexpr, block: tl.constexpr
 ):  # fmt: skip
+    await_turn()
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * block + tl.arange(0, block)
     inside = column < n

@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from slipstream.ops.triton.chain import await_turn
 from slipstream.ops.triton.elementary import activated, sigmoid
 from slipstream.ops.triton.launch import Variant, fits, type_name
 
@@ -14,6 +15,7 @@ BLOCK = 1024  # numbers of a row per program
 
 @triton.jit
 def _gated(gate_up, out, width: tl.constexpr, activation: tl.constexpr, block: tl.constexpr):
+    await_turn()
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * block + tl.arange(0, block)
     inside = column < width
@@ -24,6 +26,7 @@ def _gated(gate_up, out, width: tl.constexpr, activation: tl.constexpr, block: t
 
 @triton.jit
 def _gated_clamped(gate_up, out, limit, slope, width: tl.constexpr, block: tl.constexpr):
+    await_turn()
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * block + tl.arange(0, block)
     inside = column < width

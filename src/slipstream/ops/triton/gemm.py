@@ -20,6 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from slipstream.base.errors import InputError
+from slipstream.ops.triton.chain import await_turn
 from slipstream.ops.triton.launch import Variant, fits, type_name
 
 FILL = 264  # programs that fill an H100 or H200, two per multiprocessor; decides how many segments a layer has
@@ -52,6 +53,7 @@ def _product(
     n: tl.constexpr, k: tl.constexpr, segments: tl.constexpr, segment: tl.constexpr, parts: tl.constexpr,
     block_m: tl.constexpr, block_n: tl.constexpr, block_k: tl.constexpr,
 ):  # fmt: skip
+    await_turn()
     row = tl.program_id(0) * block_m + tl.arange(0, block_m)  # neighbours share a tile of the weight
     column = tl.program_id(1) * block_n + tl.arange(0, block_n)
     inner = tl.arange(0, block_k)
@@ -80,6 +82,7 @@ def _product(
 
 @triton.jit(do_not_specialize=["size"])
 def _merge(scratch, out, size, segments: tl.constexpr, block: tl.constexpr):
+    await_turn()
     place = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
     inside = place < size
     total = tl.load(scratch + place, mask=inside)

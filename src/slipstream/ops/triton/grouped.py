@@ -15,6 +15,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, warpgroup_mma, warpgroup_mma_wait
 
 from slipstream.ops.triton import streamed
+from slipstream.ops.triton.chain import await_turn
 from slipstream.ops.triton.launch import Variant, fits, row_facts
 from slipstream.ops.triton.packed import meaning, types
 from slipstream.ops.triton.packing import STEP, Form, Packed
@@ -88,6 +89,7 @@ def _product(
     shared = gl.allocate_shared_memory(gl.bfloat16, [4, rows, HALF], gl.NVMMASharedLayout(128, 16, 2))
     total = gl.zeros([size, rows], gl.float32, mma)
     taken = fetch(codes, scale, least, first, begin, end, n, warps, 1, group, kind, block, in_codes, in_facts)
+    await_turn()
     part = _x(x, begin * STAGE, end, m, k, rows, warps)
     for now in range(begin, last):
         side = (now - begin) % 2 * 2

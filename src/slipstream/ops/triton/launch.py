@@ -12,6 +12,7 @@ import triton
 from torch import Tensor
 
 from slipstream.base.errors import InputError
+from slipstream.ops.triton.chain import chained
 
 if triton.knobs.runtime.interpret:  # before any kernel runs; where kernels are compiled, the interpreter is not even imported
     from slipstream.ops.triton import interpreter
@@ -49,7 +50,8 @@ class Variant:
 
     @property
     def options(self) -> dict[str, Any]:
-        return {"num_warps": self.warps, "num_stages": self.stages, "enable_fp_fusion": False}
+        options = {"num_warps": self.warps, "num_stages": self.stages, "enable_fp_fusion": False}
+        return options | ({"launch_pdl": True} if chained() else {})
 
 
 def fits(op: str, name: str, tensor: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:

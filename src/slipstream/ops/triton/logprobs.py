@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from slipstream.ops.triton import elementary
+from slipstream.ops.triton.chain import await_turn
 from slipstream.ops.triton.launch import Variant, fits, power_of_two, row_facts
 
 STEP = 4096  # ids per step
@@ -15,6 +16,7 @@ STEP = 4096  # ids per step
 
 @triton.jit(do_not_specialize_on_alignment=["tokens", "logprob", "rank", "peaks", "masses"])
 def _logprobs(logits, tokens, logprob, rank, peaks, masses, vocab: tl.constexpr, block: tl.constexpr):
+    await_turn()
     row = tl.program_id(0).to(tl.int64)
     logits += row * vocab
     token = tl.load(tokens + row)

@@ -7,11 +7,13 @@ import triton.language as tl
 from torch import Tensor
 
 from slipstream.base.errors import InputError
+from slipstream.ops.triton.chain import await_turn
 from slipstream.ops.triton.launch import Variant, fits, power_of_two, row_facts, type_name
 
 
 @triton.jit(do_not_specialize=["count", "pages", "page_size"], do_not_specialize_on_alignment=["source", "target"])
 def _move(pool, source, target, count, pages, page_size, kv_heads: tl.constexpr, head_dim: tl.constexpr, block: tl.constexpr):
+    await_turn()
     part = tl.program_id(0).to(tl.int64)  # layer * 2 + (0 keys, 1 values)
     head = tl.program_id(1)
     column = tl.arange(0, block)

@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from slipstream.base.errors import InputError
+from slipstream.ops.triton.chain import await_turn
 from slipstream.ops.triton.elementary import e4m3
 from slipstream.ops.triton.launch import Variant, fits, power_of_two, type_name
 from slipstream.ops.types import CODES_ROOM, SCALE_BYTES
@@ -29,6 +30,7 @@ def _norm(
     inside = column < hidden
     place = row * hidden + column
     factor = tl.load(weight + column, mask=inside, other=0.0)  # before anything is stored, so that it is not waited for
+    await_turn()
     value = tl.load(x + place, mask=inside, other=0.0)
     if has_residual:
         value += tl.load(residual + place, mask=inside, other=0.0)
@@ -48,6 +50,7 @@ def _norm(
 
 @triton.jit(do_not_specialize=["width", "start", "parts"])
 def _norm_parts(x, weight, eps, width, start, parts, size: tl.constexpr, block: tl.constexpr, count: tl.constexpr):
+    await_turn()
     row = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1) * count + tl.arange(0, count)
     column = tl.arange(0, block)

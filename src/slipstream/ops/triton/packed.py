@@ -18,6 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from slipstream.ops.triton import gemm
+from slipstream.ops.triton.chain import await_turn
 from slipstream.ops.triton.gemm import Tile
 from slipstream.ops.triton.launch import Variant, fits, row_facts
 from slipstream.ops.triton.packing import NUMBERS, OUTPUTS, STEP, Form, Packed
@@ -122,6 +123,7 @@ def _product(
     segments: tl.constexpr, segment: tl.constexpr, parts: tl.constexpr, has_bias: tl.constexpr,
     block_m: tl.constexpr, block_n: tl.constexpr, inner: tl.constexpr,
 ):  # fmt: skip
+    await_turn()
     column = tl.program_id(0) * block_n + tl.arange(0, block_n)
     row = tl.program_id(1) * block_m + tl.arange(0, block_m)
     depth = tl.arange(0, inner)
@@ -156,6 +158,7 @@ def _merge(
     scratch, bias, out, m, stride,
     outputs: tl.constexpr, n: tl.constexpr, segments: tl.constexpr, has_bias: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
+    await_turn()
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * block + tl.arange(0, block)
     inside = column < outputs
@@ -173,6 +176,7 @@ def _gather(
     inputs: tl.constexpr, n: tl.constexpr, bits: tl.constexpr, group: tl.constexpr, kind: tl.constexpr, middle: tl.constexpr,
     wide_group: tl.constexpr, block: tl.constexpr, inner: tl.constexpr, length: tl.constexpr,
 ):  # fmt: skip
+    await_turn()
     row = tl.program_id(0).to(tl.int64)
     source = tl.load(ids + row).to(tl.int64)
     column = tl.program_id(1) * length + tl.arange(0, length)

@@ -7,6 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from slipstream.base.errors import InputError
+from slipstream.ops.triton.chain import await_turn
 from slipstream.ops.triton.launch import Variant, fits, power_of_two, row_facts, type_name
 from slipstream.ops.types import KV
 
@@ -18,6 +19,7 @@ def _rope_write(
     qkv, positions, slots, table, keys, values, page_size,
     heads: tl.constexpr, kv_heads: tl.constexpr, half: tl.constexpr, block_heads: tl.constexpr, block_half: tl.constexpr,
 ):  # fmt: skip
+    await_turn()
     row = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * block_heads + tl.arange(0, block_heads)  # q heads, then k, then v
     pair = tl.arange(0, block_half)

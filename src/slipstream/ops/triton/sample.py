@@ -21,6 +21,7 @@ import triton.language as tl
 from torch import Tensor
 
 from slipstream.ops.triton import elementary
+from slipstream.ops.triton.chain import await_turn
 from slipstream.ops.triton.launch import Variant, fits, power_of_two, row_facts
 from slipstream.ops.types import SampleRows
 
@@ -54,6 +55,7 @@ def _truncated(temperature, top_k, top_p, min_p, row, vocab: tl.constexpr):
 
 @triton.jit(do_not_specialize_on_alignment=ROWS)
 def _peaks(logits, temperature, top_k, top_p, min_p, peaks, vocab: tl.constexpr, stretch: tl.constexpr):
+    await_turn()
     row = tl.program_id(0).to(tl.int64)
     if _truncated(temperature, top_k, top_p, min_p, row, vocab):
         token = tl.program_id(1) * stretch + tl.arange(0, stretch)
@@ -66,6 +68,7 @@ def _masses(
     logits, temperature, top_k, top_p, min_p, peaks, keys, masses,
     vocab: tl.constexpr, stretch: tl.constexpr, stretches: tl.constexpr, stretches_block: tl.constexpr,
 ):  # fmt: skip
+    await_turn()
     row = tl.program_id(0).to(tl.int64)
     if _truncated(temperature, top_k, top_p, min_p, row, vocab):
         number = tl.arange(0, stretches_block)
@@ -119,6 +122,7 @@ def _cut(
     temperature, top_k, top_p, min_p, keys, masses, cut_key, cut_id,
     vocab: tl.constexpr, search: tl.constexpr, key_bits: tl.constexpr, id_bits: tl.constexpr,
 ):  # fmt: skip
+    await_turn()
     row = tl.program_id(0).to(tl.int64)
     key = row * 0
     token = tl.program_id(0) * 0 + ALL_IDS - 1
@@ -151,6 +155,7 @@ def _draw(
     logits, temperature, seed, position, sample, cut_key, cut_id, values, ids,
     vocab: tl.constexpr, stretch: tl.constexpr,
 ):  # fmt: skip
+    await_turn()
     row = tl.program_id(0).to(tl.int64)
     heat = tl.load(temperature + row)
     token = tl.program_id(1) * stretch + tl.arange(0, stretch)
@@ -174,6 +179,7 @@ def _draw(
 
 @triton.jit(do_not_specialize_on_alignment=["out"])
 def _pick(values, ids, out, stretches: tl.constexpr, stretches_block: tl.constexpr):
+    await_turn()
     row = tl.program_id(0).to(tl.int64)
     number = tl.arange(0, stretches_block)
     value = tl.load(values + row * stretches + number, mask=number < stretches, other=float("-inf"))

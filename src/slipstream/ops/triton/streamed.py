@@ -19,6 +19,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import mma_v2
 
+from slipstream.ops.triton.chain import await_turn
 from slipstream.ops.triton.launch import Variant, fits, row_facts
 from slipstream.ops.triton.packed import meaning, types
 from slipstream.ops.triton.packing import STEP, Form, Packed
@@ -277,6 +278,7 @@ def _product(
             codes, scale, least, first, stage + number * deep, end, n, wide, units, group, kind, block, in_codes, in_facts
         )  # fmt: skip
         waiting = waiting + (fetched,)
+    await_turn()
     for now in range(stage, last, deep * ahead):
         coming = ()
         for number in gl.static_range(ahead):

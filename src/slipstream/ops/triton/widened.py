@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from slipstream.ops.triton.chain import await_turn
 from slipstream.ops.triton.cublas import cublas
 from slipstream.ops.triton.launch import Variant, row_facts
 from slipstream.ops.triton.packed import code_place, fact_place, factor, meaning, types, widened
@@ -26,6 +27,7 @@ def _unpack(
     n: tl.constexpr, k: tl.constexpr, bits: tl.constexpr, group: tl.constexpr, kind: tl.constexpr, middle: tl.constexpr,
     wide_group: tl.constexpr, block: tl.constexpr, inner: tl.constexpr, outputs: tl.constexpr,
 ):  # fmt: skip
+    await_turn()
     row = tl.program_id(0) * outputs + tl.arange(0, outputs)
     column = first + row  # of the layer; `row` is of the scratch
     depth, facts = tl.arange(0, inner), fact_place(column)
