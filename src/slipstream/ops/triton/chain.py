@@ -7,9 +7,12 @@ On older GPUs and in Triton's interpreter all of this is nothing.
 """
 
 import triton
+import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from triton.language.target_info import current_target
 from triton.runtime.jit import constexpr_function
+
+INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 
 @constexpr_function
@@ -24,6 +27,6 @@ def chained():
 @triton.jit
 def await_turn():
     """Lets the next kernel begin, and waits until the one before has ended and all that it wrote can be read."""
-    if chained():
+    if not INTERPRETED and chained():
         gdc_launch_dependents()
         gdc_wait()

@@ -1,7 +1,7 @@
 """End to end: the engine itself on the device, batch 1, 8 and 64: tokens per second, share of the weight-streaming limit, host time.
 
-The host's part of a step is the wall time of the step less the time in which the device was busy, which the profiler adds up
-over a few steps (slower ones: profiling costs time, so only the busy time is taken from there).
+The profiler says in how much of a few steps the device was busy (kernels that overlap count once), and how much lay between one
+kernel and the next. The rest of a step's wall time is the host's. Profiling slows steps down, so wall times are taken without it.
 """
 
 import gc
@@ -22,7 +22,8 @@ MODELS = ("dummy:llama-3.2-1b", "dummy:llama-3.1-8b", "dummy:llama-3.1-8b int4",
 DRY_MODELS = ("dummy:tiny",)
 BATCHES, DRY_BATCHES = (1, 8, 64), (1, 2)
 PROMPT, NEW, DRY_NEW = 128, 48, 6
-PROFILED = 6  # new tokens of the profiled run
+PROFILED = 17  # new tokens of the profiled run: two steps of eight passes
+PAUSE = 20.0  # microseconds without a kernel in which the host was awaited
 
 
 def measure(bench: Bench) -> None:
@@ -74,12 +75,14 @@ def one(bench: Bench, limits: Limits, made: list[LLM], model: str, batch: int) -
         if decode:
             walls.append(median(step.seconds for step in decode))
             shares.append(sum(streaming(llm, limits, step) for step in decode) / sum(step.seconds for step in decode))
-    busy = device_busy(bench, llm, batch)
+    device = on_device(bench, llm, batch)
     wall = median(walls) if walls else None
     bench.row(
         model=model, what="generate", batch=batch, tokens_s=median(rates), decode_tokens_s=wall and batch / wall,
-        step_ms=wall and wall * 1e3, share_of_streaming_limit=median(shares) if shares else None, device_ms=busy and busy * 1e3,
-        host_ms=(wall - busy) * 1e3 if wall and busy else None, prefill_ms=median(firsts) * 1e3, raw={"rates": rates, "walls": walls},
+        step_ms=wall and wall * 1e3, share_of_streaming_limit=median(shares) if shares else None,
+        device_ms=device and device[0] * 1e3, gaps_ms=device and device[1] * 1e3,
+        host_ms=(wall - sum(device)) * 1e3 if wall and device else None, prefill_ms=median(firsts) * 1e3,
+        raw={"rates": rates, "walls": walls},
     )  # fmt: skip
 
 
@@ -96,8 +99,9 @@ def streaming(llm: LLM, limits: Limits, step) -> float:
     return step_cost(config.spec, config.weight_format, config.kv, step.work, device="cuda").bytes / limits.bandwidth
 
 
-def device_busy(bench: Bench, llm: LLM, batch: int) -> float | None:
-    """Seconds per decode step in which kernels or copies ran on the device, by torch's profiler; None where it cannot tell."""
+def on_device(bench: Bench, llm: LLM, batch: int) -> tuple[float, float] | None:
+    """Seconds per decode step in which kernels or copies ran on the device, and those between them, by torch's profiler; None where it
+    cannot tell."""
     if bench.dry:
         bench.unavailable(f"device time at batch {batch}", "needs a device; wall times of steps were taken")
         return None
@@ -110,11 +114,11 @@ def device_busy(bench: Bench, llm: LLM, batch: int) -> float | None:
         llm.generate(prompts, params)
         torch.cuda.synchronize()
     events = [event for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
-    busy = sum(event.time_range.elapsed_us() for event in events) / 1e6
-    if not busy:
+    if not events:
         bench.unavailable(f"device time at batch {batch}", "torch's profiler saw no kernels; compare with decode_step's graph")
         return None
     count = len(steps) - begin
+    busy, between = _occupied(sorted((event.time_range.start, event.time_range.end) for event in events))
     by_kernel: dict[str, list[float]] = {}
     for event in events:
         by_kernel.setdefault(event.name[:80], []).append(event.time_range.elapsed_us())
@@ -123,7 +127,18 @@ def device_busy(bench: Bench, llm: LLM, batch: int) -> float | None:
     config = llm.engine.config
     name = f"{config.model_name} {config.weight_format} batch {batch}"
     bench.note(f"{name}: {len(events) / count:.0f} kernels and copies per step; most time in {shown}")
-    return busy / count
+    return busy / count / 1e6, between / count / 1e6
+
+
+def _occupied(spans: list[tuple[float, float]]) -> tuple[float, float]:
+    """Microseconds covered by spans, given by their begin, and those between them but for pauses, in which the host was awaited."""
+    busy = between = end = 0.0
+    for first, last in spans:
+        gap = first - end
+        between += gap if 0 < gap < PAUSE else 0
+        busy += max(0.0, last - max(first, end))
+        end = max(end, last)
+    return busy, between
 
 
 def answer(rows: list[dict]) -> list[str]:
