@@ -23,6 +23,8 @@ from slipstream.ops.triton.chain import await_turn
 from slipstream.ops.triton.launch import Variant, fits, row_facts
 from slipstream.ops.triton.streamed import FILL, along, cut, place, settle
 
+# $2 bytes from $1 on, none if it is not positive, into L2.
+PREFETCH = gl.constexpr("{ .reg .pred some; setp.gt.s32 some, $2, 0; @some cp.async.bulk.prefetch.L2.global [$1], $2; mov.b32 $0, 0; }")
 UNIT = 128  # inputs that a layer has a multiple of
 LEAST = 16  # outputs of a program, at least
 
@@ -37,6 +39,7 @@ class Direct:
         each: outputs of a program, 16, 32 or 64.
         step: inputs of a stage of a warp, 32, 64 or 128.
         ahead: stages that are read before the first is multiplied.
+        early: inputs per output, behind those, that are brought into L2 before the kernel's turn.
         fill: a layer has as many segments as such a number of warps takes.
     """
 
@@ -45,6 +48,7 @@ class Direct:
     each: int = 16
     step: int = 64
     ahead: int = 2
+    early: int = 0
     fill: int = FILL
 
 
@@ -65,6 +69,16 @@ def _fetch(weight, first, stage, end, n, k, deep: gl.constexpr, each: gl.constex
     at, inside = place(stage, end, step, layout)
     offset = gl.minimum(first + along(each, 1, layout), n - 1) * k + at + along(step, 2, layout)
     return gl.load(weight + offset, mask=gl.broadcast(inside, offset)[0], other=0.0, cache_modifier=".cg")  # read once
+
+
+@gluon.jit
+def _bring_near(weight, first, at, end, n, k, deep: gl.constexpr, each: gl.constexpr, early: gl.constexpr):
+    """Lets L2 fetch `early` inputs from `at` on, those before `end`, of a program's outputs; each thread asks for a piece of one."""
+    piece: gl.constexpr = each * early // (32 * deep)
+    index = gl.arange(0, 32 * deep, layout=gl.BlockedLayout([1], [32], [deep], [0]))
+    begin = at + index // each * piece
+    line = weight + (gl.minimum(first + index % each, n - 1) * k + begin)
+    gl.inline_asm_elementwise(PREFETCH, "=r,l,r", [line, gl.minimum(end - begin, piece) * 2], gl.int32, False, 1)
 
 
 @gluon.jit
@@ -96,6 +110,7 @@ def _stage(total, taken, x, stage, end, m, k, step: gl.constexpr):
 def _product(
     x, weight, bias, out, scratch, arrived, m, stride, n, units_k, per,
     has_bias: gl.constexpr, rows: gl.constexpr, deep: gl.constexpr, each: gl.constexpr, step: gl.constexpr, ahead: gl.constexpr,
+    early: gl.constexpr,
 ):  # fmt: skip
     mma: gl.constexpr = gl.NVMMADistributedLayout([2, 0], [deep, 1, 1], [1, 16, 8])
     k = units_k * 128
@@ -107,6 +122,8 @@ def _product(
     waiting = ()
     for number in gl.static_range(ahead):
         waiting = waiting + (_fetch(weight, first, stage + number * deep, end, n, k, deep, each, step),)
+    if early:
+        _bring_near(weight, first, (stage + ahead * deep) * step, end, n, k, deep, each, early)
     await_turn()
     for now in range(stage, last, deep * ahead):
         coming = ()
@@ -123,6 +140,7 @@ def variant(has_bias: bool, direct: Direct) -> Variant:
     """The form for layers of all measures."""
     constants = {
         "has_bias": has_bias, "rows": direct.rows, "deep": direct.deep, "each": direct.each, "step": direct.step, "ahead": direct.ahead,
+        "early": direct.early,
     }  # fmt: skip
     return Variant(_product, constants, ("*bf16", "*bf16", "*fp32", "*fp32", "*fp32", "*i32") + ("i32",) * 5, direct.deep)
 

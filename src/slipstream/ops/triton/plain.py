@@ -64,5 +64,4 @@ def variants() -> Iterator[tuple[str, str, Variant]]:
     """(kernel, what for, variant) of all that the table launches."""
     for _, chosen in FAST:
         if isinstance(chosen, Direct):
-            for has_bias in (False, True):
-                yield "direct", f"rows {chosen.rows}{' bias' if has_bias else ''}", direct.variant(has_bias, chosen)
+            yield "direct", f"rows {chosen.rows}", direct.variant(False, chosen)
