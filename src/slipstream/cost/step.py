@@ -120,6 +120,9 @@ class Work:
         rows = read = keys = 0
         narrow = {window: (0, 0) for window in windows}
         for start, trunk, depths in chunks:
+            if trunk == 1 and start >= 0 and not depths and not narrow:  # as most are
+                rows, read, keys = rows + 1, read + start + 1, keys + start + 1
+                continue
             if start < 0 or trunk < 1 or (depths and min(depths) < 1):
                 raise InputError(f"start={start}, trunk={trunk}, depths={list(depths)}: must be at least 0, 1 and 1")
             end, nodes = start + trunk, len(depths)

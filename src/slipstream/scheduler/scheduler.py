@@ -12,7 +12,7 @@ last of them its draft. How a step is filled:
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from slipstream.base.errors import BackendError, InputError
 from slipstream.base.registry import load
@@ -219,13 +219,8 @@ class Scheduler:
 
     def _advance(self, request: Request, chunk: Chunk, outcome: Outcome) -> Event:
         """Appends the new tokens up to the end of the text, if they reach it."""
-        new, taken, reason = outcome.tokens, 0, None
-        for token in new:
-            request.tokens.append(token)
-            taken += 1
-            reason = self._reason(request, token)
-            if reason is not None:
-                break
+        new = outcome.tokens
+        taken, reason = self._append(request, new) if new else (0, None)
         kept = min(taken, len(new) - 1) if new else 0  # the last of them was sampled, those before it were nodes
         request.cached = chunk.start + len(chunk.trunk) + kept
         request.planned = None
@@ -242,17 +237,20 @@ class Scheduler:
         logprobs = outcome.logprobs if outcome.logprobs is None or taken == len(new) else outcome.logprobs[:taken]
         return Event(request.number, new if taken == len(new) else new[:taken], logprobs, outcome.scores, reason, predicted)
 
-    def _reason(self, request: Request, token: int) -> str | None:
-        """Why the text ends with the token just appended, if it does."""
-        params = request.params
-        if len(request.tokens) - request.prompt_len >= params.min_tokens and (
-            (token in request.ends and not params.ignore_eos) or token in params.stop_token_ids
-        ):
-            return "stop"  # such a token is not part of the text, so nobody watches it
-        said = self._watch(request.number, token) if self._watch is not None else None
-        if said is None and len(request.tokens) >= request.limit:
-            return "length"
-        return said
+    def _append(self, request: Request, new: Sequence[int]) -> tuple[int, str | None]:
+        """Makes tokens part of the text, up to the one that ends it if one does. Returns how many, and why it ends."""
+        tokens, params, watch = request.tokens, request.params, self._watch
+        ends = params.stop_token_ids if params.ignore_eos else (*request.ends, *params.stop_token_ids)
+        for taken, token in enumerate(new, 1):
+            tokens.append(token)
+            if token in ends and len(tokens) - request.prompt_len >= params.min_tokens:
+                return taken, "stop"  # such a token is not part of the text, so nobody watches it
+            said = watch(request.number, token) if watch is not None else None
+            if said is not None:
+                return taken, said
+            if len(tokens) >= request.limit:
+                return taken, "length"
+        return len(new), None
 
     def _end(self, request: Request) -> None:
         del self._requests[request.number]
