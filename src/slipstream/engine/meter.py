@@ -45,7 +45,7 @@ class Meter:
         tokens, count = sum(len(outcome.tokens) for outcome in result.outcomes), result.passes
         for number in range(count):
             work = work_of(plan, result, self.windows, number)
-            self.steps.append(StepRecord(work, tokens // count, len(plan.chunks), seconds / count, result.drafting))
+            self.steps.append(StepRecord(work, tokens // count, len(plan.chunks), seconds / count, result.drafting / count))
         return self.steps[-1]
 
 
