@@ -76,7 +76,7 @@ class SlotModel:
         done = self._pass(plan)
         for _ in range(self.random.randint(1, plan.passes) - 1):
             self.again += 1
-            assert all(len(chunk.trunk) == 1 and chunk.sample and not chunk.draft_budget for chunk in plan.chunks)
+            assert all(len(chunk.trunk) == 1 and chunk.sample and not chunk.draft.tokens for chunk in plan.chunks)
             chunks = (
                 replace(chunk, start=chunk.start + 1, trunk=outcome.tokens[-1:]) for chunk, outcome in zip(plan.chunks, done, strict=True)
             )

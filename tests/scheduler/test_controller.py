@@ -7,6 +7,7 @@ import pytest
 
 from slipstream.cost import Pace, Work
 from slipstream.scheduler import Controller, Request
+from slipstream.scheduler.reach import Reach
 from slipstream.step import Chunk, DraftTree, Outcome, SamplingParams
 
 MAX = 6
@@ -71,7 +72,7 @@ class World:
         spent = (made + self.reading * len(unread)) * self.pass_cost
         seconds = self.truth(rows) * (1 + self.rng.uniform(-self.noise, self.noise))
         self.pace.observe(Work(rows, rows, self.requests * CONTEXT + rows, rows * (CONTEXT + 1)), seconds)
-        self.controller.spent(spent, made)
+        self.controller.spent(spent, made, asked=True, ran=1)
         self.seconds += seconds + spent
         self.steps += 1
         self.nodes.append(rows - self.requests)
@@ -159,14 +160,14 @@ def test_a_request_that_ended_is_forgotten():
     for number in range(3):
         world.controller.forget(number)
         world.controller.forget(number)
-    assert not world.controller._own
+    assert not world.controller._reach._own
 
 
 def test_nodes_side_by_side_share_their_reach():
-    controller = Controller(Pace(lambda work: 0.01 + 0.0001 * work.rows), MAX)
+    controller, reach = Controller(Pace(lambda work: 0.01 + 0.0001 * work.rows), MAX), Reach(MAX)
     request = Request(1, [0] * CONTEXT, SamplingParams())
     request.draft = DraftTree((1, 2, 3, 4), (-1, -1, 0, 0), "tree")
-    reaches = controller._reaches(1, request.draft)
+    reaches = reach.of(1, request.draft, 0)
     assert len(reaches) == 4 and reaches[0] == reaches[1] < 0.5 and reaches[2] == reaches[3] < reaches[0]
     assert controller.share([request], 1, 1, CONTEXT, 2) in ({1: 1}, {1: 2})
 

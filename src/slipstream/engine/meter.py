@@ -46,7 +46,7 @@ class Meter:
         first = work_of(plan, result, self.windows)
         for number in range(count):
             work = first if number == 0 else self._later(plan, result, first, number)
-            self.steps.append(StepRecord(work, tokens // count, len(plan.chunks), seconds / count, result.drafting))
+            self.steps.append(StepRecord(work, tokens // count, len(plan.chunks), seconds / count, result.drafting / count))
         return self.steps[-1]
 
     def _later(self, plan: Plan, result: Result, first: Work, number: int) -> Work:

@@ -8,7 +8,7 @@ last of them its draft. How a step is filled:
        (where pages are short: idle pages of the prefix tree go first, then the last running request is preempted)
     2. waiting requests, in policy order, while there are seats, budget and pages for all they bring
     3. drafts, with the budget and the pages that nobody else wanted
-    4. where there is nothing but one row each and nobody waits, several passes at a time
+    4. where there is nothing but one row each then and nobody waits, several passes at a time
 """
 
 import time
@@ -23,7 +23,7 @@ from slipstream.scheduler.budget import Budget
 from slipstream.scheduler.chunk import make_chunks
 from slipstream.scheduler.controller import Controller
 from slipstream.scheduler.options import SchedulerOptions, Stats
-from slipstream.scheduler.passes import passes
+from slipstream.scheduler.passes import most_passes, passes
 from slipstream.scheduler.queue import Queue
 from slipstream.scheduler.request import Event, Request, State
 from slipstream.step import Admission, Chunk, Outcome, Plan, Result
@@ -129,8 +129,10 @@ class Scheduler:
         if len(self._waiting) and budget.rows and preemptions == self._preemptions:  # where one has lost his seat, nobody takes one
             self._waiting.order(now)
             admitted = self._admit(trunks, budget)
-        chunks = make_chunks(trunks, len(self._waiting) > 0, budget, self._controller, self.tables, self.options)
-        times = 1 if len(self._waiting) else passes(trunks, chunks, self._pace, self.tables)
+        queue = len(self._waiting) > 0
+        several = 1 if queue else most_passes(trunks, self._pace)
+        chunks = make_chunks(trunks, queue, budget, self._controller, self.tables, self.options, several)
+        times = passes(trunks, chunks, several, self.tables)
         released, self._released = tuple(self._released), []
         return Plan(tuple(admitted), tuple(chunks), self.tables.take_copies(), released, times)
 
@@ -188,10 +190,11 @@ class Scheduler:
 
     # What came of it
 
-    def observe(self, work: Work, seconds: float) -> None:
-        """Takes note of how long a step took, for the time of those to come."""
+    def observe(self, work: Work, seconds: float, passes: int = 1) -> None:
+        """Takes note of how long a step took, all its passes together and the host's work for it included, for the time of those to
+        come."""
         if self._pace is not None:
-            self._pace.observe(work, seconds)
+            self._pace.observe(work, seconds / passes, passes)
 
     def commit(self, plan: Plan, result: Result) -> list[Event]:
         """Takes in the result of a plan. Requests that ended or were preempted since are passed over.
@@ -201,7 +204,8 @@ class Scheduler:
         """
         events = []
         if self._controller is not None:
-            self._controller.spent(result.drafting, max((outcome.draft.passes for outcome in result.outcomes), default=0))
+            made, asked = max((outcome.draft.passes for outcome in result.outcomes), default=0), any(one.draft_budget for one in plan.chunks)
+            self._controller.spent(result.drafting, made, asked, result.passes)
         if len(plan.chunks) != len(result.outcomes):
             raise BackendError(f"{len(plan.chunks)} chunks were planned, {len(result.outcomes)} outcomes came back")
         for chunk, outcome in zip(plan.chunks, result.outcomes, strict=True):

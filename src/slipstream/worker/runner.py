@@ -112,8 +112,10 @@ class Runner:
         )  # fmt: skip
         for slot, tokens in zip(slots, drawn, strict=True):
             slot.tokens.extend(tokens)
-        outcomes = (Outcome(chunk.request, tuple(tokens)) for chunk, tokens in zip(plan.chunks, drawn, strict=True))
-        return Result(tuple(outcomes), passes=plan.passes)
+        outcomes = [Outcome(chunk.request, tuple(tokens)) for chunk, tokens in zip(plan.chunks, drawn, strict=True)]
+        began = time.perf_counter()
+        drafted = self._draft(plan.chunks, outcomes)
+        return Result(tuple(drafted), time.perf_counter() - began, plan.passes)
 
     def reset(self) -> None:
         """Forgets all requests."""
