@@ -151,15 +151,19 @@ def test_same_text_in_several_passes(sampling, monkeypatch):
 
     taken: list[int] = []
 
-    def texts() -> list:
+    def texts(plain: bool = True) -> list:
         llm = LLM("dummy:tiny:bf16", max_batch=8, max_len=192)
         runner = llm.engine.core.executor.runner
-        run = runner._several
-        monkeypatch.setattr(runner, "_several", lambda plan: (taken.append(plan.passes), run(plan))[1])
+        if not plain:
+            monkeypatch.setattr(runner, "_plain", lambda chunks: False)
+        run = runner._decode
+        monkeypatch.setattr(runner, "_decode", lambda plan: (taken.append(plan.passes), run(plan))[1])
         return [[(tuple(s.token_ids), s.finish_reason) for s in out.outputs] for out in llm.generate(asked, wanted)]
 
     several = texts()
-    assert bool(taken) == (sampling != "penalties"), "processors act between tokens"
+    assert (max(taken, default=1) > 1) == (sampling != "penalties"), "processors act between tokens"
     taken.clear()
     monkeypatch.setattr(passes, "COUNTS", (1,))
-    assert texts() == several and not taken
+    assert texts() == several and max(taken, default=1) == 1
+    taken.clear()
+    assert texts(plain=False) == several and not taken, "as steps that are not plain"

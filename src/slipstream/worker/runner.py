@@ -1,8 +1,8 @@
 """The runner: one step from Plan to Result.
 
 forward all rows -> draw a token at every row that needs one -> walk each draft -> keep one path -> next drafts. Prefill,
-decode and speculation take the same path through this file; steps of plain decoding may take several passes at once, which
-is worker/ahead.py. Owns the order of these and nothing else: tensors belong to the pool, per-request state to the slots, the
+decode and speculation take the same path through this file; a step of plain decoding, which may take several passes, is
+worker/ahead.py's. Owns the order of these and nothing else: tensors belong to the pool, per-request state to the slots, the
 model to the decoder.
 """
 
@@ -73,8 +73,8 @@ class Runner:
         if not plan.chunks:
             return Result()
         self.pool.copy_pages(plan.copies)
-        if plan.passes > 1 and self._goes_on(plan.chunks):
-            return self._several(plan)
+        if self._plain(plan.chunks):
+            return self._decode(plan)
         hidden = self.decoder.forward(self.batcher.build(plan.chunks), self.pool.tensor)  # [rows, hidden]
         first = [0]
         for chunk in plan.chunks:
@@ -92,15 +92,18 @@ class Runner:
         drafted = self._draft(plan.chunks, outcomes)
         return Result(tuple(drafted), time.perf_counter() - began)
 
-    def _goes_on(self, chunks: Sequence[Chunk]) -> bool:
-        """Whether nobody here looks at a step of these before the next: no processor, nobody who watches states or log-probabilities."""
+    def _plain(self, chunks: Sequence[Chunk]) -> bool:
+        """Whether a step of these only draws a token for each row, and nobody here looks at it before the next: no processor, nobody who
+        watches states or log-probabilities."""
         if self.decoder.levels or len(chunks) > self.sampler.max_rows:
+            return False
+        if any(len(chunk.trunk) > 1 or chunk.draft.tokens or not chunk.sample or chunk.score is not None for chunk in chunks):
             return False
         voices = (self.slots[chunk.request].voice for chunk in chunks)
         return all(not voice.processors and voice.params.logprobs is None for voice in voices)
 
-    def _several(self, plan: Plan) -> Result:
-        """All passes of a step of plain decoding."""
+    def _decode(self, plan: Plan) -> Result:
+        """A step of plain decoding, all its passes: what it runs and draws is recorded as one."""
         slots = [self.slots[chunk.request] for chunk in plan.chunks]
         for slot, chunk in zip(slots, plan.chunks, strict=True):
             self.slots.extend_table(slot, chunk)
