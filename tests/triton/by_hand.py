@@ -18,6 +18,7 @@ import torch
 from tests.triton.ptx import execute
 
 NOISE = np.random.default_rng(0)
+FETCHED: list[int] = []  # bytes that a program has asked for before it needs them
 PROGRAM = {"id": (0, 0, 0), "count": (1, 1, 1)}
 
 
@@ -114,7 +115,7 @@ def _operator(name: str):
     return operator
 
 
-for _name in ("add", "radd", "sub", "mul", "rmul", "floordiv", "mod", "lt", "le", "gt", "ge", "eq", "and", "or", "lshift", "neg"):
+for _name in ("add", "radd", "sub", "rsub", "mul", "rmul", "floordiv", "mod", "lt", "le", "gt", "ge", "eq", "and", "or", "lshift", "neg"):
     setattr(Block, f"__{_name}__", _operator(f"__{_name}__"))
 
 
@@ -142,7 +143,14 @@ def atomic_add(pointer: Pointer, value: int, sem: str, scope: str) -> int:
 
 
 def assembly(text: str, constraints: str, arguments: list[Block], kinds, pure: bool, pack: int) -> tuple[Block, ...]:
-    """What PTX makes of 32-bit registers: two halves, bf16."""
+    """What PTX makes of 32-bit registers: two halves, bf16; or lines that are to be fetched soon, which must be within the tensor."""
+    if "prefetch" in text:
+        lines, sizes = arguments
+        numbers, many = lines.numbers(), sizes.data // (lines.kind.bits // 8)
+        assert (sizes.data % 16 == 0).all() and (lines.at % 8 == 0)[many > 0].all()
+        assert (lines.at >= 0)[many > 0].all() and (lines.at + many <= len(numbers))[many > 0].all(), "fetched outside of the tensor"
+        FETCHED.append(int(np.maximum(sizes.data, 0).sum()))
+        return (Block(np.zeros(sizes.data.shape, np.int32), WHOLE["int32"]),)
     assert pack == 1 and constraints.startswith("=h,=h,r") and kinds == (BF16, BF16)
     registers = {f"${2 + number}": argument.data.astype(np.int32).view(np.uint32) for number, argument in enumerate(arguments)}
     found = execute(text, registers)
@@ -150,7 +158,7 @@ def assembly(text: str, constraints: str, arguments: list[Block], kinds, pure: b
 
 
 def mma(left: Block, right: Block, total: Block) -> Block:
-    assert left.kind is BF16 and right.kind is BF16 and left.shape[-1] == 16
+    assert left.kind is BF16 and right.kind is BF16 and left.shape[-1] % 16 == 0
     return Block((left.data.astype(np.float64) @ right.data + total.data).astype(np.float32), FP32)
 
 
@@ -199,7 +207,7 @@ class Kernel:
         return self.function(*arguments, **constants)
 
     def __getitem__(self, grid):
-        def launch(*arguments, num_warps, num_stages, enable_fp_fusion, **constants):
+        def launch(*arguments, num_warps, num_stages, enable_fp_fusion, launch_pdl, **constants):
             free = [Pointer(a, OF_TORCH[a.dtype]) if isinstance(a, torch.Tensor) else a for a in arguments]
             PROGRAM["count"] = grid
             for place in np.ndindex(*reversed(grid)):
@@ -222,8 +230,10 @@ def imported(name: str, **others: ModuleType) -> ModuleType:
     nvidia = f"{gluon.__name__}.language.nvidia"
     above = ModuleType("triton.experimental")  # in whose place the real one may have the real Gluon by now
     above.gluon = gluon
+    chain = ModuleType("slipstream.ops.triton.chain")  # one program after the other: its turn has always come
+    chain.await_turn = lambda: None
     fakes = {above.__name__: above, gluon.__name__: gluon, f"{nvidia}.ampere": ampere, f"{nvidia}.hopper": hopper}
-    fakes |= {module.__name__: module, **others}
+    fakes |= {chain.__name__: chain, module.__name__: module, **others}
     importlib.import_module("slipstream.ops.triton.packed")  # with all that stays real: what is imported below is forgotten
     with mock.patch.dict(sys.modules, fakes):
         spec.loader.exec_module(module)

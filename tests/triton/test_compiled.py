@@ -14,7 +14,7 @@ import pytest
 from tests.tools.package import environment
 
 SHARED_LIMIT = 227 * 1024
-EACH_SHAPE = {"norm", "embed", "rope_write", "attention", "attention_merge", "gated", "move", "logprobs"}
+EACH_SHAPE = {"norm", "embed", "rope_write", "attention", "attention_merge", "gated", "move", "logprobs", "direct"}
 SAMPLING = {f"sample_{step}" for step in ("peaks", "masses", "cut", "draw", "pick")}
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
@@ -38,7 +38,7 @@ def check(forms: list[dict]) -> None:
         assert form["spills"] <= (160 if parks else 0), form
         assert 0 < form["registers"] <= 255 and form["shared"] <= SHARED_LIMIT, form
         in_bf16 = form["kernel"] == "attention" and "kv bf16" in form["form"]
-        few = in_bf16 and "rows 64" not in form["form"]  # a tile of less than wgmma takes
+        few = form["kernel"] == "direct" or in_bf16 and "rows 64" not in form["form"]  # a tile of less than wgmma takes
         assert (form["mma"] > 0) == few, f"products of single warps where they are too slow, or none where they are enough: {form}"
         assert (form["wgmma"] > 0) == (in_bf16 and not few), form
 

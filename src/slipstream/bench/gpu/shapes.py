@@ -35,10 +35,10 @@ class Heads:
         return (self.heads + 2 * self.kv_heads) * self.head_dim
 
 
-def layers(dry: bool) -> list[Layer]:
-    """The five products of a step, as the engine fuses them; of two models, without a device of a tiny one."""
+def layers(dry: bool, models: tuple[str, ...] = MODELS) -> list[Layer]:
+    """The five products of a step, as the engine fuses them; of some models, without a device of a tiny one."""
     out = []
-    for model in DRY_MODELS if dry else MODELS:
+    for model in DRY_MODELS if dry else models:
         spec = shape(model)
         mixer, ffn = spec.layers[0].mixer, spec.layers[0].ffn
         qkv = (mixer.heads + 2 * mixer.kv_heads) * mixer.head_dim

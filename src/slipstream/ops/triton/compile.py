@@ -33,6 +33,7 @@ from slipstream.ops.triton import (
     logprobs,
     move,
     norm,
+    plain,
     rope,
     sample,
     whole,
@@ -117,6 +118,7 @@ def _of(spec: ModelSpec) -> Iterator[tuple[str, str, Variant]]:
     for step, variant in sample.variants(spec.vocab).items():
         yield f"sample_{step}", "", variant
     yield "logprobs", "", logprobs.variant(spec.vocab)
+    yield from plain.variants()
 
 
 def products(names: Iterable[str], formats: Iterable[str]) -> list[tuple[str, str, Variant]]:

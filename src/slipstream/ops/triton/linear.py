@@ -1,11 +1,12 @@
 """Linear layers: the face of each weight format. Owns the types that go into each product; who multiplies is written below.
 
     fp32                   fp32 x fp32, TF32 off as torch has it by default: cuBLAS, or gemm.py
-    bf16                   activations rounded to bf16, products on tensor cores, sums and results in fp32: cuBLAS, or gemm.py
+    bf16                   activations rounded to bf16, tensor cores, sums and results in fp32: plain.py says by what, or gemm.py
     whole-number weights   activations rounded to bf16, weights as they are: whole.py says by what
     8-bit floats           activations rounded to bf16, then to e4m3 as they come, weights as they are: fp8.py, and cuBLAS for many rows
 
-cuBLAS picks an algorithm by the number of rows, so a row's bits may depend on it: those layers are fast, not deterministic.
+Who multiplies follows from the number of rows, and cuBLAS has several ways, too, so a row's bits may depend on it: those layers are
+fast, not deterministic.
 Each layer has a twin that is. Activations may come as fp32 or as bf16, which then is not rounded again.
 """
 
@@ -17,8 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from slipstream.base.errors import BackendError, InputError
-from slipstream.ops.triton import fp8, gemm, packed, whole
-from slipstream.ops.triton.cublas import cublas
+from slipstream.ops.triton import fp8, gemm, packed, plain, whole
 from slipstream.ops.triton.launch import FLOATS, fits
 from slipstream.ops.triton.packing import Packed, pack
 from slipstream.ops.types import CODES_ROOM, E4M3, LINEAR_FORMATS, check_stored
@@ -33,18 +33,16 @@ class PlainLinear:
 
     Attributes:
         format: of the weight.
-        product: (x [rows, k], weight [n, k], both of the format's type, out [rows, n] fp32), which makes the product.
         invariant: whether a row has the same bits for every number of rows.
         reads: see LinearKernel.
     """
 
     format: str
-    product: Callable[[Tensor, Tensor, Tensor], None]
     invariant: bool = False
 
     def deterministic(self) -> "PlainLinear":
         """The same layer, giving a row the same bits for every number of rows."""
-        return replace(self, product=gemm.matmul, invariant=True)
+        return replace(self, invariant=True)
 
     @property
     def name(self) -> str:
@@ -54,16 +52,21 @@ class PlainLinear:
     def reads(self) -> torch.dtype:
         return LINEAR_FORMATS[self.format]["weight"][0]
 
-    def prepare(self, stored: dict[str, Tensor]) -> Tensor:
+    def prepare(self, stored: dict[str, Tensor]) -> plain.Plain:
         """Checks {"weight": [n, k]}; nothing is packed."""
         shape = check_stored(self.name, self.format, stored)
-        return fits(self.name, "weight", stored["weight"], shape, stored["weight"].dtype)
+        return plain.plain(fits(self.name, "weight", stored["weight"], shape, stored["weight"].dtype))
 
-    def run(self, x: Tensor, prepared: Tensor, bias: Tensor | None, out: Tensor) -> None:
+    def run(self, x: Tensor, prepared: plain.Plain, bias: Tensor | None, out: Tensor) -> None:
         """See LinearKernel."""
-        (n, k), rows = prepared.shape, x.shape[0]
+        weight, rows = prepared.weight, x.shape[0]
+        n, k = weight.shape
         _check(self.name, x, (rows, k), out, n)
-        _finished(self.name, lambda whole: self.product(x.to(prepared.dtype), prepared, whole), bias, out)
+        narrow = x.to(weight.dtype)
+        if self.invariant:
+            _finished(self.name, lambda whole: gemm.matmul(narrow, weight, whole), bias, out)
+        else:
+            plain.product(narrow, prepared, bias, out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +183,7 @@ def _check(name: str, x: Tensor, shape: tuple[int, int], out: Tensor, n: int) ->
 
 def _layer(format: str) -> PlainLinear | PackedLinear | NarrowLinear:
     if format in PLAIN:
-        return PlainLinear(format, cublas)
+        return PlainLinear(format)
     if format in E4M3:
         return NarrowLinear(format)
     by_group = any(shared > 1 for name, (_, shared) in LINEAR_FORMATS[format].items() if name != "weight")

@@ -3,22 +3,19 @@
 Small enough to be run after every change of a kernel. What is launched is compiled before, by all cores, into Triton's cache.
 """
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache, partial
-from multiprocessing import get_context
 
 import torch
 from torch import Tensor
 
 from slipstream.bench.gpu import designs
+from slipstream.bench.gpu.ahead import compile_ahead
 from slipstream.bench.gpu.bench import Bench
 from slipstream.bench.gpu.gemm_sweep import COLD, MOST_COPIES
 from slipstream.bench.gpu.limits import Limits
 from slipstream.bench.gpu.packed_forms import CANDIDATES, DRY_CANDIDATES, Candidate, Kind, multiply, stored
 from slipstream.bench.gpu.shapes import Layer, layers
-from slipstream.ops.triton.launch import Variant
 from slipstream.ops.triton.packing import Packed, pack
 from slipstream.ops.types import Declined
 
@@ -30,7 +27,6 @@ SECONDS_EACH = 0.005  # of measuring per candidate and point
 LAUNCH = 2.5e-6  # seconds that any kernel takes; the goal is 1.15 times this and the bytes
 CHECKED = 64  # rows compared with fp64
 Call = Callable[[], object]
-AHEAD: list[Variant] = []  # to be compiled; a kernel cannot be sent to another process, but one that is forked has it
 
 
 def measure(bench: Bench) -> None:
@@ -39,39 +35,12 @@ def measure(bench: Bench) -> None:
     chosen.sort(key=lambda layer: LAYERS.index(layer.name))  # what says most first, should time run out
     counts = bench.pick(COUNTS, DRY_COUNTS)
     if not bench.dry:
-        compile_ahead(bench, candidates, chosen, counts)
+        forms = ((one, one.kind.form(layer.n, layer.k), m) for one in candidates for layer in chosen for m in counts)
+        compile_ahead(bench, (kernel for one, form, m in forms if one.least <= m <= one.most for kernel in one.variants(form, m)))
     limits = bench.limits()
     prepared = lru_cache(maxsize=1)(lambda layer: Prepared(bench, layer, candidates))
     points = [(layer, m) for layer in chosen for m in counts]
     bench.each(points, lambda point: f"{point[0]} m={point[1]}", lambda point: compare(bench, limits, prepared(point[0]), point[1]))
-
-
-def compile_ahead(bench: Bench, candidates: list[Candidate], chosen: list[Layer], counts: tuple[int, ...]) -> None:
-    """Compiles what will be launched; in processes that are forked before this one has touched the device."""
-    wanted: dict[tuple, Variant] = {}
-    for candidate in candidates:
-        for layer in chosen:
-            for m in (m for m in counts if candidate.least <= m <= candidate.most):
-                for variant in candidate.variants(candidate.kind.form(layer.n, layer.k), m):
-                    wanted[(variant.kernel, *variant.constants.items(), *variant.options.items())] = variant
-    AHEAD[:] = wanted.values()
-    with ProcessPoolExecutor(os.cpu_count(), get_context("fork")) as pool:
-        failures = [text for text in pool.map(compile_one, range(len(AHEAD))) if text]
-    bench.note(f"{len(wanted)} forms compiled before")
-    for text in failures:
-        bench.failure("compiling", text)
-
-
-def compile_one(number: int) -> str:
-    """What went wrong, "" if nothing did."""
-    from slipstream.ops.triton.compile import compiled
-
-    variant = AHEAD[number]
-    try:
-        compiled(variant)
-    except Exception as error:  # one form that does not compile is a line of the result
-        return f"{variant.kernel.__name__} {variant.constants}: {type(error).__name__}: {str(error)[:300]}"
-    return ""
 
 
 class Prepared:

@@ -1,0 +1,67 @@
+"""Which product of bf16 weights serves how many rows. Owns the tables, nothing else.
+
+    Direct     direct.py: few rows, weights from memory straight into registers, mma.sync
+    CUBLAS     cublas.py: more rows, and layers whose inputs are no multiple of direct.UNIT
+
+Only for fast settings: who adds, and in which order, follows from the number of rows.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from slipstream.ops.triton import direct
+from slipstream.ops.triton.cublas import cublas
+from slipstream.ops.triton.direct import Direct
+from slipstream.ops.triton.launch import Variant, row_facts
+
+CUBLAS = "cublas"
+Way = Direct | str
+Table = tuple[tuple[int, Way], ...]
+
+# (up to how many rows, way), to be set by `bench gpu-suite --only dense_forms` on an H200, the layers of Llama-3.2-1B and 3.1-8B.
+FAST: Table = ((8, Direct(8)), (16, Direct(16)), (1 << 31, CUBLAS))
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """A layer as its products read it.
+
+    Attributes:
+        weight: fp32 or bf16 [n, k], as stored.
+        arrived: counters of direct.py.
+    """
+
+    weight: Tensor
+    arrived: Tensor
+
+
+def plain(weight: Tensor) -> Plain:
+    """The layer of `weight`, of which nothing is copied."""
+    return Plain(weight, direct.counters(weight.shape[0], weight.device))
+
+
+def way(n: int, k: int, rows: int, table: Table) -> Way:
+    """What serves so many rows of a layer [n, k] of bf16."""
+    return next(way for most, way in table if rows <= most) if direct.serves(n, k) else CUBLAS
+
+
+def product(x: Tensor, layer: Plain, bias: Tensor | None, out: Tensor, table: Table = FAST) -> None:
+    """out = x @ weight.T + bias, by the way for so many rows; arguments as in direct.product, x [m, k] of the weight's type. On the CPU,
+    where Triton's interpreter knows no Gluon, what stands in for cuBLAS there serves all rows."""
+    chosen = way(*layer.weight.shape, len(x), table) if x.is_cuda and x.dtype is torch.bfloat16 else CUBLAS
+    if isinstance(chosen, Direct):
+        direct.product(x, layer.weight, layer.arrived, bias, out, chosen)
+    else:
+        cublas(x, layer.weight, out)
+        if bias is not None:
+            out.add_(row_facts("product", "bias", bias, out.shape[1], torch.float32))
+
+
+def variants() -> Iterator[tuple[str, str, Variant]]:
+    """(kernel, what for, variant) of all that the table launches."""
+    for _, chosen in FAST:
+        if isinstance(chosen, Direct):
+            yield "direct", f"rows {chosen.rows}", direct.variant(False, chosen)
