@@ -42,7 +42,7 @@ class Body(nn.Module):
                 self.join.weight[:, -hidden:] += torch.eye(hidden)
 
     def joined(self, states: Tensor) -> Tensor:  # [..., levels * hidden] -> [..., hidden]
-        return self.join(states) if len(self.config["levels"]) > 1 else states
+        return self.join(states).float() if len(self.config["levels"]) > 1 else states
 
 
 class Fused(Body):
@@ -60,7 +60,7 @@ class Fused(Body):
             self.fuse_state.weight += torch.eye(self.config["hidden_size"])
 
     def fused(self, embedded: Tensor, state: Tensor) -> Tensor:  # both [..., hidden] -> [..., hidden]
-        return self.fuse_embed(self.embed_norm(embedded)) + self.fuse_state(self.state_norm(state))
+        return (self.fuse_embed(self.embed_norm(embedded)) + self.fuse_state(self.state_norm(state))).float()  # the stream is never rounded
 
 
 class Block(nn.Module):
@@ -171,7 +171,7 @@ class Redrafter(Body):
         for depth in range(self.config["depth"]):
             rows = time - depth
             state, token = state[:, :rows], self.rnn_token(self.embed_norm(embedded[:, 1 + depth :]))
-            own = silu(token + self.rnn_state(own[:, :rows]))
+            own = silu(token + self.rnn_state(own[:, :rows])).float()
             x = torch.cat([self.state_norm(state), own], -1)
             for block in self.blocks:
                 x = x + silu(block(x))
