@@ -143,6 +143,21 @@ def test_a_run_from_books_to_a_report(tmp_path):
         drafter.run(model, [book], tmp_path / "other", replace(recipe, width=48), start=tmp_path / "first", say=lines.append)
 
 
+@pytest.mark.parametrize("kind", BODIES)
+def test_a_head_that_cannot_work_is_refused_at_load(tmp_path, kind):
+    """Its shapes are right; that something in it is not finite only shows when it runs."""
+    _, config, body = made(kind, None)
+    loop.export(body, config, tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    option, matrix = f"{kind}:path={tmp_path}", next(name for name in tensors if "norm" not in name)
+    LLM(MODEL, speculate=option, page_size=4, max_step_tokens=3, max_batch=2).close()
+    for name in ("norm.weight", matrix):
+        spoiled = tensors | {name: torch.full_like(tensors[name], torch.nan)}
+        save_file(spoiled, tmp_path / "model.safetensors")
+        with pytest.raises(CheckpointError, match="tried on 7 tokens of tiny: .* not finite; .*take another head"):
+            LLM(MODEL, speculate=option)
+
+
 def test_a_head_for_another_model_is_refused_by_what_differs(tmp_path):
     _, config, body = made("eagle", None)
     loop.export(body, config, tmp_path)

@@ -24,14 +24,14 @@ def found(kind: str, path: str, source: Path | str) -> Path | str:
     Raises:
         InputError: there is none.
     """
-    if at := path or beside(kind, source):
+    if at := path or brought(kind, source):
         return at
     raise InputError(
         f"speculate={kind!r}: no head comes with {source}; name one, {kind}:path=FOLDER, or train one: slipstream train drafter"
     )
 
 
-def beside(kind: str, source: Path | str) -> Path | None:
+def brought(kind: str, source: Path | str) -> Path | None:
     """The head of a kind that comes with a checkpoint: so far only the built-in one brings any; they lie beside it."""
     folder = Path(source).parent / kind
     return folder if Path(source).name == "demo" and (folder / "config.json").is_file() else None

@@ -7,19 +7,18 @@ know the drafter, nor the loss.
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from slipstream.engine.llm import LLM
-from slipstream.model.batch import Batch
+from slipstream.model.batch import whole
 from slipstream.model.build import open_weights
 from slipstream.model.decoder import Decoder
 from slipstream.ops.dispatch import Kernels
-from slipstream.ops.types import AttentionRows
 from slipstream.step import SamplingParams
 
+PAGE = 16
 LOGITS = 256  # rows made at a time
 TOGETHER = 32  # requests that continue texts at once
 
@@ -41,11 +40,11 @@ class EngineTarget:
         self.levels = tuple(levels) if levels is not None else (len(self.spec.layers),)
         self._decoder = Decoder(self.spec, weights, kernels, rows * length, LOGITS, max_len=length)
         self._decoder.watch(self.levels)
-        self._pool = torch.zeros(self._decoder.pool_shape(rows, length), device=device)  # one page holds a window
+        self._room = -(-length // PAGE) * PAGE
+        self._pool = torch.zeros(self._decoder.pool_shape(rows * self._room // PAGE, PAGE), device=device)
         self._table = weights.get("embed.weight").float()  # [vocab, hidden]
         self._head = self._table if self.spec.tied else weights.get("head.weight").float()
         self._bias = weights.get("head.bias") if self.spec.head_bias else None
-        self.rows, self.length = rows, length
 
     def embedded(self, tokens: Tensor) -> Tensor:  # [...] -> [..., hidden]
         return self._table[tokens] * self.spec.embed_scale
@@ -60,26 +59,11 @@ class EngineTarget:
     def read(self, windows: Tensor) -> tuple[Tensor, Tensor]:
         """At most as many windows, and as long ones, as it was made for."""
         count, length = windows.shape
-        hidden = self._decoder.forward(self._batch(windows), self._pool)
+        hidden = self._decoder.forward(whole(windows, self._room, PAGE), self._pool)
         every = torch.arange(count * length, dtype=torch.int32, device=self.device)
         states = self._decoder.states(hidden, every)
         logits = torch.cat([self._decoder.logits(hidden, part).clone() for part in every.split(LOGITS)])
         return states.view(count, length, -1), logits.view(count, length, -1)
-
-    def _batch(self, windows: Tensor) -> Batch:
-        count, length = windows.shape
-        places = np.tile(np.arange(length, dtype=np.int32), count)
-        owner = np.repeat(np.arange(count, dtype=np.int32), length)
-        request, positions = (torch.from_numpy(numbers).to(self.device) for numbers in (owner, places))
-        attention = AttentionRows(
-            request=request,
-            positions=positions,
-            linear=positions + 1,
-            tail_start=torch.zeros(count * length + 1, dtype=torch.int32, device=self.device),
-            tail_slots=torch.zeros(1, dtype=torch.int32, device=self.device),
-            page_table=torch.arange(self.rows, dtype=torch.int32, device=self.device)[:, None].contiguous(),
-        )
-        return Batch(ids=windows.flatten().int(), positions=positions, slots=request * self.length + positions, attention=attention)
 
 
 def continued(
