@@ -10,6 +10,7 @@ from slipstream.arch.spec import ModelSpec
 from slipstream.base import registry
 from slipstream.base.config import Options
 from slipstream.cost import kv_bytes, scratch_bytes, weights_bytes
+from slipstream.engine.trial import try_head
 from slipstream.model.build import DUMMY, open_weights
 from slipstream.model.decoder import Decoder
 from slipstream.ops.dispatch import Kernels
@@ -107,6 +108,7 @@ class Drafting:
         else:
             made = registry.load(HEADS, self._head.file).Head
             decoder = made(self._head, weights, target, kernels, *sizes, self._max_len)
+            try_head(decoder, target, kernels, self._kv, self._options.page_size, self._rows)
         pool = KVPool(decoder.pool_shape(pages, self._options.page_size), self._kv, kernels)
         return Beside(decoder, pool, self._sampler(kernels, self._asks), requests, self._rows)
 

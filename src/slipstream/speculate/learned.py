@@ -19,19 +19,22 @@ def found(kind: str, path: str, source: Path | str) -> Path | str:
     Args:
         kind: of head, also the name of its drafter.
         path: the user's; empty if there is none.
-        source: the model that is drafted for. So far only the built-in one brings heads; they lie beside it.
+        source: the model that is drafted for.
 
     Raises:
         InputError: there is none.
     """
-    if path:
-        return path
-    beside = Path(source).parent / kind
-    if Path(source).name == "demo" and (beside / "config.json").is_file():
-        return beside
+    if at := path or brought(kind, source):
+        return at
     raise InputError(
         f"speculate={kind!r}: no head comes with {source}; name one, {kind}:path=FOLDER, or train one: slipstream train drafter"
     )
+
+
+def brought(kind: str, source: Path | str) -> Path | None:
+    """The head of a kind that comes with a checkpoint: so far only the built-in one brings any; they lie beside it."""
+    folder = Path(source).parent / kind
+    return folder if Path(source).name == "demo" and (folder / "config.json").is_file() else None
 
 
 def heads_of(kind: str) -> Callable[[Any, Path | str], tuple[str, Path | str]]:

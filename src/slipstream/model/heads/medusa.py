@@ -1,4 +1,5 @@
-"""Medusa: a block per token ahead, all on one hidden state (Cai et al. 2024), which here knows the last token too.
+"""Medusa: a block per token ahead, all on one hidden state (Cai et al. 2024), which here knows the last token too; blockwise, where it
+does not (Stern et al. 2018).
 
 Owns the blocks. No block knows what the others guess, so one call makes all guesses, and there are no keys and values. Must not know
 requests, sampling, or who guesses.
@@ -28,7 +29,7 @@ class Head(base.Head):
         norms = [Norm(self.spec, f"{name}.norm", weights, kernels) for name in names]
         self._blocks = list(zip(norms, (Ffn(ffn, name, weights, self._format, kernels) for name in names), strict=True))
         self._outs = torch.zeros(head.depth, self.apart, self.spec.hidden, device=kernels.device)
-        self._forward = Replay(kernels, True)
+        self._forward = Replay(kernels, self.records)
 
     def pool_shape(self, pages: int, page_size: int) -> tuple[int, ...]:
         return (0, 2, pages, 1, page_size, 1)

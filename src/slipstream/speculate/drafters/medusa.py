@@ -38,11 +38,12 @@ class Medusa:
     Args:
         forward: the head.
         levels: hidden states that it reads.
-        options: the user's.
+        nodes, width: see Options.
+        kind: of its drafts.
     """
 
-    def __init__(self, forward: Forward, levels: tuple[int, ...], options: Options):
-        self.max_draft, self.levels, self._forward, self._width = options.nodes, levels, forward, options.width
+    def __init__(self, forward: Forward, levels: tuple[int, ...], nodes: int, width: int, kind: str = "medusa"):
+        self.max_draft, self.levels, self._forward, self._width, self._kind = nodes, levels, forward, width, kind
         self._latest = Latest()
         self.watch = self._latest.watch
 
@@ -60,7 +61,7 @@ class Medusa:
         drawn = zip(*ranks, strict=True)  # choices at one place after the other
         chosen = [list(islice(drawn, counts[context.request])) for context in contexts]
         budgets = [min(context.budget, self.max_draft) for context in contexts]
-        return [branched(choices, budget, "medusa", 1) for choices, budget in zip(chosen, budgets, strict=True)]
+        return [branched(choices, budget, self._kind, 1) for choices, budget in zip(chosen, budgets, strict=True)]
 
     def drop(self, request: int) -> None:
         self._latest.drop(request)
@@ -68,7 +69,7 @@ class Medusa:
 
 
 def make(options: Options, around: Around) -> Medusa:
-    return Medusa(around.forward, around.head.levels, options)
+    return Medusa(around.forward, around.head.levels, options.nodes, options.width)
 
 
 heads = heads_of("medusa")
