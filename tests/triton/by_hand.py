@@ -34,6 +34,7 @@ class Kind:
 FP32, BF16, FP16 = Kind("fp32", np.float32, 32), Kind("bf16", np.float32, 16), Kind("fp16", np.float32, 16)
 WHOLE = {name: Kind(name, getattr(np, name), 8 * np.dtype(name).itemsize) for name in ("int8", "uint8", "int16", "int32")}
 OF_TORCH = {torch.float32: FP32, torch.bfloat16: BF16, torch.float16: FP16} | {getattr(torch, name): kind for name, kind in WHOLE.items()}
+OF_TORCH[torch.float8_e4m3fn] = Kind("e4m3", np.float32, 8)
 
 
 @dataclass(frozen=True)
@@ -143,18 +144,20 @@ def atomic_add(pointer: Pointer, value: int, sem: str, scope: str) -> int:
 
 
 def assembly(text: str, constraints: str, arguments: list[Block], kinds, pure: bool, pack: int) -> tuple[Block, ...]:
-    """What PTX makes of 32-bit registers: two halves, bf16; or lines that are to be fetched soon, which must be within the tensor."""
+    """What PTX makes of 32-bit registers: halves, bf16; or lines that are to be fetched soon, which must be within the tensor."""
     if "prefetch" in text:
         lines, sizes = arguments
-        numbers, many = lines.numbers(), sizes.data // (lines.kind.bits // 8)
-        assert (sizes.data % 16 == 0).all() and (lines.at % 8 == 0)[many > 0].all()
+        numbers, size = lines.numbers(), lines.kind.bits // 8
+        many = sizes.data // size
+        assert (sizes.data % 16 == 0).all() and (lines.at * size % 16 == 0)[many > 0].all()
         assert (lines.at >= 0)[many > 0].all() and (lines.at + many <= len(numbers))[many > 0].all(), "fetched outside of the tensor"
         FETCHED.append(int(np.maximum(sizes.data, 0).sum()))
         return (Block(np.zeros(sizes.data.shape, np.int32), WHOLE["int32"]),)
-    assert pack == 1 and constraints.startswith("=h,=h,r") and kinds == (BF16, BF16)
-    registers = {f"${2 + number}": argument.data.astype(np.int32).view(np.uint32) for number, argument in enumerate(arguments)}
+    count = len(kinds)
+    assert pack == 1 and constraints.startswith("=h," * count + "r") and set(kinds) == {BF16}
+    registers = {f"${count + number}": argument.data.astype(np.int32).view(np.uint32) for number, argument in enumerate(arguments)}
     found = execute(text, registers)
-    return tuple(Block((found[name].astype(np.uint32) << 16).view(np.float32), BF16) for name in ("$0", "$1"))
+    return tuple(Block((found[f"${number}"].astype(np.uint32) << 16).view(np.float32), BF16) for number in range(count))
 
 
 def mma(left: Block, right: Block, total: Block) -> Block:

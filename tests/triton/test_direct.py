@@ -65,6 +65,26 @@ def test_against_exact_sums(direct, form, m, n, k, fill):
     assert (sum(by_hand.FETCHED) > 0) == (early > 0)
 
 
+@pytest.mark.parametrize("form", [FORMS[0] | dict(step=64), FORMS[1], FORMS[2]])
+@pytest.mark.parametrize("m, n, k, codes", [(1, 16, 256, True), (7, 70, 640, True), (7, 70, 640, False)])
+def test_codes_against_exact_sums(direct, form, m, n, k, codes):
+    """Weights in e4m3, every code among them, times x in bf16 or in codes with their scale behind each row."""
+    x, (every, bias) = random(m, k, seed=1).bfloat16(), (torch.arange(256).to(torch.uint8).view(torch.float8_e4m3fn), random(n, seed=3))
+    every = every[every.float().isfinite()]
+    weight, scale = every[torch.randint(len(every), (n, k), generator=torch.Generator().manual_seed(4))], random(n, seed=5).abs() + 0.1
+    meant, exact = (weight.float() * scale[:, None]).double(), x.double()
+    if codes:
+        step = random(m, seed=6).abs() + 0.1
+        room = torch.full((m, 4), torch.nan)
+        room[:, 0] = step
+        narrow = (x.float() * 3).to(torch.float8_e4m3fn)
+        exact, x = (narrow.float() * step[:, None]).double(), torch.cat([narrow, room.view(torch.float8_e4m3fn)], 1)
+    arrived, out = direct.counters(n, x.device), torch.full((m, n + 9), torch.nan)
+    direct.product(x, weight, arrived, bias, out[:, 5 : 5 + n], direct.Direct(**form), scale)
+    assert out[:, :5].isnan().all() and out[:, 5 + n :].isnan().all() and not arrived.any()
+    assert ((out[:, 5 : 5 + n].double() - exact @ meant.T - bias).abs() <= 2e-6 * (exact.abs() @ meant.abs().T + bias.abs())).all()
+
+
 def test_what_is_brought_near_lies_between_what_is_read_at_once_and_the_end(direct):
     x, weight, _ = scene(1, 32, 640)
     for early, found in ((128, 2 * 32 * 128), (256, 2 * 32 * 256), (1024, 2 * 32 * (640 - 256))):
