@@ -142,7 +142,10 @@ def atomic_add(pointer: Pointer, value: int, sem: str, scope: str) -> int:
 
 
 def assembly(text: str, constraints: str, arguments: list[Block], kinds, pure: bool, pack: int) -> tuple[Block, ...]:
-    """What PTX makes of 32-bit registers: two halves, bf16."""
+    """What PTX makes of 32-bit registers: two halves, bf16; or of fp32 numbers: a pair of bf16."""
+    if constraints == "=r,f":
+        assert pack == 1 and kinds is WHOLE["int32"]
+        return Block(execute(text, {"$1": arguments[0].data.view(np.uint32)})["$0"].view(np.int32), kinds)
     assert pack == 1 and constraints.startswith("=h,=h,r") and kinds == (BF16, BF16)
     registers = {f"${2 + number}": argument.data.astype(np.int32).view(np.uint32) for number, argument in enumerate(arguments)}
     found = execute(text, registers)
@@ -154,7 +157,7 @@ def mma(left: Block, right: Block, total: Block) -> Block:
     return Block((left.data.astype(np.float64) @ right.data + total.data).astype(np.float32), FP32)
 
 
-def group_mma(left: Block, right: Shared, total: Block, use_acc: bool, is_async: bool) -> Block:
+def group_mma(left: Block, right: Shared, total: Block, is_async: bool, use_acc: bool = True) -> Block:
     assert left.kind is BF16 and left.shape[-1] % 16 == 0 and is_async
     return Block((left.data.astype(np.float64) @ right.data + (total.data if use_acc else 0)).astype(np.float32), FP32)
 
@@ -199,7 +202,9 @@ class Kernel:
         return self.function(*arguments, **constants)
 
     def __getitem__(self, grid):
-        def launch(*arguments, num_warps, num_stages, enable_fp_fusion, **constants):
+        """`launch_pdl` says when programs may begin, which is nothing here."""
+
+        def launch(*arguments, num_warps, num_stages, enable_fp_fusion, launch_pdl=False, **constants):
             free = [Pointer(a, OF_TORCH[a.dtype]) if isinstance(a, torch.Tensor) else a for a in arguments]
             PROGRAM["count"] = grid
             for place in np.ndindex(*reversed(grid)):
@@ -216,14 +221,17 @@ def imported(name: str, **others: ModuleType) -> ModuleType:
     gluon.constexpr_function, gluon.language = lambda function: function, language()
     ampere, hopper = ModuleType("ampere"), ModuleType("hopper")
     ampere.mma_v2, hopper.warpgroup_mma = mma, group_mma
-    hopper.warpgroup_mma_wait, hopper.fence_async_shared = lambda outstanding, deps: deps[0], lambda: None
+    hopper.warpgroup_mma_wait = lambda outstanding, deps: deps[0] if len(deps) == 1 else tuple(deps)
+    hopper.fence_async_shared = lambda: None
     spec = importlib.util.spec_from_file_location(f"{name}_by_hand", importlib.util.find_spec(name).origin)
     module = importlib.util.module_from_spec(spec)
     nvidia = f"{gluon.__name__}.language.nvidia"
     above = ModuleType("triton.experimental")  # in whose place the real one may have the real Gluon by now
     above.gluon = gluon
     fakes = {above.__name__: above, gluon.__name__: gluon, f"{nvidia}.ampere": ampere, f"{nvidia}.hopper": hopper}
-    fakes |= {module.__name__: module, **others}
+    chain = ModuleType("slipstream.ops.triton.chain")
+    chain.await_turn = lambda: None  # here programs run one after the other
+    fakes |= {module.__name__: module, chain.__name__: chain, **others}
     importlib.import_module("slipstream.ops.triton.packed")  # with all that stays real: what is imported below is forgotten
     with mock.patch.dict(sys.modules, fakes):
         spec.loader.exec_module(module)
