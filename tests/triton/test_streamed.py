@@ -28,6 +28,11 @@ def folded():
     return by_hand.imported("slipstream.ops.triton.folded")
 
 
+@pytest.fixture(scope="module")
+def unfolded(folded):
+    return by_hand.imported("slipstream.ops.triton.unfolded", **{"slipstream.ops.triton.folded": folded})
+
+
 def layer(format: str, n: int, k: int):
     from slipstream.ops.triton.packing import pack
 
@@ -87,3 +92,17 @@ def test_scales_that_go_into_the_weight(folded, format, shape):
         assert (abs(found - x.bfloat16().double() @ weight.T - bias) <= room).all()
     else:
         assert_right(found, x, weight if format == "int8" else weight.bfloat16().double(), bias)
+
+
+@pytest.mark.parametrize("format", ["int4", "int4_zero", "q8_0"])
+def test_a_part_of_a_layer_as_rows_of_bf16(unfolded, format):
+    from slipstream.ops.triton.packing import pack
+
+    tensors = stored(format, 300, fitting(format, 544))
+    tensors["scale"] = tensors["scale"].bfloat16().half()
+    packed = pack(tensors)
+    out = torch.full((256, packed.form.k), torch.nan, dtype=torch.bfloat16)
+    unfolded.unpack(packed, 128, out)
+    weight = meaning(format, tensors)
+    assert torch.equal(out[:172, : weight.shape[1]], weight[128:].bfloat16())
+    assert not out[172:].any() and not out[:, weight.shape[1] :].any()

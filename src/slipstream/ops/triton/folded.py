@@ -129,7 +129,7 @@ def _by_output(facts, warps: gl.constexpr, reps: gl.constexpr, target: gl.conste
 
 
 @gluon.jit
-def _fetch(
+def fetch(
     codes, scale, least, wide, wide_least, first, at, end, n,
     warps: gl.constexpr, reps: gl.constexpr, depth: gl.constexpr, group: gl.constexpr, kind: gl.constexpr, wide_group: gl.constexpr,
     block: gl.constexpr,
@@ -177,7 +177,7 @@ def _like(facts, target):
 
 
 @gluon.jit
-def _meant(
+def meant(
     taken, at: gl.constexpr, warps: gl.constexpr, reps: gl.constexpr, depth: gl.constexpr, bits: gl.constexpr,
     group: gl.constexpr, kind: gl.constexpr, middle: gl.constexpr, wide_group: gl.constexpr, block: gl.constexpr,
 ):  # fmt: skip
@@ -220,7 +220,7 @@ def _weight(
 ):  # fmt: skip
     """Inputs at .. at + length - 1 (16, 32 or 64 of them) of a stage of the weight, bf16 [outputs, length]."""
     if length == 16:
-        return _meant(taken, at, warps, reps, depth, bits, group, kind, middle, wide_group, block)
+        return meant(taken, at, warps, reps, depth, bits, group, kind, middle, wide_group, block)
     else:
         half: gl.constexpr = length // 2
         a = _weight(taken, at, half, warps, reps, depth, bits, group, kind, middle, wide_group, block)
@@ -248,7 +248,7 @@ def _product(
     held = gl.zeros([size, piece], gl.bfloat16, left)  # what may still be read by the tensor cores
     waiting = ()
     for number in gl.static_range(ahead):
-        fetched = _fetch(
+        fetched = fetch(
             codes, scale, least, wide, wide_least, first, begin + number * depth, end, n, warps, reps, depth, group, kind, wide_group, block
         )  # fmt: skip
         waiting = waiting + (fetched,)
@@ -272,7 +272,7 @@ def _product(
                 total, held = warpgroup_mma_wait(1, deps=[total, held])
                 held = weight
             at = round + (turn + ahead) * depth  # into the registers that are free now
-            fetched = _fetch(
+            fetched = fetch(
                 codes, scale, least, wide, wide_least, first, at, end, n, warps, reps, depth, group, kind, wide_group, block
             )  # fmt: skip
             coming = coming + (fetched,)
