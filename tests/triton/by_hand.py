@@ -144,7 +144,8 @@ def atomic_add(pointer: Pointer, value: int, sem: str, scope: str) -> int:
 
 
 def assembly(text: str, constraints: str, arguments: list[Block], kinds, pure: bool, pack: int) -> tuple[Block, ...]:
-    """What PTX makes of 32-bit registers: halves, bf16; or lines that are to be fetched soon, which must be within the tensor."""
+    """What PTX makes of 32-bit registers: halves, bf16; of fp32 numbers: a pair of bf16; or lines that are to be fetched soon, which must
+    be within the tensor."""
     if "prefetch" in text:
         lines, sizes = arguments
         numbers, size = lines.numbers(), lines.kind.bits // 8
@@ -153,6 +154,9 @@ def assembly(text: str, constraints: str, arguments: list[Block], kinds, pure: b
         assert (lines.at >= 0)[many > 0].all() and (lines.at + many <= len(numbers))[many > 0].all(), "fetched outside of the tensor"
         FETCHED.append(int(np.maximum(sizes.data, 0).sum()))
         return (Block(np.zeros(sizes.data.shape, np.int32), WHOLE["int32"]),)
+    if constraints == "=r,f":
+        assert pack == 1 and kinds is WHOLE["int32"]
+        return Block(execute(text, {"$1": arguments[0].data.view(np.uint32)})["$0"].view(np.int32), kinds)
     count = len(kinds)
     assert pack == 1 and constraints.startswith("=h," * count + "r") and set(kinds) == {BF16}
     registers = {f"${count + number}": argument.data.astype(np.int32).view(np.uint32) for number, argument in enumerate(arguments)}
@@ -165,7 +169,7 @@ def mma(left: Block, right: Block, total: Block) -> Block:
     return Block((left.data.astype(np.float64) @ right.data + total.data).astype(np.float32), FP32)
 
 
-def group_mma(left: Block, right: Shared, total: Block, use_acc: bool, is_async: bool) -> Block:
+def group_mma(left: Block, right: Shared, total: Block, is_async: bool, use_acc: bool = True) -> Block:
     assert left.kind is BF16 and left.shape[-1] % 16 == 0 and is_async
     return Block((left.data.astype(np.float64) @ right.data + (total.data if use_acc else 0)).astype(np.float32), FP32)
 
@@ -210,7 +214,9 @@ class Kernel:
         return self.function(*arguments, **constants)
 
     def __getitem__(self, grid):
-        def launch(*arguments, num_warps, num_stages, enable_fp_fusion, launch_pdl, **constants):
+        """`launch_pdl` says when programs may begin, which is nothing here."""
+
+        def launch(*arguments, num_warps, num_stages, enable_fp_fusion, launch_pdl=False, **constants):
             free = [Pointer(a, OF_TORCH[a.dtype]) if isinstance(a, torch.Tensor) else a for a in arguments]
             PROGRAM["count"] = grid
             for place in np.ndindex(*reversed(grid)):
@@ -227,7 +233,8 @@ def imported(name: str, **others: ModuleType) -> ModuleType:
     gluon.constexpr_function, gluon.language = lambda function: function, language()
     ampere, hopper = ModuleType("ampere"), ModuleType("hopper")
     ampere.mma_v2, hopper.warpgroup_mma = mma, group_mma
-    hopper.warpgroup_mma_wait, hopper.fence_async_shared = lambda outstanding, deps: deps[0], lambda: None
+    hopper.warpgroup_mma_wait = lambda outstanding, deps: deps[0] if len(deps) == 1 else tuple(deps)
+    hopper.fence_async_shared = lambda: None
     spec = importlib.util.spec_from_file_location(f"{name}_by_hand", importlib.util.find_spec(name).origin)
     module = importlib.util.module_from_spec(spec)
     nvidia = f"{gluon.__name__}.language.nvidia"

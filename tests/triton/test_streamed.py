@@ -23,6 +23,16 @@ def grouped(streamed):
     return by_hand.imported("slipstream.ops.triton.grouped", **{parent.__name__: parent, f"{parent.__name__}.streamed": streamed})
 
 
+@pytest.fixture(scope="module")
+def folded():
+    return by_hand.imported("slipstream.ops.triton.folded")
+
+
+@pytest.fixture(scope="module")
+def unfolded(folded):
+    return by_hand.imported("slipstream.ops.triton.unfolded", **{"slipstream.ops.triton.folded": folded})
+
+
 def layer(format: str, n: int, k: int):
     from slipstream.ops.triton.packing import pack
 
@@ -60,3 +70,39 @@ def test_groups_of_warps_against_what_the_weights_mean(grouped, format):
     assert grouped.serves(packed.form)
     x, bias = random(11, weight.shape[1], seed=2), random(130, seed=3)
     assert_right(product(grouped, x, packed, bias, grouped.Grouped(8, 4)), x, weight, bias)
+
+
+SHORT, LONG = dict(rows=16, warps=4, depth=64, ahead=1, fill=32), dict(rows=8, warps=4, each=32, depth=128, ahead=2)
+
+
+@pytest.mark.parametrize("format, shape", [*((name, SHORT) for name in INTEGERS), ("int4_zero", LONG), ("q4_k", LONG), ("int8", LONG)])
+def test_scales_that_go_into_the_weight(folded, format, shape):
+    """Against weights of scales that are bf16 as they are; of K-quants, whose scales are products, within three roundings."""
+    from slipstream.ops.triton.packing import pack
+
+    tensors = stored(format, 130, fitting(format, 544))
+    exact = format.endswith("_k")
+    if format not in ("int8", "q4_k", "q6_k"):
+        tensors["scale"] = tensors["scale"].bfloat16().half()
+    weight = meaning(format, tensors)
+    x, bias = random(11, weight.shape[1], seed=2), random(130, seed=3)
+    found = product(folded, x, pack(tensors), bias, folded.Folded(**shape))
+    if exact:
+        room = 3 * 2**-9 * (abs(x.bfloat16().double()) @ abs(weight).T)
+        assert (abs(found - x.bfloat16().double() @ weight.T - bias) <= room).all()
+    else:
+        assert_right(found, x, weight if format == "int8" else weight.bfloat16().double(), bias)
+
+
+@pytest.mark.parametrize("format", ["int4", "int4_zero", "q8_0"])
+def test_a_part_of_a_layer_as_rows_of_bf16(unfolded, format):
+    from slipstream.ops.triton.packing import pack
+
+    tensors = stored(format, 300, fitting(format, 544))
+    tensors["scale"] = tensors["scale"].bfloat16().half()
+    packed = pack(tensors)
+    out = torch.full((256, packed.form.k), torch.nan, dtype=torch.bfloat16)
+    unfolded.unpack(packed, 128, out)
+    weight = meaning(format, tensors)
+    assert torch.equal(out[:172, : weight.shape[1]], weight[128:].bfloat16())
+    assert not out[172:].any() and not out[:, weight.shape[1] :].any()
