@@ -44,7 +44,8 @@ from slipstream.ops.triton.packing import Form
 TARGET = GPUTarget("cuda", 90, 32)
 SHAPES = ("tiny", "demo", "llama-3.2-1b", "llama-3.1-8b")
 SHARED_LIMIT = 227 * 1024  # bytes of shared memory that a program may have on sm_90
-CACHES = {"fp32": "*fp32", "bf16": "*bf16"}
+TABLES = {"fp32": "*fp32", "bf16": "*bf16"}
+CACHES = TABLES | {"fp8": "*fp8e4nv"}
 ROUTERS = {
     "mixtral": RouterSpec(8, 2),
     "qwen3-moe": RouterSpec(128, 8),
@@ -106,8 +107,9 @@ def _of(spec: ModelSpec) -> Iterator[tuple[str, str, Variant]]:
             yield "gated", out[1:], gated.variant(ffn.width, out=out)
         for mixer in mixers:
             yield "attention_merge", out[1:], attention.merge_variant(mixer.heads, mixer.head_dim, out=out)
-    for label, kind in CACHES.items():
+    for label, kind in TABLES.items():
         yield "embed", f"table {label}", embed.variant(spec.hidden, kind)
+    for label, kind in CACHES.items():
         for mixer in mixers:
             heads, kv_heads, head_dim = mixer.heads, mixer.kv_heads, mixer.head_dim
             yield "rope_write", f"kv {label}", rope.variant(heads, kv_heads, head_dim, kind)

@@ -17,6 +17,7 @@ SETTINGS = {  # name -> options of the engine
     "deterministic": {"deterministic": True},
     "fast": {},
     "deterministic fp8": {"deterministic": True, "quant": "fp8"},
+    "deterministic kv fp8": {"deterministic": True, "kv": "fp8"},
 }
 WAYS = {  # name -> (options of the engine, one request at a time, order turned round)
     "again, alone": ({}, True, False),  # if this differs from itself, nothing else means anything
@@ -51,7 +52,7 @@ def measure(bench: Bench) -> None:
             earliest_difference=min(differ, default=None), profile=profile, raw=firsts,
         )  # fmt: skip
 
-    wanted = [name for name, options in SETTINGS.items() if not (bench.dry and "quant" in options)]  # no CPU multiplies 8-bit floats
+    wanted = [name for name, options in SETTINGS.items() if not (bench.dry and {"quant", "kv"} & set(options))]  # CPUs have no 8-bit floats
     bench.each([(settings, way) for settings in wanted for way in WAYS], lambda point: f"{point[0]}: {point[1]}", one)
 
 
