@@ -3,6 +3,7 @@ arch/heads.py says.
 """
 
 from collections.abc import Callable, Sequence
+from heapq import heappop, heappush
 from pathlib import Path
 from typing import Any
 
@@ -81,3 +82,27 @@ def branched(chosen: Sequence[Sequence[int]], nodes: int, kind: str, passes: int
                 tokens.append(choices[rank])
                 parents.append(depth - 1 if depth else ROOT)
     return DraftTree(tuple(tokens), tuple(parents), kind, passes)
+
+
+def crossed(chosen: Sequence[Sequence[tuple[int, float]]], nodes: int, kind: str, passes: int) -> DraftTree:
+    """The likeliest tree where no guess knows the ones before it (Medusa's): every choice at a depth may follow every one before. Likeliest
+    nodes first, so that a tree that is cut is the best of its size.
+
+    Args:
+        chosen: per depth the choices, each with the logarithm of its share. [depths][choices]
+        nodes: in all at most.
+        kind, passes: see DraftTree.
+    """
+    tokens, parents, open_ = [], [], []  # open_: (-score, depth, parent, token)
+
+    def follow(parent: int, depth: int, score: float) -> None:
+        for token, share in chosen[depth] if depth < len(chosen) else ():
+            heappush(open_, (-(score + share), depth, parent, token))
+
+    follow(ROOT, 0, 0.0)
+    while open_ and len(tokens) < nodes:
+        score, depth, parent, token = heappop(open_)
+        tokens.append(token)
+        parents.append(parent)
+        follow(len(tokens) - 1, depth + 1, -score)
+    return DraftTree(tuple(tokens), tuple(parents), kind, passes) if tokens else EMPTY

@@ -28,7 +28,7 @@ class Options:
 
 
 def make(options: Options, around: Around) -> medusa.Medusa:
-    return medusa.Medusa(around.forward, around.head.levels, options.nodes, 1, "blockwise")
+    return medusa.Medusa(around.forward, around.head.levels, options.nodes, 1, False, "blockwise")
 
 
 heads = heads_of("blockwise")
