@@ -126,7 +126,8 @@ def test_drafts_that_are_always_wrong_cost_next_to_nothing(requests, truth, pass
 @pytest.mark.parametrize("truth", [flat, steep, stairs])
 @pytest.mark.parametrize("requests", [1, 8])
 def test_plain_decoding_is_beaten_as_it_really_runs(requests, truth, right, pass_cost):
-    """A step without guesses takes eight passes, and pays the host once. Never below 0.97 of that, and within a tenth of the best fixed setting."""
+    """A step without guesses takes eight passes, and pays the host once. Never below 0.97 of that, and within a tenth of the best number
+    of guesses."""
     host, look = 0.001, 0.0 if pass_cost else 0.05
     world = World(requests, truth, lambda number: right, pass_cost=pass_cost, look_cost=look, several=8, host=host, noise=0.1)
     world.pace = world.controller._pace = Pace(lambda work: 0.3 * (host + truth(work.rows)))

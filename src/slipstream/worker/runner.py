@@ -63,7 +63,7 @@ class Runner:
         self._kernels = pool.kernels
         padding = Padding(self._kernels.padded, pool.spare) if self._kernels.pads else None
         self.batcher = Batcher(self.slots, pool.page_size, sizes.rows, self.device, padding)
-        self._ahead = Ahead(decoder, pool, self.slots.staged, sizes.batch)
+        self._ahead = Ahead(decoder, pool, self.slots.staged, sizes.batch, decoder.levels)
 
     def run(self, plan: Plan) -> Result:
         for request in plan.released:
@@ -93,8 +93,8 @@ class Runner:
         return Result(tuple(drafted), time.perf_counter() - began)
 
     def _goes_on(self, chunks: Sequence[Chunk]) -> bool:
-        """Whether nobody here looks at a step of these before the next: no processor, nobody who watches states or log-probabilities."""
-        if self.decoder.levels or len(chunks) > self.sampler.max_rows:
+        """Whether nobody here looks at a step of these before the next: no processor, nobody who wants log-probabilities."""
+        if len(chunks) > self.sampler.max_rows:
             return False
         voices = (self.slots[chunk.request].voice for chunk in chunks)
         return all(not voice.processors and voice.params.logprobs is None for voice in voices)
@@ -114,6 +114,9 @@ class Runner:
             slot.tokens.extend(tokens)
         outcomes = [Outcome(chunk.request, tuple(tokens)) for chunk, tokens in zip(plan.chunks, drawn, strict=True)]
         began = time.perf_counter()
+        if self.decoder.levels:
+            states = zip(plan.chunks, self._ahead.states(), strict=True)
+            self.drafter.watch([States(chunk.request, chunk.start, own) for chunk, own in states])
         drafted = self._draft(plan.chunks, outcomes)
         return Result(tuple(drafted), time.perf_counter() - began, plan.passes)
 
