@@ -16,6 +16,7 @@ from slipstream.model.decoder import Decoder
 from slipstream.ops.dispatch import Kernels
 from slipstream.sampling.noting import NotingSampler
 from slipstream.sampling.sampler import Sampler
+from slipstream.scheduler.passes import COUNTS
 from slipstream.speculate.choose import Rule, choose
 from slipstream.speculate.drafter import WINDOW, Around, Drafter
 from slipstream.weights.heads import open_head
@@ -115,7 +116,7 @@ class Drafting:
 
 def head_bytes(head: HeadSpec, format: str, rows: int, step_rows: int, requests: int) -> int:
     """What a head takes beside the scratch of its layers: weights, the states that it reads and those that wait for it, and what the
-    target keeps for it in a step.
+    target keeps for it in a step, of one pass or of several.
 
     Args:
         format: of its matrices, "bf16" or "fp32".
@@ -127,4 +128,4 @@ def head_bytes(head: HeadSpec, format: str, rows: int, step_rows: int, requests:
     width = len(head.levels) * head.body.hidden
     inside = rows * (width + (1 + head.ahead) * head.body.hidden)
     waiting = 2 * WINDOW if head.cached else 1  # a head without keys and values has nothing to catch up with
-    return weights + 4 * (inside + (step_rows + requests * waiting) * width)
+    return weights + 4 * (inside + (step_rows + requests * (waiting + COUNTS[0])) * width)

@@ -63,7 +63,7 @@ class Runner:
         self._kernels = pool.kernels
         padding = Padding(self._kernels.padded, pool.spare) if self._kernels.pads else None
         self.batcher = Batcher(self.slots, pool.page_size, sizes.rows, self.device, padding)
-        self._ahead = Ahead(decoder, pool, self.slots.staged, sizes.batch)
+        self._ahead = Ahead(decoder, pool, self.slots.staged, sizes.batch, decoder.levels)
 
     def run(self, plan: Plan) -> Result:
         for request in plan.released:
@@ -94,8 +94,8 @@ class Runner:
 
     def _plain(self, chunks: Sequence[Chunk]) -> bool:
         """Whether a step of these only draws a token for each row, and nobody here looks at it before the next: no processor, nobody who
-        watches states or log-probabilities."""
-        if self.decoder.levels or len(chunks) > self.sampler.max_rows:
+        wants log-probabilities."""
+        if len(chunks) > self.sampler.max_rows:
             return False
         if any(len(chunk.trunk) > 1 or chunk.draft.tokens or not chunk.sample or chunk.score is not None for chunk in chunks):
             return False
@@ -117,6 +117,9 @@ class Runner:
             slot.tokens.extend(tokens)
         outcomes = [Outcome(chunk.request, tuple(tokens)) for chunk, tokens in zip(plan.chunks, drawn, strict=True)]
         began = time.perf_counter()
+        if self.decoder.levels:
+            states = zip(plan.chunks, self._ahead.states(), strict=True)
+            self.drafter.watch([States(chunk.request, chunk.start, own) for chunk, own in states])
         drafted = self._draft(plan.chunks, outcomes)
         return Result(tuple(drafted), time.perf_counter() - began, plan.passes)
 
