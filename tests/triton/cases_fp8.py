@@ -117,7 +117,7 @@ def test_the_layer_beside_the_reference(format, monkeypatch):
         tensors["scale"] = tensors["scale"][[0, 128]].repeat_interleave(128, 0)[:n]
         compact = kernel.prepare(tensors)
         assert compact.scale.shape == (2, 2)
-        spread = fp8.Packed(compact.codes, tensors["scale"].contiguous(), compact.one)
+        spread = fp8.Packed(compact.codes, tensors["scale"].contiguous(), compact.one, compact.arrived)
         assert equal_bits(run(kernel.deterministic(), x, compact, None, n), run(kernel.deterministic(), x, spread, None, n))
 
 

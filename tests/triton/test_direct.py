@@ -123,6 +123,16 @@ def test_who_serves_how_many_rows():
     assert plain.way(4096, 4100, 1, plain.FAST) == plain.way(1 << 19, 4096, 1, plain.FAST) == plain.CUBLAS
 
 
+def test_which_layers_of_codes_it_serves():
+    from slipstream.ops.triton import fp8
+
+    codes = torch.zeros(256, 256, dtype=torch.uint8).view(torch.float8_e4m3fn)
+    by_output, by_block = ({"weight": codes, "scale": torch.ones(shape)} for shape in ((256,), (256, 2)))
+    for most, form in fp8.FEW:
+        assert fp8.few(most, fp8.pack(by_output)) == form and most <= form.rows and form.step in (64, 128)
+    assert fp8.few(fp8.FEW[-1][0] + 1, fp8.pack(by_output)) is None and fp8.few(1, fp8.pack(by_block)) is None
+
+
 PROGRAM = """
 import json
 from dataclasses import asdict
@@ -130,6 +140,9 @@ from slipstream.bench.gpu import dense_forms
 from slipstream.ops.triton import compile, direct
 for form in dense_forms.FORMS:
     print(json.dumps(asdict(compile.measure("direct", str(form), direct.variant(False, form)))))
+for form in dense_forms.NARROW:
+    for codes in (False, True):
+        print(json.dumps(asdict(compile.measure("direct", str(form), direct.variant(False, form, True, codes)))))
 """
 
 

@@ -1,4 +1,4 @@
-"""Forms of the bf16 product of few rows that the suite compares with cuBLAS. Owns the choice, and the chain of products of a step."""
+"""Forms of the products of few rows of bf16 and e4m3 weights that the suite compares. Owns the choice, and the chain of a step."""
 
 from dataclasses import dataclass, field
 
@@ -6,12 +6,15 @@ import torch
 from torch import Tensor
 
 from slipstream.bench.gpu.shapes import Layer
-from slipstream.ops.triton import plain
+from slipstream.ops.triton import direct, fp8, plain
 from slipstream.ops.triton.direct import Direct
 from slipstream.ops.triton.gated import gated
+from slipstream.ops.triton.launch import Variant
 from slipstream.ops.triton.norm import norm
 from slipstream.ops.triton.plain import CUBLAS, Plain, Way
 from slipstream.ops.triton.streamed import FILL
+from slipstream.ops.types import CODES_ROOM
+from slipstream.quant.formats.fp8 import quantise
 
 FORMS = (
     *(Direct(8, *rest) for rest in ((8, 16, 64, 2), (8, 16, 128, 1), (8, 16, 64, 3), (4, 16, 64, 4), (4, 16, 64, 2), (16, 16, 64, 2))),
@@ -21,26 +24,55 @@ FORMS = (
     *(Direct(16, *rest) for rest in ((8, 16, 64, 2), (8, 32, 64, 1), (4, 32, 64, 2), (4, 16, 64, 4), (8, 16, 64, 2, 1024))),
     *(Direct(32, *rest) for rest in ((8, 16, 64, 2), (8, 32, 64, 1))),
 )
+NARROW = (  # of weights in e4m3
+    *(Direct(8, *rest) for rest in ((8, 16, 128, 2), (8, 16, 64, 2), (8, 16, 128, 1), (4, 16, 128, 2), (8, 32, 64, 2), (4, 32, 128, 2))),
+    *(Direct(8, 8, 16, 128, 2, early) for early in (1024, 2048)),
+    *(Direct(16, *rest) for rest in ((8, 16, 64, 2), (8, 16, 128, 1), (4, 16, 128, 2), (8, 32, 64, 1))),
+)
 EPS = 1e-5
+
+
+KINDS = {"bf16": (FORMS, 16, CUBLAS), "fp8": (NARROW, 8, "tiles")}  # weights -> (forms, bits, what serves them otherwise)
+Weights = Plain | fp8.Packed
 
 
 def name(way: Way) -> str:
     """In tables: rows, warps that share inputs x outputs, inputs of a stage, stages ahead, and what is unusual."""
-    if way == CUBLAS:
-        return CUBLAS
+    if isinstance(way, str):
+        return way
     early, fill = f"_early{way.early}" if way.early else "", f"_fill{way.fill}" if way.fill != FILL else ""
     return f"direct{way.rows}_{way.deep}x{way.each}_{way.step}_ahead{way.ahead}{early}{fill}"
 
 
-def ways(rows: int, dry: bool) -> list[Way]:
-    """What is tried for so many rows: cuBLAS, and the forms of the fewest rows that are enough; without a device one of them."""
-    enough = min((form.rows for form in FORMS if form.rows >= rows), default=0)
-    return [CUBLAS, *(form for form in FORMS if form.rows == enough)][: 2 if dry else None]
+def ways(kind: str, rows: int, dry: bool) -> list[Way]:
+    """What is tried for so many rows: what is there without direct.py, and its forms of the fewest rows that are enough; without a device
+    one of them."""
+    forms, _, other = KINDS[kind]
+    enough = min((form.rows for form in forms if form.rows >= rows), default=0)
+    return [other, *(form for form in forms if form.rows == enough)][: 2 if dry else None]
 
 
-def multiply(way: Way, x: Tensor, layer: Plain, out: Tensor) -> Tensor:
-    """out fp32 [m, n] = x @ weight.T, by `way` whatever the engine's table says."""
-    plain.product(x, layer, None, out, ((1 << 31, way),))
+def variants() -> list[Variant]:
+    """Of all forms of direct.py, to be compiled before."""
+    narrow = [direct.variant(False, form, True, codes) for form in NARROW for codes in (False, True)]
+    return [direct.variant(False, form) for form in FORMS] + narrow
+
+
+def random(kind: str, layer: Layer, device: str) -> Weights:
+    """A layer of random weights."""
+    weight = (torch.randn(layer.n, layer.k, device=device) / layer.k**0.5).bfloat16()
+    return plain.plain(weight) if kind == "bf16" else fp8.pack(quantise(weight))
+
+
+def multiply(way: Way, x: Tensor, layer: Weights, out: Tensor) -> Tensor:
+    """out fp32 [m, n] = x @ weight.T, by `way` whatever the engine's tables say; x bf16 [m, k], or codes as norms write them."""
+    if isinstance(layer, Plain):
+        plain.product(x, layer, None, out, ((1 << 31, way),))
+    elif isinstance(way, Direct):
+        direct.product(x, layer.codes, layer.arrived, None, out, way, layer.scale[:, 0])
+    else:
+        k = layer.codes.shape[1]
+        fp8.product(*(fp8.split(x, k) if x.dtype is fp8.E4M3 else fp8.quantise(x, False)), layer.codes, layer.scale, out)
     return out
 
 
@@ -54,42 +86,31 @@ class Chain:
         rows: of activations.
     """
 
-    layers: list[dict[str, Plain]]
+    layers: list[dict[str, Weights]]
     rows: int
     buffers: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, shapes: dict[str, Layer], count: int, rows: int, device: str) -> "Chain":
+    def of(cls, kind: str, shapes: dict[str, Layer], count: int, rows: int, device: str) -> "Chain":
         """`count` layers of random weights."""
         names = ("qkv", "o", "gate_up", "down")
-        layers = [{key: plain.plain(random(shapes[key], device)) for key in names} for _ in range(count)]
+        layers = [{key: random(kind, shapes[key], device) for key in names} for _ in range(count)]
         hidden, ffn = shapes["o"].n, shapes["down"].k
         made = {key: torch.empty(rows, shapes[key].n, device=device) for key in names}
-        made |= {
-            "x": torch.randn(rows, hidden, device=device), "narrow": torch.empty(rows, hidden, device=device).bfloat16(),
-            "wide": torch.empty(rows, ffn, device=device).bfloat16(), "weight": torch.ones(hidden, device=device),
-        }  # fmt: skip
+        plain = torch.empty(rows, hidden, device=device).bfloat16()
+        codes = plain if kind == "bf16" else torch.empty(rows, hidden + CODES_ROOM, device=device).to(fp8.E4M3)
+        made |= {"x qkv": codes, "x o": plain, "x gate_up": codes, "x down": torch.empty(rows, ffn, device=device).bfloat16()}
+        made |= {"x": torch.randn(rows, hidden, device=device), "weight": torch.ones(hidden, device=device)}
         return cls(layers, rows, made)
 
     def run(self, way: Way) -> Tensor:
-        """All layers, all products by `way`; the state after them [rows, hidden]."""
+        """All layers, all products by `way`; what the last one adds [rows, hidden]."""
         parts, added = self.buffers, None
         for layer in self.layers:
             for key in ("qkv", "o", "gate_up"):
-                norm(parts["x"], parts["weight"], EPS, parts["narrow"], added)
-                multiply(way, parts["narrow"], layer[key], parts[key])
+                norm(parts["x"], parts["weight"], EPS, parts[f"x {key}"], added)
+                multiply(way, parts[f"x {key}"], layer[key], parts[key])
                 added = parts["o"] if key == "o" else None
-            gated(parts["gate_up"], parts["wide"])
-            multiply(way, parts["wide"], layer["down"], parts["down"])
-            added = parts["down"]
-        return parts["down"]
-
-    @property
-    def bytes(self) -> int:
-        """Of all weights."""
-        return sum(part.weight.numel() * 2 for layer in self.layers for part in layer.values())
-
-
-def random(layer: Layer, device: str) -> Tensor:
-    """Weights bf16 [n, k]."""
-    return (torch.randn(layer.n, layer.k, device=device) / layer.k**0.5).bfloat16()
+            gated(parts["gate_up"], parts["x down"])
+            added = multiply(way, parts["x down"], layer["down"], parts["down"])
+        return added

@@ -5,7 +5,8 @@ Owns the kernels, and whose product serves how many rows.
 Tensor cores sum e4m3 products with few bits, so 128 inputs are summed from zero and added in fp32, whatever the scales: that is
 `total += dot`, or `total = fma(dot, scale of the row's group * scale of the weight's block, total)`. K is cut into segments and
 these are added as in gemm.py, so a row has the same bits in every company. For many rows torch's product is faster: cuBLAS sums the
-codes as they are, and a kernel scales the sums. It may choose by the number of rows, so it is for fast settings only.
+codes as they are, and a kernel scales the sums. It may choose by the number of rows, so it is for fast settings only. So is direct.py,
+for few rows of layers with a scale per output: codes are widened to bf16, and activations that come in bf16 are not quantised.
 """
 
 from collections.abc import Mapping
@@ -18,8 +19,9 @@ import triton.language as tl
 from torch import Tensor
 
 from slipstream.base.errors import InputError
-from slipstream.ops.triton import gemm
+from slipstream.ops.triton import direct, gemm
 from slipstream.ops.triton.chain import await_turn
+from slipstream.ops.triton.direct import Direct
 from slipstream.ops.triton.elementary import e4m3
 from slipstream.ops.triton.gemm import Tile
 from slipstream.ops.triton.launch import Variant, fits, power_of_two, row_facts, type_name
@@ -32,6 +34,7 @@ BY_ROWS = (  # (up to how many rows, tile): of as many outputs and inputs, so th
 )
 E4M3 = torch.float8_e4m3fn
 OWN_UP_TO = {"fp8": 64, "fp8_block": 1 << 31}  # rows to which the own product is faster than torch's (decode_gemm on an H200)
+FEW = ((8, Direct(8, 8, 16, 128, 2)), (16, Direct(16, 8, 16, 64, 2)))  # (up to how many rows, form) of direct.py; not yet measured
 UNIT = 16  # outputs and inputs that torch's product takes multiples of
 BLOCK = 1024  # numbers of a row per program that scales sums
 
@@ -44,11 +47,13 @@ class Packed:
         codes: e4m3 [n, k].
         scale: fp32 [n, 1]; or by blocks [n / 128, k / 128] rounded up, or [n, k / 128] where 128 neighbours do not share theirs.
         one: the scale that torch's product is given. []
+        arrived: counters of direct.py.
     """
 
     codes: Tensor
     scale: Tensor
     one: Tensor
+    arrived: Tensor
 
 
 def pack(stored: Mapping[str, Tensor]) -> Packed:
@@ -59,7 +64,14 @@ def pack(stored: Mapping[str, Tensor]) -> Packed:
         scale = scale[:, None]
     elif torch.equal(scale[::GROUP].repeat_interleave(GROUP, 0)[: len(scale)], scale):
         scale = scale[::GROUP]
-    return Packed(codes, scale.contiguous(), torch.ones((), device=codes.device))
+    return Packed(codes, scale.contiguous(), torch.ones((), device=codes.device), direct.counters(len(codes), codes.device))
+
+
+def few(rows: int, packed: Packed) -> Direct | None:
+    """The form that serves so many rows of a layer in fast settings, if there is one: a scale per output, and codes that `direct` takes."""
+    if packed.scale.shape[1] > 1 or len(packed.scale) < len(packed.codes) or not direct.serves(*packed.codes.shape):
+        return None
+    return next((form for most, form in FEW if rows <= most), None)
 
 
 @triton.jit

@@ -3,7 +3,8 @@
     fp32                   fp32 x fp32, TF32 off as torch has it by default: cuBLAS, or gemm.py
     bf16                   activations rounded to bf16, tensor cores, sums and results in fp32: plain.py says by what, or gemm.py
     whole-number weights   activations rounded to bf16, weights as they are: whole.py says by what
-    8-bit floats           activations rounded to bf16, then to e4m3 as they come, weights as they are: fp8.py, and cuBLAS for many rows
+    8-bit floats           activations rounded to bf16, then to e4m3 as they come, weights as they are: fp8.py, and cuBLAS for many rows;
+                           for few, direct.py, activations in bf16 where they come so
 
 Who multiplies follows from the number of rows, and cuBLAS has several ways, too, so a row's bits may depend on it: those layers are
 fast, not deterministic.
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from slipstream.base.errors import BackendError, InputError
-from slipstream.ops.triton import fp8, gemm, packed, plain, whole
+from slipstream.ops.triton import direct, fp8, gemm, packed, plain, whole
 from slipstream.ops.triton.launch import FLOATS, fits
 from slipstream.ops.triton.packing import Packed, pack
 from slipstream.ops.types import CODES_ROOM, E4M3, LINEAR_FORMATS, check_stored
@@ -153,6 +154,12 @@ class NarrowLinear:
     def run(self, x: Tensor, prepared: fp8.Packed, bias: Tensor | None, out: Tensor) -> None:
         """See LinearKernel."""
         (n, k), rows = prepared.codes.shape, x.shape[0]
+        form = fp8.few(rows, prepared) if x.is_cuda and self.format == "fp8" and not self.invariant else None
+        if form is not None:
+            _check_out(self.name, rows, out, n)
+            narrow = x if x.dtype is fp8.E4M3 else x.bfloat16()
+            direct.product(narrow, prepared.codes, prepared.arrived, bias, out, form, prepared.scale[:, 0])
+            return
         if x.dtype is fp8.E4M3:
             codes, scale = fp8.split(fits(self.name, "x", x, (rows, k + CODES_ROOM), x.dtype), k)
         else:
@@ -177,8 +184,12 @@ def _finished(name: str, product: Callable[[Tensor], None], bias: Tensor | None,
 
 def _check(name: str, x: Tensor, shape: tuple[int, int], out: Tensor, n: int) -> None:
     fits(name, "x", x, shape, x.dtype if x.dtype in FLOATS else torch.float32)
-    if out.shape != (shape[0], n) or out.dtype is not torch.float32 or out.stride(1) != 1:
-        raise InputError(f"{name}: out must be fp32 [{shape[0]}, {n}] with rows in one piece; found {list(out.shape)} of {out.dtype}")
+    _check_out(name, shape[0], out, n)
+
+
+def _check_out(name: str, rows: int, out: Tensor, n: int) -> None:
+    if out.shape != (rows, n) or out.dtype is not torch.float32 or out.stride(1) != 1:
+        raise InputError(f"{name}: out must be fp32 [{rows}, {n}] with rows in one piece; found {list(out.shape)} of {out.dtype}")
 
 
 def _layer(format: str) -> PlainLinear | PackedLinear | NarrowLinear:

@@ -1,7 +1,8 @@
-"""bf16 products of few rows: every form on the layers of two models, alone and in the chain of a step, beside cuBLAS.
+"""Products of few rows, weights in bf16 and e4m3: every form on the layers of two models, alone and in the chain of a step.
 
-In the chain kernels overlap as they do in a step: own products read their first weights while the kernel before them ends. What is
-launched is compiled before, by all cores, into Triton's cache.
+In the chain kernels overlap as they do in a step: own products read their first weights while the kernel before them ends. Beside them
+cuBLAS, or for e4m3 the tiles of fp8.py, activations in bf16 quantised within what is timed. What is launched is compiled before, by
+all cores, into Triton's cache.
 """
 
 from functools import partial
@@ -11,13 +12,12 @@ from torch import Tensor
 
 from slipstream.bench.gpu.ahead import compile_ahead
 from slipstream.bench.gpu.bench import Bench
-from slipstream.bench.gpu.dense_forms import FORMS, Chain, multiply, name, random, ways
+from slipstream.bench.gpu.dense_forms import KINDS, Chain, multiply, name, random, variants, ways
 from slipstream.bench.gpu.gemm_sweep import COLD, MOST_COPIES
 from slipstream.bench.gpu.limits import Limits
 from slipstream.bench.gpu.shapes import Layer, layers
-from slipstream.ops.triton import direct, plain
 
-QUESTION = "Up to how many rows is the own bf16 product faster than cuBLAS, alone and between the kernels of a step?"
+QUESTION = "Up to how many rows is the own product of bf16 or e4m3 weights the fastest, alone and between the kernels of a step?"
 ORDER, SECONDS = 71, 40
 MODELS = ("llama-3.1-8b", "llama-3.2-1b")
 COUNTS, DRY_COUNTS = (1, 8, 16, 4, 32), (1,)
@@ -29,46 +29,49 @@ CHECKED = 16  # rows compared with fp64
 
 def measure(bench: Bench) -> None:
     if not bench.dry:
-        compile_ahead(bench, [direct.variant(False, form) for form in FORMS])
-    limits, shapes = bench.limits(), layers(bench.dry, MODELS)
-    chains = [(model, m) for m in bench.pick(CHAINED, DRY_CHAINED) for model in dict.fromkeys(layer.model for layer in shapes)]
-    products = [(layer, m) for m in bench.pick(COUNTS, DRY_COUNTS) for layer in shapes]
-    bench.each(chains, lambda point: f"{point[0]} chain m={point[1]}", lambda point: chain(bench, limits, shapes, *point))
-    bench.each(products, lambda point: f"{point[0]} m={point[1]}", lambda point: alone(bench, limits, *point))
+        compile_ahead(bench, variants())
+    limits, shapes, kinds = bench.limits(), layers(bench.dry, MODELS), bench.pick(tuple(KINDS), ("bf16",))
+    models = dict.fromkeys(layer.model for layer in shapes)
+    chains = [(kind, model, m) for m in bench.pick(CHAINED, DRY_CHAINED) for kind in kinds for model in models]
+    products = [(kind, layer, m) for m in bench.pick(COUNTS, DRY_COUNTS) for kind in kinds for layer in shapes]
+    bench.each(chains, lambda point: "{} {} chain m={}".format(*point), lambda point: chain(bench, limits, shapes, *point))
+    bench.each(products, lambda point: "{} {} m={}".format(*point), lambda point: alone(bench, limits, *point))
 
 
-def chain(bench: Bench, limits: Limits, shapes: list[Layer], model: str, m: int) -> None:
+def chain(bench: Bench, limits: Limits, shapes: list[Layer], kind: str, model: str, m: int) -> None:
     """One row per way: time of the chain per layer, and the share of it that reading the weights takes."""
     named = {layer.name: layer for layer in shapes if layer.model == model}
-    size = 2 * sum(layer.n * layer.k for key, layer in named.items() if key != "head")
+    weights = sum(layer.n * layer.k for key, layer in named.items() if key != "head")
+    size = weights * KINDS[kind][1] // 8
     count = bench.pick(max(2, int(-(-DEEP // size))), 1)
-    made = Chain.of(named, count, m, bench.device)
-    found = bench.clock.compare({name(way): [partial(made.run, way)] for way in ways(m, bench.dry)}, seconds=4 * SECONDS_EACH)
-    _rows(bench, found, limits.seconds(made.bytes, 2.0 * m * made.bytes / 2), count, {"model": model, "layer": "chain", "m": m}, {})
+    made = Chain.of(kind, named, count, m, bench.device)
+    found = bench.clock.compare({name(way): [partial(made.run, way)] for way in ways(kind, m, bench.dry)}, seconds=4 * SECONDS_EACH)
+    _rows(bench, found, limits.seconds(size, 2.0 * m * weights), count, {"weights": kind, "model": model, "layer": "chain", "m": m}, {})
 
 
-def alone(bench: Bench, limits: Limits, layer: Layer, m: int) -> None:
+def alone(bench: Bench, limits: Limits, kind: str, layer: Layer, m: int) -> None:
     """One row per way: time, share of the roof, and the distance from fp64."""
-    size = 2 * layer.n * layer.k
+    size = layer.n * layer.k * KINDS[kind][1] // 8
     copies = bench.pick(min(MOST_COPIES, max(1, -(-COLD // size))), 1)
-    made = [plain.plain(random(layer, bench.device)) for _ in range(copies)]
+    made = [random(kind, layer, bench.device) for _ in range(copies)]
     x, out = torch.randn(m, layer.k, device=bench.device).bfloat16(), torch.empty(m, layer.n, device=bench.device)
-    calls = {name(way): [partial(multiply, way, x, one, out) for one in made] for way in ways(m, bench.dry)}
+    calls = {name(way): [partial(multiply, way, x, one, out) for one in made] for way in ways(kind, m, bench.dry)}
     found = bench.clock.compare(calls, seconds=SECONDS_EACH)
-    errors = {key: error(x, made[0].weight, calls[key][0]()) for key, timing in found.items() if not isinstance(timing, Exception)}
+    meant = made[0].weight if kind == "bf16" else made[0].codes.float() * made[0].scale
+    errors = {key: error(x, meant, calls[key][0]()) for key, timing in found.items() if not isinstance(timing, Exception)}
     least = limits.seconds(size + 2 * m * layer.k + 4 * m * layer.n, 2.0 * m * layer.n * layer.k)
-    _rows(bench, found, least, 1, {"model": layer.model, "layer": layer.name, "m": m}, errors)
+    _rows(bench, found, least, 1, {"weights": kind, "model": layer.model, "layer": layer.name, "m": m}, errors)
 
 
 def _rows(bench: Bench, found: dict, least: float, count: int, point: dict, errors: dict[str, float]) -> None:
-    base = found.get(plain.CUBLAS)
+    base = found.get(KINDS[point["weights"]][2])
     for key, timing in found.items():
         if isinstance(timing, Exception):
             bench.failure(f"{point} {key}", timing)
             continue
         bench.row(
-            **point, form=key, us=timing.median * 1e6 / count, spread=timing.spread, roof=least / timing.median,
-            times_cublas=None if base is None or isinstance(base, Exception) else base.median / timing.median,
+            **point, form=key, us=timing.median * 1e6 / count, spread=timing.spread, roof=least * count / timing.median,
+            times_other=None if base is None or isinstance(base, Exception) else base.median / timing.median,
             error=errors.get(key), timed=timing.way, raw=timing.samples,
         )  # fmt: skip
 
@@ -80,10 +83,11 @@ def error(x: Tensor, weight: Tensor, out: Tensor) -> float:
 
 
 def answer(rows: list[dict]) -> list[str]:
-    """What is far from fp64 first; then per point the ways by time."""
-    out = [f"WRONG: {r['form']} {r['model']} {r['layer']} m={r['m']}: error {r['error']:.1e}" for r in rows if (r["error"] or 0) > 1e-5]
-    for point in dict.fromkeys((row["model"], row["layer"], row["m"]) for row in rows):
-        here = sorted((row for row in rows if (row["model"], row["layer"], row["m"]) == point), key=lambda row: row["us"])
+    """What is far from fp64 first, but for the tiles of e4m3, whose activations are rounded to it; then per point the ways by time."""
+    wrong = [row for row in rows if (row["error"] or 0) > (5e-2 if row["form"] == KINDS["fp8"][2] else 1e-5)]
+    out = [f"WRONG: {r['weights']} {r['form']} {r['model']} {r['layer']} m={r['m']}: error {r['error']:.1e}" for r in wrong]
+    for point in dict.fromkeys((row["weights"], row["model"], row["layer"], row["m"]) for row in rows):
+        here = sorted((r for r in rows if (r["weights"], r["model"], r["layer"], r["m"]) == point), key=lambda row: row["us"])
         shown = ", ".join(f"{row['form']} {row['us']:.1f} ({row['roof']:.0%})" for row in here)
-        out.append(f"{point[0]} {point[1]} m={point[2]}, us and share of the roof: {shown}")
+        out.append("{} {} {} m={}, us and share of the roof: ".format(*point) + shown)
     return out
