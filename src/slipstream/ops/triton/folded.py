@@ -263,6 +263,11 @@ def _product(
             here = shared.index(turn % 2 if ahead > 1 else (round - begin) // depth % 2)
             here.store(part)
             part = _x(x, row, round + (turn + 1) * depth, end, m, k, rows, warps, depth)
+            at = round + (turn + ahead) * depth
+            if ahead == 1:
+                fetched = fetch(
+                    codes, scale, least, wide, wide_least, first, at, end, n, warps, reps, depth, group, kind, wide_group, block
+                )  # fmt: skip
             for number in gl.static_range(depth // piece):
                 weight = _weight(waiting[turn], number * piece, piece, warps, reps, depth, bits, group, kind, middle, wide_group, block)
                 weight = gl.convert_layout(weight, left, assert_trivial=True)
@@ -274,10 +279,10 @@ def _product(
                 total = warpgroup_mma(weight, right, total, is_async=True)
                 total, held = warpgroup_mma_wait(1, deps=[total, held])
                 held = weight
-            at = round + (turn + ahead) * depth  # into the registers that are free now
-            fetched = fetch(
-                codes, scale, least, wide, wide_least, first, at, end, n, warps, reps, depth, group, kind, wide_group, block
-            )  # fmt: skip
+            if ahead > 1:  # into the registers that are free now
+                fetched = fetch(
+                    codes, scale, least, wide, wide_least, first, at, end, n, warps, reps, depth, group, kind, wide_group, block
+                )  # fmt: skip
             coming = coming + (fetched,)
         waiting = coming
     total, held = warpgroup_mma_wait(0, deps=[total, held])
@@ -309,11 +314,14 @@ def _settle(
         before = gl.atomic_add(counter, 1, sem="acq_rel", scope="gpu")
         if before == segments - 1:
             whole = gl.load(mine + place, cache_modifier=".cg")
-            for other in range(1, segments - 1, 2):  # two on their way at a time
-                one = gl.load(mine + other * (size * rows) + place, cache_modifier=".cg")
-                two = gl.load(mine + (other + 1) * (size * rows) + place, cache_modifier=".cg")
-                whole = whole + one + two
-            if segments % 2 == 0:
+            some: gl.constexpr = 2 if reps * rows <= 64 else 1  # on their way at a time, in the registers that there are
+            for other in range(1, segments - some + 1, some):
+                coming = ()
+                for step in gl.static_range(some):
+                    coming = coming + (gl.load(mine + (other + step) * (size * rows) + place, cache_modifier=".cg"),)
+                for step in gl.static_range(some):
+                    whole += coming[step]
+            if some == 2 and segments % 2 == 0:
                 whole += gl.load(mine + (segments - 1) * (size * rows) + place, cache_modifier=".cg")
             gl.store(counter, 0)
             _finish(whole, bias, out, first_row, first, index, number, m, stride, outputs, warps, reps, has_bias)
