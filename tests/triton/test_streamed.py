@@ -72,7 +72,7 @@ def test_groups_of_warps_against_what_the_weights_mean(grouped, format):
     assert_right(product(grouped, x, packed, bias, grouped.Grouped(8, 4)), x, weight, bias)
 
 
-SHORT, LONG = dict(rows=16, warps=4, depth=64, ahead=1, fill=32), dict(rows=8, warps=4, each=32, depth=128, ahead=2)
+SHORT, LONG = dict(rows=16, warps=4, depth=64, ahead=1, fill=64), dict(rows=8, warps=4, each=32, depth=128, ahead=2, fill=16)
 
 
 @pytest.mark.parametrize("format, shape", [*((name, SHORT) for name in INTEGERS), ("int4_zero", LONG), ("q4_k", LONG), ("int8", LONG)])

@@ -41,7 +41,7 @@ _LOW, _HIGH = "0x000F000F, 0x43004300", "0x00780078, 0x41804180"
 _SHIFTS = (("mov.b32 t, $2;", _LOW), *((f"shr.b32 t, $2, {shift};", _HIGH) for shift in (1, 5, 9)))
 FOUR_BITS = gl.constexpr(tuple(_NIBBLE % (*shift, fold) for fold in _FOLD for shift in _SHIFTS))
 EIGHT_BITS = gl.constexpr(tuple(_BYTE % (shift, fold) for fold in _FOLD for shift in (0, 8)))
-TWICE = gl.constexpr("cvt.rn.bf16x2.f32 $0, $1, $1;")
+TWICE, APART = gl.constexpr("cvt.rn.bf16x2.f32 $0, $1, $1;"), gl.constexpr("mov.b32 {$0, $1}, $2;")
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,13 +156,16 @@ def fetch(
 def _x(x, first, at, end, m, k, rows: gl.constexpr, warps: gl.constexpr, depth: gl.constexpr):
     """Inputs at .. at + depth - 1 of x, HALF to a line [halves * rows, HALF], in the order of the registers of the weight; rows past m
     are the last again, and past `end` are the inputs before it."""
-    halves: gl.constexpr = depth // HALF
-    layout: gl.constexpr = gl.BlockedLayout([1, 16], [8, 4], [warps, 1], [1, 0])
-    line = gl.arange(0, halves * rows, layout=gl.SliceLayout(1, layout))
+    layout: gl.constexpr = gl.BlockedLayout([1, 8], [8, 4], [warps, 1], [1, 0])
+    lines: gl.constexpr = depth // HALF * rows
+    line = gl.arange(0, lines, layout=gl.SliceLayout(1, layout))
     row = gl.minimum(first + line % rows, m - 1)
-    source = x + gl.minimum(at, end - depth) + gl.expand_dims(row * k + line // rows * HALF, 1)
-    part = gl.load(source + gl.expand_dims(gl.arange(0, HALF, layout=gl.SliceLayout(0, layout)), 0))
-    return part.reshape([halves * rows, 4, 4, 2, 2]).permute([0, 1, 3, 2, 4]).reshape([halves * rows, HALF])
+    start = row * (k // 2) + gl.minimum(at, end - depth) // 2 + line // rows * (HALF // 2)
+    source = x.to(gl.pointer_type(gl.int32), bitcast=True) + gl.expand_dims(start, 1)
+    pairs = gl.load(source + gl.expand_dims(gl.arange(0, HALF // 2, layout=gl.SliceLayout(0, layout)), 0))
+    pairs = pairs.reshape([lines, 4, 4, 2]).permute([0, 1, 3, 2]).reshape([lines, HALF // 2])
+    a, b = gl.inline_asm_elementwise(APART, "=h,=h,r", [pairs], (gl.bfloat16, gl.bfloat16), True, 1)
+    return gl.join(a, b).reshape([lines, HALF])
 
 
 @gluon.jit
@@ -260,6 +263,11 @@ def _product(
             here = shared.index(turn % 2 if ahead > 1 else (round - begin) // depth % 2)
             here.store(part)
             part = _x(x, row, round + (turn + 1) * depth, end, m, k, rows, warps, depth)
+            at = round + (turn + ahead) * depth
+            if ahead == 1:
+                fetched = fetch(
+                    codes, scale, least, wide, wide_least, first, at, end, n, warps, reps, depth, group, kind, wide_group, block
+                )  # fmt: skip
             for number in gl.static_range(depth // piece):
                 weight = _weight(waiting[turn], number * piece, piece, warps, reps, depth, bits, group, kind, middle, wide_group, block)
                 weight = gl.convert_layout(weight, left, assert_trivial=True)
@@ -271,10 +279,10 @@ def _product(
                 total = warpgroup_mma(weight, right, total, is_async=True)
                 total, held = warpgroup_mma_wait(1, deps=[total, held])
                 held = weight
-            at = round + (turn + ahead) * depth  # into the registers that are free now
-            fetched = fetch(
-                codes, scale, least, wide, wide_least, first, at, end, n, warps, reps, depth, group, kind, wide_group, block
-            )  # fmt: skip
+            if ahead > 1:  # into the registers that are free now
+                fetched = fetch(
+                    codes, scale, least, wide, wide_least, first, at, end, n, warps, reps, depth, group, kind, wide_group, block
+                )  # fmt: skip
             coming = coming + (fetched,)
         waiting = coming
     total, held = warpgroup_mma_wait(0, deps=[total, held])
@@ -306,8 +314,15 @@ def _settle(
         before = gl.atomic_add(counter, 1, sem="acq_rel", scope="gpu")
         if before == segments - 1:
             whole = gl.load(mine + place, cache_modifier=".cg")
-            for other in range(1, segments):
-                whole += gl.load(mine + other * (size * rows) + place, cache_modifier=".cg")
+            some: gl.constexpr = 2 if reps * rows <= 64 else 1  # on their way at a time, in the registers that there are
+            for other in range(1, segments - some + 1, some):
+                coming = ()
+                for step in gl.static_range(some):
+                    coming = coming + (gl.load(mine + (other + step) * (size * rows) + place, cache_modifier=".cg"),)
+                for step in gl.static_range(some):
+                    whole += coming[step]
+            if some == 2 and segments % 2 == 0:
+                whole += gl.load(mine + (segments - 1) * (size * rows) + place, cache_modifier=".cg")
             gl.store(counter, 0)
             _finish(whole, bias, out, first_row, first, index, number, m, stride, outputs, warps, reps, has_bias)
     else:
