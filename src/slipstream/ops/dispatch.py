@@ -50,7 +50,8 @@ class Kernels:
     """The kernels of one device, one attribute per op (arguments: docs/numerics.md and ops/reference).
 
     `profile` names the arithmetic of all that serve, as "cpu-avx512.1" or "reference.1". An op of FAMILY_OPS or a linear
-    format that nobody serves is missing until it is asked for; then it is a BackendError with the reasons.
+    format that nobody serves is missing until it is asked for; then it is a BackendError with the reasons. `recordings` counts runs of ops
+    that were recorded, or run so as to be (ops/replay.py): the time that they took says nothing about those to come.
 
     Args:
         device: "cpu", "cuda" or "cuda:N".
@@ -82,7 +83,7 @@ class Kernels:
         if deterministic:
             candidates = [load("slipstream.ops", DETERMINISTIC), *candidates]
             linears = [module for module in candidates if module.NAME != "triton"]
-        self.device, self.activations = device, activations
+        self.device, self.activations, self.recordings = device, activations, 0
         self._choices: list[Choice] = []
         self._linear: dict[str, LinearKernel] = {}
         for op in OPS:
