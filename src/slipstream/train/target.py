@@ -99,7 +99,7 @@ def continued(source: Path | str, beginnings: Sequence[Sequence[int]], length: i
     Yields:
         One text per beginning, in order.
     """
-    llm = LLM(source, max_batch=TOGETHER, max_len=length, threads=torch.get_num_threads())
+    llm = LLM(source, max_batch=TOGETHER, max_len=length, speculate="none", threads=torch.get_num_threads())
     for at in range(0, len(beginnings), 8 * TOGETHER):
         some = beginnings[at : at + 8 * TOGETHER]
         asked = [
