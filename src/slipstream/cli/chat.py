@@ -57,7 +57,7 @@ def chat(
     kv: arguments.Kv = None,
     max_len: arguments.MaxLen = None,
     memory: arguments.Memory = None,
-    speculate: arguments.Speculate = "auto",
+    speculate: arguments.Speculate = "none",
     verify: arguments.Verify = "match",
 ) -> None:
     """Talks with MODEL. /help lists what can be typed besides."""

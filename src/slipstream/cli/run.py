@@ -42,7 +42,7 @@ def run(
     kv: arguments.Kv = None,
     max_len: arguments.MaxLen = None,
     memory: arguments.Memory = None,
-    speculate: arguments.Speculate = "auto",
+    speculate: arguments.Speculate = "none",
     verify: arguments.Verify = "match",
     kernels: arguments.KernelSet = None,
 ) -> None:

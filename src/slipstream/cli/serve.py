@@ -31,7 +31,7 @@ def serve(
     kv: arguments.Kv = None,
     max_len: arguments.MaxLen = None,
     memory: arguments.Memory = None,
-    speculate: arguments.Speculate = "auto",
+    speculate: arguments.Speculate = "none",
     verify: arguments.Verify = "match",
     target_itl: arguments.TargetItl = None,
     kernels: arguments.KernelSet = None,
