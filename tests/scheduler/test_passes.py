@@ -58,6 +58,21 @@ def test_texts_that_end_between_passes_are_whole():
     assert behind, "none ran behind its end"
 
 
+def test_one_pass_where_words_are_banned():
+    engine = Harness(make_options())
+    engine.add(0, (1, 2, 3), max_tokens=12).banned = ((1, 2),)
+    engine.run()
+    assert {plan.passes for plan in engine.plans} == {1}
+
+
+def test_a_request_may_look_for_guesses_after_several():
+    """None was found for a while: steps of several passes go on, and ask at their end."""
+    engine = Harness(make_options(max_draft=3), "none")
+    engine.add(0, (1, 2, 3), max_tokens=30)
+    engine.run()
+    assert any(plan.passes == 8 and plan.chunks[0].draft_budget for plan in engine.plans)
+
+
 def test_pages_of_others_are_not_taken_for_it():
     engine = Harness(make_options(page_size=2, pages=32, max_len=64, prefix_cache=False))
     for number in range(2):

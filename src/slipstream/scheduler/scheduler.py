@@ -204,9 +204,7 @@ class Scheduler:
         """
         events = []
         if self._controller is not None:
-            made = max((outcome.draft.passes for outcome in result.outcomes), default=0)
-            asked = any(chunk.draft_budget for chunk in plan.chunks)
-            self._controller.spent(result.drafting, made, asked, result.passes)
+            self._controller.spent(plan, result)
         if len(plan.chunks) != len(result.outcomes):
             raise BackendError(f"{len(plan.chunks)} chunks were planned, {len(result.outcomes)} outcomes came back")
         for chunk, outcome in zip(plan.chunks, result.outcomes, strict=True):

@@ -53,7 +53,7 @@ def engine(bench: Bench, model: str, **options) -> LLM:
     length = PROMPT + NEW + 16
     sizes = {"max_batch": batch, "max_step_tokens": bench.pick(2048, 64), "max_len": length, "kv_tokens": batch * (length + 16)}
     source, _, quant = model.partition(" ")
-    return LLM(source, device=bench.device, quant=quant or None, prefix_cache=False, **{**sizes, **options})
+    return LLM(source, device=bench.device, quant=quant or None, prefix_cache=False, **{**sizes, "speculate": "none", **options})
 
 
 def _batches(bench: Bench, model: str) -> tuple[int, ...]:
