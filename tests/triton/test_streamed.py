@@ -28,11 +28,6 @@ def folded():
     return by_hand.imported("slipstream.ops.triton.folded")
 
 
-@pytest.fixture(scope="module")
-def unfolded(folded):
-    return by_hand.imported("slipstream.ops.triton.unfolded", **{"slipstream.ops.triton.folded": folded})
-
-
 def layer(format: str, n: int, k: int):
     from slipstream.ops.triton.packing import pack
 
@@ -72,7 +67,8 @@ def test_groups_of_warps_against_what_the_weights_mean(grouped, format):
     assert_right(product(grouped, x, packed, bias, grouped.Grouped(8, 4)), x, weight, bias)
 
 
-SHORT, LONG = dict(rows=16, warps=4, depth=64, ahead=1, fill=64), dict(rows=8, warps=4, each=32, depth=128, ahead=2, fill=16)
+SHORT = dict(rows=16, warps=4, depth=64, ahead=1, sides=4, fill=64)
+LONG = dict(rows=8, warps=4, each=32, depth=128, ahead=2, fill=16)
 
 
 @pytest.mark.parametrize("format, shape", [*((name, SHORT) for name in INTEGERS), ("int4_zero", LONG), ("q4_k", LONG), ("int8", LONG)])
@@ -92,17 +88,3 @@ def test_scales_that_go_into_the_weight(folded, format, shape):
         assert (abs(found - x.bfloat16().double() @ weight.T - bias) <= room).all()
     else:
         assert_right(found, x, weight if format == "int8" else weight.bfloat16().double(), bias)
-
-
-@pytest.mark.parametrize("format", ["int4", "int4_zero", "q8_0"])
-def test_a_part_of_a_layer_as_rows_of_bf16(unfolded, format):
-    from slipstream.ops.triton.packing import pack
-
-    tensors = stored(format, 300, fitting(format, 544))
-    tensors["scale"] = tensors["scale"].bfloat16().half()
-    packed = pack(tensors)
-    out = torch.full((256, packed.form.k), torch.nan, dtype=torch.bfloat16)
-    unfolded.unpack(packed, 128, out)
-    weight = meaning(format, tensors)
-    assert torch.equal(out[:172, : weight.shape[1]], weight[128:].bfloat16())
-    assert not out[172:].any() and not out[:, weight.shape[1] :].any()

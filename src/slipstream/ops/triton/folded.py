@@ -18,7 +18,7 @@ import triton
 from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, warpgroup_mma, warpgroup_mma_wait
+from triton.experimental.gluon.language.nvidia.hopper import async_copy, warpgroup_mma, warpgroup_mma_wait
 
 from slipstream.ops.triton.chain import await_turn
 from slipstream.ops.triton.launch import Variant, fits, row_facts
@@ -41,7 +41,7 @@ _LOW, _HIGH = "0x000F000F, 0x43004300", "0x00780078, 0x41804180"
 _SHIFTS = (("mov.b32 t, $2;", _LOW), *((f"shr.b32 t, $2, {shift};", _HIGH) for shift in (1, 5, 9)))
 FOUR_BITS = gl.constexpr(tuple(_NIBBLE % (*shift, fold) for fold in _FOLD for shift in _SHIFTS))
 EIGHT_BITS = gl.constexpr(tuple(_BYTE % (shift, fold) for fold in _FOLD for shift in (0, 8)))
-TWICE, APART = gl.constexpr("cvt.rn.bf16x2.f32 $0, $1, $1;"), gl.constexpr("mov.b32 {$0, $1}, $2;")
+TWICE = gl.constexpr("cvt.rn.bf16x2.f32 $0, $1, $1;")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,9 @@ class Folded:
         each: outputs of a warp, 16 or 32.
         depth: inputs of a stage, 64 or 128, for which x is laid out at once.
         ahead: stages whose codes are read before they are multiplied.
+        sides: stages of x that shared memory holds: what is multiplied, what is there, what is on its way.
         fill: a layer has as many segments as such a number of warps takes.
+        registers: most per thread; 0 leaves it to the compiler.
     """
 
     rows: int
@@ -62,7 +64,9 @@ class Folded:
     each: int = 16
     depth: int = 128
     ahead: int = 2
+    sides: int = 2
     fill: int = FILL
+    registers: int = 0
 
     @property
     def outputs(self) -> int:
@@ -99,6 +103,15 @@ def facts_in_memory(warps, reps):
     return gl.DistributedLinearLayout(reg, lane, [[step, 0] for step in _bits(warps, 1)], [], [warps, 16 * reps])
 
 
+@gluon.constexpr_function
+def in_lines(warps, lines):
+    """Layout of x [lines, HALF]: pairs to a thread; a warp copies halves of two lines, four apart, which lie in different banks."""
+    others, count = [step for step in _bits(lines, 1) if step != 4], len(_bits(warps, 1))
+    lane, warp = [*([0, step] for step in _bits(16, 2)), [4, 0]], [[step, 0] for step in others[:count]]
+    reg = [[0, 1], [0, 32], *([step, 0] for step in others[count:])]
+    return gl.DistributedLinearLayout(reg, lane, warp + [[0, 0]] * (count - len(warp)), [], [lines, 64])
+
+
 @gluon.jit
 def _codes(codes, first, at, there, n, warps: gl.constexpr, reps: gl.constexpr, block: gl.constexpr):
     """The block of codes from input `at` on, int32 [outputs, 8], two numbers each; 0 if it is not `there`."""
@@ -129,7 +142,7 @@ def _by_output(facts, warps: gl.constexpr, reps: gl.constexpr, target: gl.conste
 
 
 @gluon.jit
-def fetch(
+def _fetch(
     codes, scale, least, wide, wide_least, first, at, end, n,
     warps: gl.constexpr, reps: gl.constexpr, depth: gl.constexpr, group: gl.constexpr, kind: gl.constexpr, wide_group: gl.constexpr,
     block: gl.constexpr,
@@ -153,19 +166,18 @@ def fetch(
 
 
 @gluon.jit
-def _x(x, first, at, end, m, k, rows: gl.constexpr, warps: gl.constexpr, depth: gl.constexpr):
-    """Inputs at .. at + depth - 1 of x, HALF to a line [halves * rows, HALF], in the order of the registers of the weight; rows past m
-    are the last again, and past `end` are the inputs before it."""
-    layout: gl.constexpr = gl.BlockedLayout([1, 8], [8, 4], [warps, 1], [1, 0])
-    lines: gl.constexpr = depth // HALF * rows
-    line = gl.arange(0, lines, layout=gl.SliceLayout(1, layout))
+def _bring(x, to, first, at, end, m, k, rows: gl.constexpr, warps: gl.constexpr, depth: gl.constexpr):
+    """Sends inputs at .. at + depth - 1 of x to shared memory [halves * rows, HALF], in the order of the registers of the weight: pairs
+    0 2 4 6 1 3 5 7 of every eight. Rows past m are the last again, and past `end` are the inputs before it."""
+    layout: gl.constexpr = in_lines(warps, depth // HALF * rows)
+    line = gl.arange(0, depth // HALF * rows, layout=gl.SliceLayout(1, layout))
+    place = gl.arange(0, HALF, layout=gl.SliceLayout(0, layout))
+    column = place // 16 * 16 + place % 8 // 2 * 4 + place % 16 // 8 * 2 + place % 2
+    column = gl.max_contiguous(gl.multiple_of(column, [2]), [2])  # four bytes at a time, what the compiler does not see
     row = gl.minimum(first + line % rows, m - 1)
-    start = row * (k // 2) + gl.minimum(at, end - depth) // 2 + line // rows * (HALF // 2)
-    source = x.to(gl.pointer_type(gl.int32), bitcast=True) + gl.expand_dims(start, 1)
-    pairs = gl.load(source + gl.expand_dims(gl.arange(0, HALF // 2, layout=gl.SliceLayout(0, layout)), 0))
-    pairs = pairs.reshape([lines, 4, 4, 2]).permute([0, 1, 3, 2]).reshape([lines, HALF // 2])
-    a, b = gl.inline_asm_elementwise(APART, "=h,=h,r", [pairs], (gl.bfloat16, gl.bfloat16), True, 1)
-    return gl.join(a, b).reshape([lines, HALF])
+    source = x + gl.minimum(at, end - depth) + gl.expand_dims(row * k + line // rows * HALF, 1)
+    async_copy.async_copy_global_to_shared(to, source + gl.expand_dims(column, 0))
+    async_copy.commit_group()
 
 
 @gluon.jit
@@ -180,7 +192,7 @@ def _like(facts, target):
 
 
 @gluon.jit
-def meant(
+def _meant(
     taken, at: gl.constexpr, warps: gl.constexpr, reps: gl.constexpr, depth: gl.constexpr, bits: gl.constexpr,
     group: gl.constexpr, kind: gl.constexpr, middle: gl.constexpr, wide_group: gl.constexpr, block: gl.constexpr,
 ):  # fmt: skip
@@ -223,7 +235,7 @@ def _weight(
 ):  # fmt: skip
     """Inputs at .. at + length - 1 (16, 32 or 64 of them) of a stage of the weight, bf16 [outputs, length]."""
     if length == 16:
-        return meant(taken, at, warps, reps, depth, bits, group, kind, middle, wide_group, block)
+        return _meant(taken, at, warps, reps, depth, bits, group, kind, middle, wide_group, block)
     else:
         half: gl.constexpr = length // 2
         a = _weight(taken, at, half, warps, reps, depth, bits, group, kind, middle, wide_group, block)
@@ -236,7 +248,7 @@ def _product(
     x, codes, scale, least, wide, wide_least, bias, out, scratch, arrived, m, stride, outputs, units_n, units_k, per,
     bits: gl.constexpr, group: gl.constexpr, kind: gl.constexpr, middle: gl.constexpr, wide_group: gl.constexpr, block: gl.constexpr,
     has_bias: gl.constexpr, rows: gl.constexpr, warps: gl.constexpr, reps: gl.constexpr, depth: gl.constexpr, ahead: gl.constexpr,
-    piece: gl.constexpr,
+    sides: gl.constexpr, piece: gl.constexpr,
 ):  # fmt: skip
     mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [warps, 1], [16, rows, 16])
     left: gl.constexpr = gl.DotOperandLayout(0, mma, 2)
@@ -246,45 +258,40 @@ def _product(
     row, first = gl.program_id(0) * rows, gl.program_id(1) * size
     begin = gl.program_id(2) * per * 128
     end = gl.minimum(begin + per * 128, k)
-    shared = gl.allocate_shared_memory(gl.bfloat16, [2, halves * rows, HALF], gl.NVMMASharedLayout(128, 16, 2))
+    shared = gl.allocate_shared_memory(gl.bfloat16, [sides, halves * rows, HALF], gl.NVMMASharedLayout(128, 16, 2))
     total = gl.zeros([size, rows], gl.float32, mma)
     held = gl.zeros([size, piece], gl.bfloat16, left)  # what may still be read by the tensor cores
     waiting = ()
     for number in gl.static_range(ahead):
-        fetched = fetch(
+        fetched = _fetch(
             codes, scale, least, wide, wide_least, first, begin + number * depth, end, n, warps, reps, depth, group, kind, wide_group, block
         )  # fmt: skip
         waiting = waiting + (fetched,)
     await_turn()
-    part = _x(x, row, begin, end, m, k, rows, warps, depth)
-    for round in range(begin, end, depth * ahead):
-        coming = ()
-        for turn in gl.static_range(ahead):
-            here = shared.index(turn % 2 if ahead > 1 else (round - begin) // depth % 2)
-            here.store(part)
-            part = _x(x, row, round + (turn + 1) * depth, end, m, k, rows, warps, depth)
-            at = round + (turn + ahead) * depth
-            if ahead == 1:
-                fetched = fetch(
-                    codes, scale, least, wide, wide_least, first, at, end, n, warps, reps, depth, group, kind, wide_group, block
-                )  # fmt: skip
+    for number in gl.static_range(sides - 1):
+        _bring(x, shared.index(number), row, begin + number * depth, end, m, k, rows, warps, depth)
+    turns: gl.constexpr = max(ahead, sides)
+    for round in range(begin, end, depth * turns):
+        for turn in gl.static_range(turns):
             for number in gl.static_range(depth // piece):
-                weight = _weight(waiting[turn], number * piece, piece, warps, reps, depth, bits, group, kind, middle, wide_group, block)
+                weight = _weight(waiting[0], number * piece, piece, warps, reps, depth, bits, group, kind, middle, wide_group, block)
                 weight = gl.convert_layout(weight, left, assert_trivial=True)
-                if number == 0:  # the other side of x is free once all warps are here
+                if number == 0:  # once all warps are here the side that was multiplied last is free
                     total, held = warpgroup_mma_wait(0, deps=[total, held])
-                    fence_async_shared()
+                    async_copy.wait_group(sides - 2)
                     gl.thread_barrier()
-                right = here.slice(number * piece // HALF * rows, rows, 0).slice(number * piece % HALF, piece, 1).permute((1, 0))
-                total = warpgroup_mma(weight, right, total, is_async=True)
+                    to = shared.index((turn + sides - 1) % sides)
+                    _bring(x, to, row, round + (turn + sides - 1) * depth, end, m, k, rows, warps, depth)
+                right = shared.index(turn % sides).slice(number * piece // HALF * rows, rows, 0).slice(number * piece % HALF, piece, 1)
+                total = warpgroup_mma(weight, right.permute((1, 0)), total, is_async=True)
                 total, held = warpgroup_mma_wait(1, deps=[total, held])
                 held = weight
-            if ahead > 1:  # into the registers that are free now
-                fetched = fetch(
-                    codes, scale, least, wide, wide_least, first, at, end, n, warps, reps, depth, group, kind, wide_group, block
-                )  # fmt: skip
-            coming = coming + (fetched,)
-        waiting = coming
+            fetched = _fetch(  # into the registers that are free now
+                codes, scale, least, wide, wide_least, first, round + (turn + ahead) * depth, end, n,
+                warps, reps, depth, group, kind, wide_group, block,
+            )  # fmt: skip
+            waiting = waiting[1:] + (fetched,)
+    async_copy.wait_group(0)
     total, held = warpgroup_mma_wait(0, deps=[total, held])
     if group == 0:
         times = _by_output(_facts(scale, first, 0, True, n, warps, reps), warps, reps, gl.SliceLayout(1, mma)).to(gl.float32)
@@ -362,10 +369,10 @@ def variant(form: Form, has_bias: bool, folded: Folded) -> Variant:
     """The form for all layers of such weights."""
     constants = {
         **meaning(form), "has_bias": has_bias, "rows": folded.rows, "warps": folded.warps, "reps": folded.each // 16,
-        "depth": folded.depth, "ahead": folded.ahead, "piece": PIECE,
+        "depth": folded.depth, "ahead": folded.ahead, "sides": folded.sides, "piece": PIECE,
     }  # fmt: skip
     operands = ("*bf16", *types(form), "*fp32", "*fp32", "*fp32", "*i32")
-    return Variant(_product, constants, operands + ("i32",) * 6, folded.warps)
+    return Variant(_product, constants, operands + ("i32",) * 6, folded.warps, registers=folded.registers)
 
 
 def product(x: Tensor, packed: Packed, bias: Tensor | None, out: Tensor, folded: Folded) -> None:

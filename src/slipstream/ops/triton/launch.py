@@ -37,6 +37,7 @@ class Variant:
         types: its other arguments, in order, as Triton names types: "*fp32", "*bf16", "i32", "fp32".
         warps: threads of a program / 32.
         stages: depth of software pipelining; 1 is none.
+        registers: most of them per thread, so that more programs fit; 0 leaves it to the compiler.
     """
 
     kernel: Any
@@ -44,6 +45,7 @@ class Variant:
     types: tuple[str, ...]
     warps: int = 4
     stages: int = 1
+    registers: int = 0
 
     def launch(self, grid: tuple[int, ...], *arguments: Tensor | int | float) -> None:
         """Runs `grid` programs; none if the grid is empty."""
@@ -53,6 +55,7 @@ class Variant:
     @property
     def options(self) -> dict[str, Any]:
         options = {"num_warps": self.warps, "num_stages": self.stages, "enable_fp_fusion": False}
+        options |= {"maxnreg": self.registers} if self.registers else {}
         return options | ({"launch_pdl": True} if chained() else {})
 
 

@@ -5,7 +5,6 @@ best; unpacking costs one pass over the layer. Each weight is rounded to bf16 on
 order of sums is cuBLAS's: this is for fast settings only (docs/numerics.md, section 5). Must not know who asks.
 """
 
-from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -66,10 +65,8 @@ def unpack(packed: Packed, first: int, out: Tensor) -> None:
     variant(packed.form).launch((len(out) // OUTPUTS, packed.form.k // packed.form.block), *parts, out, first)
 
 
-def product(
-    x: Tensor, packed: Packed, bias: Tensor | None, out: Tensor, most: int = SCRATCH, unpack: Callable[[Packed, int, Tensor], None] = unpack
-) -> None:
-    """out = x @ weight.T + bias; arguments as in packed.product. `most`: weights unpacked at a time; `unpack`: by what."""
+def product(x: Tensor, packed: Packed, bias: Tensor | None, out: Tensor, most: int = SCRATCH) -> None:
+    """out = x @ weight.T + bias; arguments as in packed.product. `most`: weights unpacked at a time."""
     form = packed.form
     if bias is not None:
         row_facts("product", "bias", bias, form.outputs, torch.float32)
