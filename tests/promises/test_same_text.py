@@ -106,6 +106,22 @@ def test_same_text_on_a_gpu(scenario):
     check(scenario, device="cuda", deterministic=True, kv="fp8" if MODELS[scenario.weights].get("kv") == "int8" else None)
 
 
+MIXTURES = [replace(scenario, weights="mixture") for scenario in pairwise() if scenario.drafter in ("none", "Perfect", "RandomTree")]
+
+
+@pytest.mark.parametrize("scenario", MIXTURES[::5], ids=str)
+def test_same_text_of_experts(scenario):
+    check(scenario)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("scenario", MIXTURES, ids=str)
+def test_same_text_of_experts_on_a_gpu(scenario):
+    """And their steps are captured: nothing in them waits for the host."""
+    llm = check(scenario, device="cuda", deterministic=True)
+    assert llm.engine.core.executor.runner.decoder.records
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("weights", AXES["weights"])

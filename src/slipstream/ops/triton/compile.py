@@ -32,6 +32,7 @@ from slipstream.ops.triton import (
     fp8,
     gated,
     logprobs,
+    mixture,
     move,
     norm,
     plain,
@@ -51,6 +52,11 @@ ROUTERS = {
     "mixtral": RouterSpec(8, 2),
     "qwen3-moe": RouterSpec(128, 8),
     "deepseek-v3": RouterSpec(256, 8, "sigmoid", groups=8, kept=4, group_best=2, scale=2.5, correction=True),
+}
+MIXTURES = {  # hidden, inner size, experts, experts of a row, activation, biases
+    "mixtral": (4096, 14336, 8, 2, "silu", False),
+    "qwen3-moe": (2048, 768, 128, 8, "silu", False),
+    "gpt-oss": (2880, 2880, 32, 4, "clamped", True),
 }
 PACKED = {  # format -> (name, Form of n outputs and k inputs); the 4-bit formats of checkpoints also in the groups that GPTQ and AWQ use
     "int4": (("group 32", lambda n, k: Form(n, k, 4, 32, "*fp16", middle=8)),),
@@ -174,6 +180,13 @@ def families() -> Iterator[tuple[str, str, Variant]]:
     for label, router in ROUTERS.items():
         yield "route", label, experts.route_variant(router, router.correction)
     yield "add_rows", "", experts.add_variant()
+    yield "experts_members", "", mixture.members_variant()
+    for label, (hidden, width, count, chosen, activation, has_bias) in MIXTURES.items():
+        for tile in (mixture.FEW, mixture.MANY):
+            gate_up = mixture.variant(count, width, hidden, "*bf16", tile, activation=activation, per_row=chosen, has_bias=has_bias)
+            yield "experts_product", f"{label} gate_up rows {tile.m}", gate_up
+            yield "experts_product", f"{label} down rows {tile.m}", mixture.variant(count, hidden, width, "*bf16", tile, has_bias=has_bias)
+        yield "experts_sum", label, mixture.sum_variant(hidden, chosen)
 
 
 def compiled(variant: Variant):
