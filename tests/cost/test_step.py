@@ -188,7 +188,7 @@ def test_costs_add_up_by_kind():
     [
         ({"weight_format": "fp8"}, "weight_format='fp8'.*int8"),
         ({"kv_type": "int4"}, "kv_type='int4'.*bf16"),
-        ({"kv_type": "int8", "device": "cuda"}, "kv_type='int8'.*bf16"),
+        ({"kv_type": "int8", "device": "cuda"}, "kv_type='int8'.*bf16.*fp8"),
         ({"stored": "int8"}, "stored='int8'"),
     ],
 )

@@ -194,6 +194,8 @@ def test_bad_options_name_the_way_out(folder):
         LLM(folder, speculate="ngrams")
     with pytest.raises(InputError, match="kv='int8': device='cuda'"):
         LLM(folder, kv="int8", device="cuda")
+    with pytest.raises(InputError, match="kv='fp8': a CPU has no kernels.*int8"):
+        LLM(folder, kv="fp8")
     with pytest.raises(CapacityError, match="memory"):
         LLM(folder, memory=1000)
     with pytest.raises(CapacityError, match="max_len"):
@@ -224,19 +226,20 @@ def test_scales_without_a_kernel_are_refused(options, message):
         resolve(Options(**options), shape("tiny"), "bf16", read(with_gpus=False), "cpu", 0)
 
 
-@pytest.mark.parametrize("kv", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("kv", ["fp32", "bf16", "int8", "fp8"])
 def test_the_kv_pool_is_as_large_as_planned(kv):
-    llm = LLM("dummy:tiny:bf16", kv=kv, max_len=64, max_batch=2)
+    llm = LLM("dummy:tiny:bf16", kv=kv, max_len=64, max_batch=2, kernels="reference" if kv == "fp8" else None)
     config = llm.engine.config
     assert llm.engine.executor.runner.pool.tensor.nbytes == config.memory.kv and config.profile.endswith(f"/kv-{kv}")
 
 
-def test_an_int8_cache_changes_what_is_said_but_little():
-    """Log-probabilities of a fixed text: off by what rounding 1 in 254 of a key can do, and not the same as without."""
+@pytest.mark.parametrize("narrow, kernels", [("int8", None), ("fp8", "reference")])
+def test_a_cache_of_bytes_changes_what_is_said_but_little(narrow, kernels):
+    """Log-probabilities of a fixed text: off by what rounding 1 in 254 of a key, or 1 in 16 of a number, can do, and not as without."""
     asked = SamplingParams(max_tokens=0, prompt_logprobs=0)
     ids, found = list(range(4, 104)), []
-    for kv in ("fp32", "int8"):
-        [out] = LLM("dummy:tiny:fp32", kv=kv, max_len=128, max_batch=1).generate([ids], asked)
+    for kv in ("fp32", narrow):
+        [out] = LLM("dummy:tiny:fp32", kv=kv, max_len=128, max_batch=1, kernels=kernels).generate([ids], asked)
         found.append(torch.tensor([entry.logprob for entry in out.prompt_logprobs if entry]))
     off = (found[0] - found[1]).abs()
     assert 0 < off.max() < 0.1

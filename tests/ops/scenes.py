@@ -9,7 +9,7 @@ from torch import Tensor
 
 from slipstream.ops import KV, AttentionRows, Kernels, SampleRows
 from slipstream.ops.reference import cached
-from slipstream.ops.types import COARSER, E4M3, FLOATS, LINEAR_FORMATS, SCALE_BYTES, SPANS
+from slipstream.ops.types import COARSER, E4M3, FLOATS, LINEAR_FORMATS, SPANS, scale_bytes
 
 FORMATS = tuple(name for name in LINEAR_FORMATS if name not in E4M3)  # that a CPU computes
 INTEGERS = tuple(name for name in FORMATS if name not in FLOATS)
@@ -54,15 +54,14 @@ def build_scene(
     spare = order[requests * table_width :]
     spare_slots = (spare[:, None] * page_size + torch.arange(page_size)).flatten()
     spare_slots = spare_slots[torch.randperm(len(spare_slots), generator=torch.Generator().manual_seed(layout + 1))]
-    row, unread = (head_dim + SCALE_BYTES, -1) if dtype is torch.int8 else (head_dim, torch.nan)  # a scale of such bytes is NaN too
-    kv = KV(*(torch.full((pages, kv_heads, page_size, row), unread, dtype=dtype) for _ in range(2)))
+    row = (head_dim + scale_bytes(dtype)) * dtype.itemsize
+    kv = KV(*(torch.full((pages, kv_heads, page_size, row), 255, dtype=torch.uint8).view(dtype) for _ in range(2)))  # NaN, -1 in int8
     longest = max(position for _, position, _ in rows) + 1
     contents = [random(2, 4096, kv_heads, head_dim, seed=100 + request)[:, :longest] for request in range(requests)]
-    contents = [cached.stored(content, dtype) for content in contents]
 
     def write(slots: Tensor, content: Tensor) -> None:
-        kv.keys[slots // page_size, :, slots % page_size] = content[0]
-        kv.values[slots // page_size, :, slots % page_size] = content[1]
+        cached.put(kv.keys, slots // page_size, slots % page_size, content[0])
+        cached.put(kv.values, slots // page_size, slots % page_size, content[1])
 
     for request, length in enumerate(linear):
         position = torch.arange(length)
@@ -88,14 +87,18 @@ def build_scene(
             page_table=page_table.int().contiguous(),
         ),
         heads=heads,
-        keys=[read(contents[request][0, : position + 1]) for request, position, _ in rows],
-        values=[read(contents[request][1, : position + 1]) for request, position, _ in rows],
+        keys=[read(contents[request][0, : position + 1], dtype) for request, position, _ in rows],
+        values=[read(contents[request][1, : position + 1], dtype) for request, position, _ in rows],
     )
 
 
-def read(rows: Tensor) -> Tensor:
-    """The keys or values that a cache's rows stand for; fp32."""
-    numbers, worth = cached.fetched(rows)
+def read(rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """Keys or values [n, kv_heads, head_dim] as a cache of this type gives them back; fp32."""
+    n, kv_heads, head_dim = rows.shape
+    made = torch.zeros(1, kv_heads, n, head_dim + scale_bytes(dtype), dtype=dtype)
+    places = torch.zeros(n, dtype=torch.int64), torch.arange(n)
+    cached.put(made, *places, rows)
+    numbers, worth = cached.taken(made, *places)
     return numbers if worth is None else numbers * worth
 
 

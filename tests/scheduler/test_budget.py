@@ -85,7 +85,7 @@ def test_a_target_that_cannot_be_kept_leaves_prompts_half_of_the_time():
 def test_prompts_get_on_whatever_is_predicted():
     """The least is shared: what one prompt does not need is for the next."""
     engine = with_streams(2, target_itl=0.1)
-    engine.pace.predict = lambda work: 10.0 ** min(work.rows, 100)
+    engine.pace.predict = lambda work, passes=1: 10.0 ** min(work.rows, 100)
     engine.add(97, TEXT[:3], max_tokens=2)
     engine.add(98, TEXT, max_tokens=2)
     engine.add(99, TEXT[5:], max_tokens=2)

@@ -1,5 +1,7 @@
 """Heads read every token of the text with the state before it; what they draw becomes a chain with second choices beside it."""
 
+import itertools
+import math
 import random
 
 import torch
@@ -10,7 +12,7 @@ from slipstream import LLM, SamplingParams
 from slipstream.engine.build import BUILTIN
 from slipstream.speculate.drafter import WINDOW, DraftContext, Feed, States
 from slipstream.speculate.drafters.eagle import Eagle, Options
-from slipstream.speculate.learned import branched
+from slipstream.speculate.learned import branched, crossed
 from slipstream.step.draft import ROOT
 
 
@@ -125,6 +127,24 @@ def test_second_choices_stand_beside_the_chain():
     assert branched([[1, 10], [2, 11]], 1, "eagle", 2).tokens == (1,)
     assert branched([[7, 7, 0], [2, 0, 0]], 9, "eagle", 2).tokens == (7, 2, 0, 0), "a token that comes again is left out"
     assert not branched([], 5, "eagle", 0).tokens
+
+
+def test_the_likeliest_tree_of_guesses_that_do_not_know_each_other():
+    """Beside a search through all of them."""
+    rng = random.Random(4)
+    for _ in range(50):
+        shares = [sorted((rng.random() for _ in range(3)), reverse=True) for _ in range(3)]
+        chosen = [[(10 * depth + rank, math.log(share)) for rank, share in enumerate(row)] for depth, row in enumerate(shares)]
+        nodes = rng.randrange(1, 30)
+        tree = crossed(chosen, nodes, "medusa", 1)
+        tree.check()
+        every = {
+            tuple(token for token, _ in path): sum(share for _, share in path)
+            for depth in range(1, 4) for path in itertools.product(*chosen[:depth])
+        }  # fmt: skip
+        best = sorted(every, key=lambda path: -every[path])[:nodes]
+        assert [tuple(tree.tokens[node] for node in tree.path(at)) for at in range(len(tree))] == best
+    assert not crossed([], 4, "medusa", 1).tokens and len(crossed([[(1, 0.0)]], 9, "medusa", 1)) == 1
 
 
 def test_second_choices_are_right_where_first_ones_are_not():

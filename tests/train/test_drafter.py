@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -11,15 +12,16 @@ from slipstream import LLM, CheckpointError, InputError, SamplingParams
 from slipstream.arch.heads import head_config
 from slipstream.engine.build import BUILTIN
 from slipstream.speculate.drafter import Feed
-from slipstream.train import drafter
+from slipstream.train import drafter, loop
 from slipstream.train.heads import BODIES
-from slipstream.train.target import Target, continued
+from slipstream.train.plain import PlainTarget, plain
+from slipstream.train.target import EngineTarget, continued
 
 MODEL = "dummy:tiny:fp32"
 PROMPTS = [[5, 6, 7, 8], [9, 10, 11], [12, 13], [300, 301, 302, 303, 304]]
-RECIPE = drafter.Recipe(tokens=4 * 40 * 80, rows=4, length=40, depth=3, width=96, own=1.0, begin=4, muon_lr=0.02, adam_lr=0.01)
+RECIPE = loop.Recipe(tokens=4 * 40 * 80, rows=4, length=40, depth=3, width=96, own=1.0, begin=4, muon_lr=0.02, adam_lr=0.01)
 MORE = {"redrafter": ",tree=false"}
-LEAST = {"redrafter": 2.2}  # it sees one state and its own guesses
+LEAST = {"redrafter": 2.2, "blockwise": 2.0}  # they see one state, and its own guesses or nothing else
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +41,7 @@ def own():
 
 def made(kind: str, levels, seed: int = 1):
     torch.manual_seed(seed)
-    target = Target(MODEL, levels, RECIPE.rows, RECIPE.length)
+    target = EngineTarget(MODEL, levels, RECIPE.rows, RECIPE.length)
     config = head_config(kind, target.spec, target.levels, RECIPE.depth, RECIPE.width)
     return target, config, BODIES[kind](config)
 
@@ -47,8 +49,8 @@ def made(kind: str, levels, seed: int = 1):
 @pytest.mark.parametrize("kind", BODIES)
 def test_a_text_that_was_learned_is_guessed(own, tmp_path, kind):
     target, config, body = made(kind, None)
-    drafter.train(body, target, own[0], own, RECIPE, say=lambda line: None)
-    drafter.export(body, config, tmp_path)
+    loop.train(body, target, own[0], own, RECIPE, say=lambda line: None)
+    loop.export(body, config, tmp_path)
     llm = LLM(MODEL, speculate=f"{kind}:path={tmp_path},nodes={RECIPE.depth}{MORE.get(kind, '')}", control=False)
     said = llm.generate(PROMPTS, SamplingParams(max_tokens=32, temperature=0, ignore_eos=True))
     assert [[*prompt, *out.outputs[0].token_ids][: RECIPE.length] for prompt, out in zip(PROMPTS, said, strict=True)] == [
@@ -64,7 +66,7 @@ def test_the_engine_computes_what_was_trained(own, tmp_path, levels):
         parameter.data = parameter.data.bfloat16().float()  # what is written
         if parameter.ndim == 2:
             parameter.data += 0.1 * torch.randn_like(parameter).bfloat16().float()
-    drafter.export(body, config, tmp_path)
+    loop.export(body, config, tmp_path)
     body.load_state_dict({name: tensor.float() for name, tensor in load_file(tmp_path / "model.safetensors").items()})
     text = torch.tensor(own[:1]).long()
     states, _ = target.read(text)
@@ -83,12 +85,45 @@ def test_the_engine_computes_what_was_trained(own, tmp_path, levels):
             torch.testing.assert_close(normed[0], depths[depth][0, known - 1], rtol=0.02, atol=0.02)
 
 
+def test_two_targets_read_and_write_the_same():
+    """Plain torch, which trains on a GPU, and the engine's decoder."""
+    model = BUILTIN / "demo"
+    assert plain(model) and not plain(MODEL)
+    ours, other = PlainTarget(model, (2, 8, 9), "cpu"), EngineTarget(model, (2, 8, 9), 3, 24)
+    begins = torch.tensor([[0, 300, 400, 500], [0, 12, 13, 14], [0, 2000, 2001, 7]])
+    text = ours.written(begins, 24, 0.0, 1)
+    assert torch.equal(text[:, :4], begins)
+    for (ours_read, theirs), limit in zip(zip(ours.read(text), other.read(text), strict=True), (0.05, 0.1), strict=True):
+        torch.testing.assert_close(ours_read, theirs, rtol=0.05, atol=limit)
+    best = ours.read(text)[1].argmax(-1)
+    assert torch.equal(text[:, 4:], best[:, 3:-1])
+    torch.testing.assert_close(ours.embedded(text), other.embedded(text))
+    warm = [ours.written(begins, 24, 0.8, seed) for seed in (1, 1, 2)]
+    assert torch.equal(warm[0], warm[1]) and not torch.equal(warm[0], warm[2])
+
+
+def test_a_run_may_end_by_the_clock(own):
+    target, _, body = made("blockwise", None)
+    lines = []
+    loop.train(body, target, own[0], own, replace(RECIPE, seconds=0.2, tokens=10**9), lines.append)
+    assert "100%" in lines[-1]
+
+
+def test_every_text_has_the_opening_of_a_prompt():
+    stream, recipe = np.arange(100, 1000), loop.Recipe(rows=8, length=12, own=0.0, texts=5, begin=6)
+    begins = loop.beginnings(stream, recipe, [7, 8])
+    windows = loop.windows(stream, begins, 0, recipe, [7, 8])
+    for rows, length in ((torch.from_numpy(begins), 6), (windows, 12)):
+        assert rows.shape[1] == length and rows[:, :2].tolist() == [[7, 8]] * len(rows)
+        assert (rows[:, 3:] - rows[:, 2:-1] == 1).all() and (rows[:, 2:] >= 100).all()
+
+
 def test_the_same_seed_gives_the_same_head(own, tmp_path):
     short = replace(RECIPE, tokens=4 * 40 * 3)
     heads = []
     for seed in (1, 1, 2):
         target, _, body = made("eagle", None, seed)
-        drafter.train(body, target, own[0], own, short, say=lambda line: None)
+        loop.train(body, target, own[0], own, short, say=lambda line: None)
         heads.append(torch.cat([parameter.detach().flatten() for parameter in body.parameters()]))
     assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
 
@@ -97,7 +132,7 @@ def test_a_run_from_books_to_a_report(tmp_path):
     """On the built-in model, whose tokenizer can read; a later run may begin with what an earlier one learned."""
     book = tmp_path / "book.txt"
     book.write_text("It was the best of times, it was the worst of times. " * 40, encoding="utf-8")
-    recipe = drafter.Recipe(tokens=2 * 24 * 6, rows=2, length=24, depth=2, width=32, own=0.5, texts=2, begin=8)
+    recipe = loop.Recipe(tokens=2 * 24 * 6, rows=2, length=24, depth=2, width=32, own=0.5, texts=2, begin=8)
     lines, model = [], BUILTIN / "demo"
     first = drafter.run(model, [book], tmp_path / "first", recipe, say=lines.append)
     assert set(first["measured"]) == {"T=0.0", "T=0.8"} and "trained on" in lines[-3]
@@ -108,9 +143,24 @@ def test_a_run_from_books_to_a_report(tmp_path):
         drafter.run(model, [book], tmp_path / "other", replace(recipe, width=48), start=tmp_path / "first", say=lines.append)
 
 
+@pytest.mark.parametrize("kind", BODIES)
+def test_a_head_that_cannot_work_is_refused_at_load(tmp_path, kind):
+    """Its shapes are right; that something in it is not finite only shows when it runs."""
+    _, config, body = made(kind, None)
+    loop.export(body, config, tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    option, matrix = f"{kind}:path={tmp_path}", next(name for name in tensors if "norm" not in name)
+    LLM(MODEL, speculate=option, page_size=4, max_step_tokens=3, max_batch=2).close()
+    for name in ("norm.weight", matrix):
+        spoiled = tensors | {name: torch.full_like(tensors[name], torch.nan)}
+        save_file(spoiled, tmp_path / "model.safetensors")
+        with pytest.raises(CheckpointError, match="tried on 7 tokens of tiny: .* not finite; .*take another head"):
+            LLM(MODEL, speculate=option)
+
+
 def test_a_head_for_another_model_is_refused_by_what_differs(tmp_path):
     _, config, body = made("eagle", None)
-    drafter.export(body, config, tmp_path)
+    loop.export(body, config, tmp_path)
     option = f"eagle:path={tmp_path}"
     with pytest.raises(CheckpointError, match="hidden_size=64, but demo has 256"):
         LLM("dummy:demo", speculate=option)

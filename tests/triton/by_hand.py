@@ -136,6 +136,25 @@ def store(pointer: Pointer, value, mask=None) -> None:
     numbers[torch.from_numpy(at[wanted])] = torch.from_numpy(np.broadcast_to(data(value), at.shape)[wanted].copy()).to(numbers.dtype)
 
 
+class Copies:
+    """Copies to shared memory that are on their way: what is not waited for has not come."""
+
+    def __init__(self):
+        self.groups, self.open = [], []
+
+    def async_copy_global_to_shared(self, to: "Shared", source: Pointer) -> None:
+        self.open.append((to, source))
+
+    def commit_group(self) -> None:
+        self.groups.append(self.open)
+        self.open = []
+
+    def wait_group(self, number: int) -> None:
+        while len(self.groups) > number:
+            for to, source in self.groups.pop(0):
+                to.store(load(source))
+
+
 def atomic_add(pointer: Pointer, value: int, sem: str, scope: str) -> int:
     before = int(pointer.numbers()[int(pointer.at)])
     pointer.numbers()[int(pointer.at)] += value
@@ -143,7 +162,10 @@ def atomic_add(pointer: Pointer, value: int, sem: str, scope: str) -> int:
 
 
 def assembly(text: str, constraints: str, arguments: list[Block], kinds, pure: bool, pack: int) -> tuple[Block, ...]:
-    """What PTX makes of 32-bit registers: halves, bf16."""
+    """What PTX makes of 32-bit registers: halves, bf16; or of fp32 numbers: a pair of bf16."""
+    if constraints == "=r,f":
+        assert pack == 1 and kinds is WHOLE["int32"]
+        return Block(execute(text, {"$1": arguments[0].data.view(np.uint32)})["$0"].view(np.int32), kinds)
     count = len(kinds)
     assert pack == 1 and constraints.startswith("=h," * count + "r") and set(kinds) == {BF16}
     registers = {f"${count + number}": argument.data.astype(np.int32).view(np.uint32) for number, argument in enumerate(arguments)}
@@ -228,6 +250,7 @@ def language() -> SimpleNamespace:
         **shaped("DistributedLinearLayout", "BlockedLayout", "SliceLayout", "DotOperandLayout"),
         **shaped("NVMMADistributedLayout"), NVMMASharedLayout=lambda *arguments, **named: SimpleNamespace(),
         allocate_shared_memory=lambda kind, shape, layout: Shared(np.full(shape, -1 if kind in WHOLE.values() else np.nan, kind.numpy)),
+        multiple_of=lambda x, values: x, max_contiguous=lambda x, values: x,
         pointer_type=lambda kind: kind, convert_layout=lambda x, layout, assert_trivial: x, broadcast=broadcast,
         arange=lambda start, end, layout: Block(np.arange(start, end, dtype=np.int32), WHOLE["int32"]),
         full=lambda shape, value, kind, layout: Block(np.full(shape, value, kind.numpy), kind),
@@ -250,7 +273,9 @@ class Kernel:
         return self.function(*arguments, **constants)
 
     def __getitem__(self, grid):
-        def launch(*arguments, num_warps, num_stages, enable_fp_fusion, launch_pdl, **constants):
+        """`launch_pdl` says when programs may begin, which is nothing here."""
+
+        def launch(*arguments, num_warps, num_stages, enable_fp_fusion, launch_pdl=False, maxnreg=0, **constants):
             free = [Pointer(a, OF_TORCH[a.dtype]) if isinstance(a, torch.Tensor) else a for a in arguments]
             PROGRAM["count"] = grid
             for place in np.ndindex(*reversed(grid)):
@@ -268,7 +293,8 @@ def imported(name: str, **others: ModuleType) -> ModuleType:
     ampere, hopper = ModuleType("ampere"), ModuleType("hopper")
     ampere.mma_v2, hopper.warpgroup_mma = mma, group_mma
     hopper.mbarrier, hopper.tma = Barriers, Barriers
-    hopper.warpgroup_mma_wait, hopper.fence_async_shared = lambda outstanding, deps: deps[0], lambda: None
+    hopper.warpgroup_mma_wait = lambda outstanding, deps: deps[0] if len(deps) == 1 else tuple(deps)
+    hopper.fence_async_shared, hopper.async_copy = lambda: None, Copies()
     spec = importlib.util.spec_from_file_location(f"{name}_by_hand", importlib.util.find_spec(name).origin)
     module = importlib.util.module_from_spec(spec)
     nvidia = f"{gluon.__name__}.language.nvidia"

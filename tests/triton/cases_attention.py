@@ -37,14 +37,15 @@ SCENES = {
     "segments-window": ([(0, 1600, 0), (0, 2000, 513)], 600, 16, 1, 1, 80),
     "group70": ([(0, 130, 2)], 0, 16, 1, 70, 16),
 }
-WAYS = {"fp32-split": (torch.float32, ONE_PER_SEGMENT), "bf16": (torch.bfloat16, ONE_PER_ROW)}
+FP8 = torch.float8_e4m3fn
+WAYS = {"fp32-split": (torch.float32, ONE_PER_SEGMENT), "bf16": (torch.bfloat16, ONE_PER_ROW), "fp8-split": (FP8, ONE_PER_SEGMENT)}
 
 
 def by_turns():
-    """Every scene in one of the two ways; in the other under `slow`, the interpreter taking seconds for each."""
+    """Every scene in one of the ways; in the others under `slow`, the interpreter taking seconds for each."""
     for number, (scene, facts) in enumerate(SCENES.items()):
         for turn, (way, how) in enumerate(WAYS.items()):
-            yield pytest.param(*facts, *how, id=f"{scene}-{way}", marks=[pytest.mark.slow] if (number + turn) % 2 else [])
+            yield pytest.param(*facts, *how, id=f"{scene}-{way}", marks=[pytest.mark.slow] if (number + turn) % len(WAYS) else [])
 
 
 @pytest.mark.parametrize("rows, window, page_size, kv_heads, group, head_dim, dtype, fill", by_turns())
@@ -52,8 +53,9 @@ def test_against_the_reference(monkeypatch, rows, window, page_size, kv_heads, g
     monkeypatch.setattr(attention, "splits", fill)
     scene = build_scene(rows, page_size=page_size, kv_heads=kv_heads, group=group, head_dim=head_dim, dtype=dtype)
     got = attend(KERNELS, scene, window)
-    scene.qkv = scene.qkv.to(dtype).float()  # queries meet keys in the cache's type
-    tolerance = 2e-6 if dtype is torch.float32 else 2**-7  # weights are rounded to bf16 too
+    rounded = {FP8: torch.float16}.get(dtype, dtype)  # what queries and weights are rounded to
+    scene.qkv = scene.qkv.to(rounded).float()
+    tolerance = {torch.float32: 2e-6, torch.bfloat16: 2**-7, torch.float16: 2**-10}[rounded]
     torch.testing.assert_close(got, attend(REFERENCE, scene, window), atol=tolerance, rtol=tolerance)
 
 

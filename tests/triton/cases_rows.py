@@ -11,6 +11,8 @@ from slipstream.base.errors import InputError
 from slipstream.model.batch import Batch
 from slipstream.model.build import load_model
 from slipstream.ops import KV, AttentionRows, Kernels, reference
+from slipstream.ops.reference import cached
+from slipstream.ops.types import SCALE_BYTES
 
 
 def test_the_kernels_are_interpreted():
@@ -48,6 +50,30 @@ def test_rope_write(heads, kv_heads, head_dim, page_size, dtype):
     assert equal_bits(got[1][slots.long() // page_size, :, slots.long() % page_size], written), "the cache holds what qkv holds, rounded"
 
 
+@pytest.mark.parametrize("heads, kv_heads, head_dim, page_size", [(4, 2, 24, 4), (8, 1, 64, 16), (6, 2, 4, 5)])
+def test_rope_write_in_e4m3(heads, kv_heads, head_dim, page_size):
+    """Codes and scales of what qkv holds, to the bit, a head of zeros included; nothing else of the cache changes."""
+    qkv, slots = random(4, (heads + 2 * kv_heads) * head_dim, seed=1) * 30, torch.tensor([5, 0, 18, 11]).int()
+    qkv[2, -head_dim:] = 0
+    table, positions = random(50, 2, head_dim // 2, seed=2), torch.tensor([0, 1, 49, 7]).int()
+    shape = (-(-24 // page_size), kv_heads, page_size, head_dim + SCALE_BYTES)
+    want, got = (KV(*(torch.full(shape, 99, dtype=torch.uint8).view(torch.float8_e4m3fn) for _ in range(2))) for _ in range(2))
+    KERNELS.rope_write(qkv, positions, slots, table, got, heads)
+    keys, values = qkv.view(4, -1, head_dim)[:, heads:].split(kv_heads, 1)
+    for cache, part in ((want.keys, keys), (want.values, values)):
+        cached.put(cache, slots.long() // page_size, slots.long() % page_size, part)
+    assert equal_bits(got.keys, want.keys) and equal_bits(got.values, want.values)
+    back, worth = cached.taken(got.values, slots.long() // page_size, slots.long() % page_size)
+    torch.testing.assert_close(back * worth, values, atol=1e-3, rtol=2**-4)  # 4 bits of each number, fewer of the smallest
+    assert not worth[2, -1].any()
+
+
+def test_heads_that_e4m3_does_not_take_are_refused():
+    kv = KV(*(torch.zeros(1, 1, 4, 6 + SCALE_BYTES, dtype=torch.float8_e4m3fn) for _ in range(2)))
+    with pytest.raises(InputError, match="head_dim must be a multiple of 4"):
+        KERNELS.rope_write(torch.zeros(1, 18), torch.zeros(1).int(), torch.zeros(1).int(), torch.zeros(1, 2, 3), kv, 1)
+
+
 @pytest.mark.parametrize("width", [3, 160, 1501])
 def test_gated(width):
     gate_up = random(4, 2 * width, seed=1) * 10
@@ -66,9 +92,9 @@ def test_embed(dtype, hidden):
     assert equal_bits(out, table[ids].float())
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e4m3fn])
 def test_move_sees_what_earlier_pairs_wrote(dtype):
-    pool = random(3, 2, 5, 2, 4, 24, seed=1).to(dtype)
+    pool = random(3, 2, 5, 2, 4, 24, seed=1).to(dtype)  # in e4m3 heads of 20, and scales of random bytes
     source, target = torch.tensor([5, 6, 7, 19, 3]).int(), torch.tensor([6, 7, 19, 3, 0]).int()
     want, got = pool.clone(), pool.clone()
     reference.move(want, source, target)

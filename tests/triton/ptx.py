@@ -23,15 +23,20 @@ def execute(text: str, registers: dict[str, np.ndarray]) -> dict[str, np.ndarray
 
 
 def _one(name: str, values: list[np.ndarray]) -> np.ndarray:
-    if name == "sub.bf16x2":
+    if name in ("sub.bf16x2", "sub.rn.bf16x2"):
         difference = bf16(values[0]) - bf16(values[1])
         assert (difference.view(np.uint32) & 0xFFFF == 0).all(), "not exact in bf16"
-        return (difference.view(np.uint32) >> 16).astype(np.uint16).view(np.uint32)
+        return rounded(difference)
     if name == "mul.bf16x2":
         with np.errstate(over="ignore"):  # a register of anything, which a mask leaves out
             found = bf16(values[0]) * bf16(np.broadcast_to(values[1], values[0].shape))
         assert (found.view(np.uint32) & 0xFFFF == 0).all(), "not exact in bf16"
         return (found.view(np.uint32) >> 16).astype(np.uint16).view(np.uint32)
+    if name in ("mul.rn.bf16x2", "fma.rn.bf16x2"):
+        a, b, *c = (bf16(value).astype(np.float64) for value in values)
+        return rounded(a * b + sum(c))
+    if name == "cvt.rn.bf16x2.f32":  # the first operand to the upper half
+        return rounded(np.stack([value.view(np.float32) for value in reversed(values)], -1))[..., 0]
     if name == "lop3.b32":
         a, b, c, table = values
         found = np.zeros_like(a)
@@ -47,3 +52,9 @@ def _one(name: str, values: list[np.ndarray]) -> np.ndarray:
 def bf16(register: np.ndarray) -> np.ndarray:
     """The two halves of every register as fp32, side by side."""
     return (np.ascontiguousarray(register).view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+
+
+def rounded(numbers: np.ndarray) -> np.ndarray:
+    """Numbers, side by side, to bf16 (nearest even), two to a register."""
+    bits = np.ascontiguousarray(numbers, np.float32).view(np.uint32)
+    return np.ascontiguousarray((bits + 0x7FFF + (bits >> 16 & 1) >> 16).astype(np.uint16)).view(np.uint32)

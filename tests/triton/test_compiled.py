@@ -37,7 +37,7 @@ def check(forms: list[dict]) -> None:
         parks = form["kernel"] == "attention"  # what it needs between segments, not in the loops over keys
         assert form["spills"] <= (160 if parks else 0), form
         assert 0 < form["registers"] <= 255 and form["shared"] <= SHARED_LIMIT, form
-        in_bf16 = form["kernel"] == "attention" and "kv bf16" in form["form"]
+        in_bf16 = form["kernel"] == "attention" and "kv fp32" not in form["form"]  # products of a cache in fp8 too
         few = form["kernel"] == "direct" or in_bf16 and "rows 64" not in form["form"]  # a tile of less than wgmma takes
         assert (form["mma"] > 0) == few, f"products of single warps where they are too slow, or none where they are enough: {form}"
         assert (form["wgmma"] > 0) == (in_bf16 and not few), form

@@ -23,6 +23,11 @@ def grouped(streamed):
     return by_hand.imported("slipstream.ops.triton.grouped", **{parent.__name__: parent, f"{parent.__name__}.streamed": streamed})
 
 
+@pytest.fixture(scope="module")
+def folded():
+    return by_hand.imported("slipstream.ops.triton.folded")
+
+
 def layer(format: str, n: int, k: int):
     from slipstream.ops.triton.packing import pack
 
@@ -60,3 +65,26 @@ def test_groups_of_warps_against_what_the_weights_mean(grouped, format):
     assert grouped.serves(packed.form)
     x, bias = random(11, weight.shape[1], seed=2), random(130, seed=3)
     assert_right(product(grouped, x, packed, bias, grouped.Grouped(8, 4)), x, weight, bias)
+
+
+SHORT = dict(rows=16, warps=4, depth=64, ahead=1, sides=4, fill=64)
+LONG = dict(rows=8, warps=4, each=32, depth=128, ahead=2, fill=16)
+
+
+@pytest.mark.parametrize("format, shape", [*((name, SHORT) for name in INTEGERS), ("int4_zero", LONG), ("q4_k", LONG), ("int8", LONG)])
+def test_scales_that_go_into_the_weight(folded, format, shape):
+    """Against weights of scales that are bf16 as they are; of K-quants, whose scales are products, within three roundings."""
+    from slipstream.ops.triton.packing import pack
+
+    tensors = stored(format, 130, fitting(format, 544))
+    exact = format.endswith("_k")
+    if format not in ("int8", "q4_k", "q6_k"):
+        tensors["scale"] = tensors["scale"].bfloat16().half()
+    weight = meaning(format, tensors)
+    x, bias = random(11, weight.shape[1], seed=2), random(130, seed=3)
+    found = product(folded, x, pack(tensors), bias, folded.Folded(**shape))
+    if exact:
+        room = 3 * 2**-9 * (abs(x.bfloat16().double()) @ abs(weight).T)
+        assert (abs(found - x.bfloat16().double() @ weight.T - bias) <= room).all()
+    else:
+        assert_right(found, x, weight if format == "int8" else weight.bfloat16().double(), bias)

@@ -13,7 +13,7 @@ from slipstream.arch.families import deepseek
 from slipstream.arch.names import checkpoint_name, place_of
 from slipstream.arch.shapes import shape
 from slipstream.speculate.drafter import Feed
-from slipstream.train.target import Target
+from slipstream.train.target import EngineTarget
 from slipstream.weights.dummy import Dummy
 from slipstream.weights.heads import open_head
 from slipstream.weights.load import load
@@ -26,8 +26,8 @@ TEXT = [5, 9, 300, 41, 7, 7, 260, 19, 88, 402, 3, 77]
 KNOWN = 8  # tokens that the head reads with true states, before it goes on by itself
 
 
-def read(levels, model=MODEL) -> tuple[Target, torch.Tensor]:
-    target = Target(model, levels, 1, len(TEXT))
+def read(levels, model=MODEL) -> tuple[EngineTarget, torch.Tensor]:
+    target = EngineTarget(model, levels, 1, len(TEXT))
     return target, target.read(torch.tensor([TEXT]))[0][0]  # [rows, levels * hidden]
 
 

@@ -102,6 +102,22 @@ def test_kept_rows_have_the_states_of_a_plain_run(options):
             assert torch.equal(row, rows[position]), f"other states at {position}"
 
 
+@pytest.mark.parametrize("kernels", [None, "reference"], ids=["replayed", "op by op"])
+def test_every_pass_of_a_step_has_its_states(kernels):
+    """Without guesses a step takes several passes, which are watched at its end."""
+    said, states = truth(kernels)
+    drafter, passes = Watching(), set()
+    llm = LLM(MODEL, speculate=drafter, prefix_cache=False, kernels=kernels)
+    run = llm.engine.core.executor.runner.run
+    llm.engine.core.executor.runner.run = lambda plan: passes.add(plan.passes) or run(plan)
+    assert texts(llm) == said and max(passes) > 1
+    kept = {max(one): one for one in [*drafter.dropped, *drafter.seen.values()]}
+    for text, rows in zip(said, states, strict=True):
+        mine = kept[len(text) - 2]
+        assert sorted(mine) == list(range(len(text) - 1))
+        assert all(torch.equal(row, rows[position]) for position, row in mine.items())
+
+
 def test_what_the_prefix_cache_had_is_not_seen_again():
     said, states = truth(None)
     drafter = Watching(said)

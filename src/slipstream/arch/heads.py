@@ -7,6 +7,7 @@ theirs (arch/published.py).
     eagle     x = A norm(embedding of a token) + B norm(state of the position before); one decoder layer on x, with keys and values of its
               own; what comes out is the state for the next guess (Li et al. 2024; the two norms after DeepSeek-AI 2024)
     medusa    x as above, for the last token only; the guess at depth d is read off x + ffn_d(norm_d(x)) (after Cai et al. 2024)
+    blockwise the same on the state alone (after Stern et al. 2018)
     mtp       as eagle, but what goes on is what the output layer reads (DeepSeek-AI 2024, multi-token prediction)
     redrafter r = silu(W embedding of a token + U r + b), 0 before the first; a few z + silu(V z + c) on the state and r side by side; the
               state is the same for all guesses (Cheng et al. 2024). Ours norm what goes in, and add what comes out to the state before the
@@ -28,9 +29,9 @@ from slipstream.arch.spec import ModelSpec, TensorSpec
 from slipstream.base.errors import CheckpointError, InputError
 from slipstream.files.safetensors import read_json
 
-KINDS = ("eagle", "medusa", "mtp", "redrafter")
+KINDS = ("blockwise", "eagle", "medusa", "mtp", "redrafter")
 BLOCKS = 2  # of a redrafter that is made here
-FORMS = {"mtp": "eagle"}  # kinds that another's file computes
+FORMS = {"blockwise": "medusa", "mtp": "eagle"}  # kinds that another's file computes
 PREFIX = "model."  # of the names that a whole model has; a head is none
 
 
@@ -58,8 +59,8 @@ class HeadSpec:
         kind: one of KINDS, the drafter that guesses with it.
         levels: hidden states of the target that it reads: i is what layer i reads, the number of layers what the final norm reads, one
             more what the output layer reads.
-        depth: tokens that it was trained to guess ahead; medusa cannot guess further.
-        body: its layers, as a model: of eagle one layer, of medusa only the width and activation of the ffn are used.
+        depth: tokens that it was trained to guess ahead; medusa and blockwise cannot guess further.
+        body: its layers, as a model: of eagle one layer, of these two only the width and activation of the ffn are used.
         form: what computes it, a file in model/heads; "" for that of `kind`.
         bottom: what its layers read.
         norm: whether what comes out is normed before the output layer.
@@ -91,7 +92,7 @@ class HeadSpec:
     @property
     def ahead(self) -> int:
         """Tokens that it guesses from one place."""
-        return self.depth if self.kind == "medusa" else 1
+        return self.depth if self.file in ("medusa", "residual") else 1
 
     @property
     def cached(self) -> bool:
@@ -206,7 +207,9 @@ def head_of(config: Mapping[str, Any], name: str) -> HeadSpec:
     own = ("drafter", "levels", "depth")
     body = config_to_spec({**{key: value for key, value in config.items() if key not in own}, "architectures": ["LlamaForCausalLM"]})
     head = HeadSpec(kind, tuple(levels), fields.whole("depth"), replace(body, name=name), normed=kind == "mtp")
-    return replace(head, bottom=Bottom("state"), blocks=BLOCKS) if kind == "redrafter" else head
+    if kind in ("blockwise", "redrafter"):
+        head = replace(head, bottom=Bottom("state"))
+    return replace(head, blocks=BLOCKS) if kind == "redrafter" else head
 
 
 def head_config(kind: str, target: ModelSpec, levels: Sequence[int], depth: int, width: int) -> dict[str, Any]:

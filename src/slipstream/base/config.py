@@ -21,7 +21,7 @@ class Options:
         quant: weight format to convert to when loading (None: as stored; "int8", "int4", "q8_0", ...).
         activations: values of a row that share an int8 scale where weights are whole numbers, "32", "128" or "row": coarser ones are
             faster and lose more to channels that stick out (docs/benchmarks.md).
-        kv: type of the KV cache, "fp32", "bf16" or, on a CPU, "int8" (None: bf16 for bf16 weights, else fp32).
+        kv: type of the KV cache, "fp32", "bf16", on a CPU "int8", on a GPU "fp8" (None: bf16 for bf16 weights, else fp32).
         max_len: longest request, prompt and output, in tokens (None: what the model was made for, at most 8192).
         max_batch: requests that run at once.
         memory: bytes that weights, KV and scratch may take together (None: 90% of what is available).
@@ -71,7 +71,7 @@ class Options:
         if self.target_itl is not None and not (_is_number(self.target_itl) and 0 <= self.target_itl < math.inf):
             raise InputError(f"target_itl={self.target_itl!r}: must be milliseconds, not negative; 0 is no target")
         choices = (
-            ("kv", (None, "fp32", "bf16", "int8")),
+            ("kv", (None, "fp32", "bf16", "int8", "fp8")),
             ("kernels", (None, "triton", "cpu", "reference")),
             ("activations", ("32", "128", "row")),
         )
@@ -81,7 +81,9 @@ class Options:
         if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
             raise InputError(f"device={self.device!r}: must be cpu, cuda or cuda:N")
         if self.kv == "int8" and self.device != "cpu":
-            raise InputError(f"kv='int8': device={self.device!r} has no kernels for such a cache; take kv='bf16', or device='cpu'")
+            raise InputError(f"kv='int8': device={self.device!r} has no kernels for such a cache; take kv='fp8', which is as small")
+        if self.kv == "fp8" and self.device == "cpu" and self.kernels in (None, "cpu"):
+            raise InputError("kv='fp8': a CPU has no kernels for such a cache; take kv='int8', which is as small, or device='cuda'")
         if self.max_step_tokens < self.max_batch:
             raise InputError(
                 f"max_step_tokens={self.max_step_tokens}: must be at least max_batch={self.max_batch}, so that every running request "

@@ -20,7 +20,7 @@ Quant = Annotated[
     str | None, typer.Option(metavar="FORMAT", help="Weights as int4 (int4_64, int4_128), int8, q8_0, bf16, fp32 (default: as stored).")
 ]
 Activations = Annotated[str | None, typer.Option(metavar="N", help="Values by one int8 scale: 32, 128 or row.")]
-Kv = Annotated[str | None, typer.Option(metavar="TYPE", help="KV cache in fp32, bf16 or int8 (default: bf16 for bf16 weights, else fp32).")]
+Kv = Annotated[str | None, typer.Option(metavar="TYPE", help="KV cache in fp32, bf16, int8 (CPU), fp8 (GPU) (default: as the weights).")]
 MaxLen = Annotated[int | None, typer.Option(metavar="N", min=1, help="Longest request in tokens, output included.")]
 Memory = Annotated[str | None, typer.Option(metavar="SIZE", help="For weights, KV and scratch together, such as 4G.")]
 Speculate = Annotated[str, typer.Option(metavar="DRAFTER", help="Who guesses ahead: NAME or NAME:OPTION=VALUE,...")]

@@ -14,7 +14,6 @@ WIDTH = 44
 NOTES = {  # on what is built in
     "demo": "taken where no model is named",
     "draft": "guesses ahead for demo: --speculate draft_model",
-    "eagle": "a head of demo, guesses ahead for it: --speculate eagle",
 }
 
 
@@ -66,13 +65,15 @@ def state(wanted: "Id | None") -> str:
 
 
 def builtin_rows() -> list[tuple[str, str, str]]:
+    from slipstream.arch.heads import KINDS
     from slipstream.engine.build import BUILTIN
 
+    notes = NOTES | {kind: f"a head of demo, guesses ahead for it: --speculate {kind}" for kind in KINDS}
     found = sorted(folder for folder in BUILTIN.iterdir() if (folder / "config.json").is_file()) if BUILTIN.is_dir() else []
     rows = []
     for folder in found:
         size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
-        rows.append((folder.name, _human(size), NOTES.get(folder.name, "")))
+        rows.append((folder.name, _human(size), notes.get(folder.name, "")))
     return rows or [("none in this checkout", "", "")]
 
 

@@ -3,6 +3,7 @@ Owns the arguments; the recipes are train/demo.py and train/drafter.py."""
 
 import json
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,7 @@ class Size(StrEnum):
 class Kind(StrEnum):
     """Heads that can be trained."""
 
+    blockwise = "blockwise"
     eagle = "eagle"
     medusa = "medusa"
     mtp = "mtp"
@@ -76,6 +78,9 @@ def drafter(
     depth: Annotated[int | None, typer.Option(min=1, help="Tokens that it learns to guess ahead.")] = None,
     width: Annotated[int | None, typer.Option(min=1, help="Inner size of its feed-forward layers.")] = None,
     own: Annotated[float, typer.Option(min=0, max=1, help="Share of the texts that the model goes on with by itself.")] = 0.5,
+    device: Annotated[str, typer.Option(help="Where it is trained: cpu, cuda or cuda:N.")] = "cpu",
+    rows: Annotated[int | None, typer.Option(min=1, help="Windows of text in a step; a GPU takes a hundred.")] = None,
+    seconds: Annotated[float | None, typer.Option(min=1, help="Ends after so long, however many tokens were read by then.")] = None,
     start: Annotated[
         Path | None, typer.Option(exists=True, file_okay=False, help="Head of the same shape to begin with, to fit it to these texts.")
     ] = None,
@@ -88,8 +93,9 @@ def drafter(
     from slipstream.engine.build import BUILTIN
     from slipstream.train.drafter import Recipe, run
 
-    given = {"tokens": tokens, "depth": depth, "width": width}
+    given = {"tokens": tokens, "depth": depth, "width": width, "rows": rows, "seconds": seconds}
     recipe = Recipe(kind=kind.value, own=own, seed=seed, **{name: value for name, value in given.items() if value is not None})
     texts = [*data, *(more or [])]
-    report = run(model or BUILTIN / "demo", texts, out, recipe, start=start, say=lambda line: typer.echo(line, err=True))
+    say = partial(typer.echo, err=True)
+    report = run(model or BUILTIN / "demo", texts, out, recipe, device=device, start=start, say=say)
     typer.echo(json.dumps(report, indent=2))

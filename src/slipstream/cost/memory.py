@@ -2,7 +2,7 @@
 
     weights   `weights_bytes`
     scratch   activations of the largest step, logits, rotary table, page tables
-    KV        pages * layers * 2 * kv_heads * page_size * head_dim * bytes per number; in int8 a scale for each head_dim of them too
+    KV        pages * layers * 2 * kv_heads * page_size * head_dim * bytes per number; in int8 and fp8 a scale for each head_dim of them too
     drafter   weights, scratch and KV of a model that drafts, if one does
     total     their sum, at most the limit
 """
@@ -221,7 +221,7 @@ def _ways_out(spec: ModelSpec, done: MemoryPlan, stored: str | None, explicit: b
     if done.kv_type == "fp32":
         ways.append("a bf16 KV cache halves KV")
     elif done.kv_type == "bf16":
-        ways.append(f"on a CPU kv=int8 makes KV {human(kv_bytes(spec, 'int8', done.tokens))}")
+        ways.append(f"kv=int8 on a CPU, or kv=fp8 on a GPU, makes KV {human(kv_bytes(spec, 'int8', done.tokens))}")
     if done.drafter:
         ways.append(f"without its drafter it needs {human(done.drafter)} less")
     smaller = {name: weights_bytes(spec, name, stored) for name in LINEAR_ARITHMETIC["cpu"]}

@@ -5,11 +5,14 @@ knows nothing of requests, budgets or clocks.
 
 The guess (`assumed`) knows how the cost of a step depends on its rows and its context, but not how fast this machine is. The
 correction is looked up in cells: step time is a staircase in the rows (kernels have a shape of their own for each of few rows, and
-tiles beyond), so a cell is one stair of rows and one octave of context.
+tiles beyond), so a cell is one stair of rows, one octave of context and one number of passes.
 
 Shared machines stall for a step, or slow down for minutes. In a cell the newest ratios of measured to guessed time count, by a
 weighted median: one or two odd steps change nothing, the third says that times have changed. Between cells, the near and the lately
 seen count most. So a shape that was once seen to be slow, and is avoided since, is believed less and less and gets another chance.
+
+A step may take several passes, and the host's share of it is paid once. So what a pass takes in steps of several is kept in cells of its
+own, which stand for steps of one only as long as nothing like these was seen.
 """
 
 from bisect import bisect_left, bisect_right
@@ -33,7 +36,7 @@ KEEP = 7  # ratios that a cell keeps
 FADE = 0.8  # weight of a ratio against the next newer one: the newest three outvote the other four
 ENOUGH = 3  # ratios that make a cell fully believed; before, a single odd step could speak for it
 STALE_AFTER, STALE = 32, 0.1  # steps after which a cell not seen counts half, and the least it counts
-NEAR = 1 / 64  # weight of a cell one octave of rows away, against one seen itself: of the next stair about a third
+NEAR = 1 / 64  # weight of a cell one octave of rows or passes away, against one seen itself: of the next stair about a third
 WAITING = 64  # steps kept until somebody asks
 
 # What a modest core, or a modest GPU, reaches with real kernels: GB/s, and Gop/s by kind of arithmetic. Only the first steps depend on it.
@@ -52,6 +55,8 @@ def stairs(most: int = 2**16) -> list[int]:
 
 
 EDGES = stairs()
+OCTAVES = [log2(edge) for edge in EDGES]
+Place = tuple[float, float, float]  # of a cell, in octaves: rows at the end of the stair; half of those of context; passes
 
 
 @dataclass(slots=True)
@@ -86,21 +91,27 @@ class Pace:
 
     def __init__(self, guess: Guess):
         self._guess = guess
-        self._cells: dict[tuple[int, int], Cell] = {}
-        self._waiting: deque[tuple[Work, float]] = deque(maxlen=WAITING)
+        self._cells: dict[Place, Cell] = {}
+        self._waiting: deque[tuple[Work, float, int]] = deque(maxlen=WAITING)
         self._steps = 0
 
-    def observe(self, work: Work, seconds: float) -> None:
-        """Takes note of a step. Looked at when a prediction is asked for, so that steps that nobody plans by cost nothing."""
-        if work.rows and seconds > 0:
-            self._waiting.append((work, seconds))
+    def observe(self, work: Work, seconds: float, passes: int = 1) -> None:
+        """Takes note of a step. Looked at when a prediction is asked for, so that steps that nobody plans by cost nothing.
 
-    def predict(self, work: Work) -> float:
-        """Seconds that a step of this work will take, most likely; 0 without rows."""
+        Args:
+            work: of one pass.
+            seconds: that a pass took, with its part of the host's time.
+            passes: of the step.
+        """
+        if work.rows and seconds > 0:
+            self._waiting.append((work, seconds, passes))
+
+    def predict(self, work: Work, passes: int = 1) -> float:
+        """Seconds that a pass of this work will take in a step of so many, most likely; 0 without rows."""
         if not work.rows:
             return 0.0
         self._learn()
-        return self._guess(work) * exp(self._correction(_cell(work)))
+        return self._guess(work) * exp(self._correction(_cell(work, passes)))
 
     def rows_within(self, seconds: float, work_of: Callable[[int], Work], most: int) -> int:
         """How many more rows a step may have.
@@ -128,15 +139,16 @@ class Pace:
 
     def _learn(self) -> None:
         while self._waiting:
-            work, seconds = self._waiting.popleft()
+            work, seconds, passes = self._waiting.popleft()
             self._steps += 1
-            self._cells.setdefault(_cell(work), Cell()).add(log(seconds / self._guess(work)), self._steps)
+            self._cells.setdefault(_cell(work, passes), Cell()).add(log(seconds / self._guess(work)), self._steps)
 
-    def _correction(self, place: tuple[int, int]) -> float:
+    def _correction(self, place: Place) -> float:
         """Mean of the cells' medians, by how near they are, how lately they were seen and how much they have seen."""
         total = weights = 0.0
-        for (edge, octave), cell in self._cells.items():
-            away = abs(log2(edge / place[0])) + abs(octave - place[1]) / 2
+        rows, context, passes = place
+        for (one, two, three), cell in self._cells.items():
+            away = abs(one - rows) + abs(two - context) + abs(three - passes)
             fresh = max(STALE, 0.5 ** ((self._steps - cell.seen) / STALE_AFTER))
             weight = NEAR**away * fresh * min(len(cell.ratios), ENOUGH)
             total += weight * cell.middle
@@ -144,10 +156,9 @@ class Pace:
         return total / weights if weights else 0.0
 
 
-def _cell(work: Work) -> tuple[int, int]:
-    """(rows at the end of the stair, octave of visible keys per row)."""
-    at = bisect_left(EDGES, work.rows)
-    return EDGES[min(at, len(EDGES) - 1)], max(0, (work.keys // work.rows).bit_length() - SHORT)
+def _cell(work: Work, passes: int) -> Place:
+    at = min(bisect_left(EDGES, work.rows), len(EDGES) - 1)
+    return OCTAVES[at], max(0, (work.keys // work.rows).bit_length() - SHORT) / 2, log2(passes)
 
 
 def assumed(spec: ModelSpec, weight_format: str, kv_type: str, threads: int, device: str = "cpu") -> Guess:

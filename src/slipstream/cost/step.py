@@ -28,7 +28,7 @@ WEIGHT_FORMATS = {
     "q6_k": (8.5625, 0), "int4_64": (4.25, 0), "int4_128": (4.125, 0), "fp8": (8, 4), "fp8_block": (8 + 32 / 128**2, 0),
 }  # fmt: skip
 TABLE_TYPES = {"fp32": 4, "bf16": 2}  # bytes per number
-KV_TYPES = {"fp32": (4, 0), "bf16": (2, 0), "int8": (1, 4)}  # bytes per number, and for the scale of each key or value of a head
+KV_TYPES = {"fp32": (4, 0), "bf16": (2, 0), "int8": (1, 4), "fp8": (1, 4)}  # bytes per number, and of a scale
 # Arithmetic that the numerics ask for. On the CPU bf16 is widened to fp32 (docs/numerics.md, section 2); on a GPU matrix products
 # take bf16, int8 weights too, but for fp8, which a CPU does not compute. Attention follows the type of the cache.
 LINEAR_ARITHMETIC = {
@@ -36,7 +36,7 @@ LINEAR_ARITHMETIC = {
     | dict.fromkeys(("int4", "int4_zero", "q4_k", "int4_64", "int4_128"), "int4"),
     "cuda": dict.fromkeys(WEIGHT_FORMATS, "bf16") | {"fp32": "fp32", "fp8": "fp8", "fp8_block": "fp8"},
 }
-ATTENTION_ARITHMETIC = {"cpu": {"fp32": "fp32", "bf16": "fp32", "int8": "fp32"}, "cuda": {"fp32": "fp32", "bf16": "bf16"}}
+ATTENTION_ARITHMETIC = {"cpu": dict.fromkeys(KV_TYPES, "fp32"), "cuda": {"fp32": "fp32", "bf16": "bf16", "fp8": "bf16"}}
 EMBEDDING = "embed.weight"
 PLAIN = 4  # bytes of a number in norms and biases, which are fp32 in every format
 
@@ -120,6 +120,9 @@ class Work:
         rows = read = keys = 0
         narrow = {window: (0, 0) for window in windows}
         for start, trunk, depths in chunks:
+            if trunk == 1 and start >= 0 and not depths and not narrow:  # as most are
+                rows, read, keys = rows + 1, read + start + 1, keys + start + 1
+                continue
             if start < 0 or trunk < 1 or (depths and min(depths) < 1):
                 raise InputError(f"start={start}, trunk={trunk}, depths={list(depths)}: must be at least 0, 1 and 1")
             end, nodes = start + trunk, len(depths)

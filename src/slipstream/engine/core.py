@@ -73,6 +73,7 @@ class Core:
         """Runs one step; False if there was nothing to do."""
         try:
             self._drain()
+            entered = self._clock()
             plan = self.scheduler.schedule()
             if not plan.chunks and not plan.released:
                 return False
@@ -80,9 +81,10 @@ class Core:
             self.executor.launch(plan)
             result = self.executor.finish()
             done = self.meter.record(plan, result, self._clock() - began)
-            self.scheduler.observe(done.work, done.seconds - done.drafting)
             for event in self.scheduler.commit(plan, result):
                 self._emit(event)
+            if result.steady:
+                self.scheduler.observe(done.work, self._clock() - entered - result.drafting, result.passes)
         except BaseException:  # Ctrl-C included, wherever in the step it comes
             self.fail()
             raise

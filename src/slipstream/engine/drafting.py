@@ -10,11 +10,13 @@ from slipstream.arch.spec import ModelSpec
 from slipstream.base import registry
 from slipstream.base.config import Options
 from slipstream.cost import kv_bytes, scratch_bytes, weights_bytes
+from slipstream.engine.trial import try_head
 from slipstream.model.build import DUMMY, open_weights
 from slipstream.model.decoder import Decoder
 from slipstream.ops.dispatch import Kernels
 from slipstream.sampling.noting import NotingSampler
 from slipstream.sampling.sampler import Sampler
+from slipstream.scheduler.passes import COUNTS
 from slipstream.speculate.choose import Rule, choose
 from slipstream.speculate.drafter import WINDOW, Around, Drafter
 from slipstream.weights.heads import open_head
@@ -107,13 +109,14 @@ class Drafting:
         else:
             made = registry.load(HEADS, self._head.file).Head
             decoder = made(self._head, weights, target, kernels, *sizes, self._max_len)
+            try_head(decoder, target, kernels, self._kv, self._options.page_size, self._rows)
         pool = KVPool(decoder.pool_shape(pages, self._options.page_size), self._kv, kernels)
         return Beside(decoder, pool, self._sampler(kernels, self._asks), requests, self._rows)
 
 
 def head_bytes(head: HeadSpec, format: str, rows: int, step_rows: int, requests: int) -> int:
     """What a head takes beside the scratch of its layers: weights, the states that it reads and those that wait for it, and what the
-    target keeps for it in a step.
+    target keeps for it in a step, of one pass or of several.
 
     Args:
         format: of its matrices, "bf16" or "fp32".
@@ -125,4 +128,4 @@ def head_bytes(head: HeadSpec, format: str, rows: int, step_rows: int, requests:
     width = len(head.levels) * head.body.hidden
     inside = rows * (width + (1 + head.ahead) * head.body.hidden)
     waiting = 2 * WINDOW if head.cached else 1  # a head without keys and values has nothing to catch up with
-    return weights + 4 * (inside + (step_rows + requests * waiting) * width)
+    return weights + 4 * (inside + (step_rows + requests * (waiting + COUNTS[0])) * width)

@@ -43,10 +43,18 @@ class Meter:
             del self.steps[: self.keep // 2]
         self.tally.record(plan, result)
         tokens, count = sum(len(outcome.tokens) for outcome in result.outcomes), result.passes
+        first = work_of(plan, result, self.windows)
         for number in range(count):
-            work = work_of(plan, result, self.windows, number)
-            self.steps.append(StepRecord(work, tokens // count, len(plan.chunks), seconds / count, result.drafting))
+            work = first if number == 0 else self._later(plan, result, first, number)
+            self.steps.append(StepRecord(work, tokens // count, len(plan.chunks), seconds / count, result.drafting / count))
         return self.steps[-1]
+
+    def _later(self, plan: Plan, result: Result, first: Work, number: int) -> Work:
+        """The work of pass `number`, that of the first being known: every row sees one key more than in the pass before."""
+        if self.windows:
+            return work_of(plan, result, self.windows, number)
+        more = number * first.rows
+        return Work(first.rows, first.sampled, first.read + more, first.keys + more)
 
 
 def work_of(plan: Plan, result: Result, windows: Sequence[int] = (), number: int = 0) -> Work:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from slipstream.ops.types import AttentionRows
@@ -24,3 +25,19 @@ class Batch:
     slots: Tensor
     attention: AttentionRows
     states: Tensor | None = None
+
+
+def whole(texts: Tensor, room: int, page_size: int) -> Batch:
+    """Texts to be read at once and from their beginning, each on pages of its own.
+
+    Args:
+        texts: tokens. [texts, length]
+        room: tokens that a text has room for, so many pages: the pages of the second begin behind those of the first.
+    """
+    (count, length), device = texts.shape, texts.device
+    request = torch.arange(count, device=device).repeat_interleave(length)
+    positions = torch.arange(length, device=device).repeat(count)
+    pages = torch.arange(count * room // page_size, device=device).view(count, -1)
+    none = torch.zeros(count * length + 1, device=device)
+    attention = AttentionRows(*(part.int() for part in (request, positions, positions + 1, none, none[:1], pages)))
+    return Batch(ids=texts.flatten().int(), positions=attention.positions, slots=(request * room + positions).int(), attention=attention)

@@ -142,14 +142,27 @@ class Decoder:
         Returns:
             [n, levels * hidden], the levels side by side as `watch` named them; a copy.
         """
-        parts = []
-        for level in self.levels:
-            source = self._tapped.rows(self._tapped.max_rows)[self._taps[level]] if level in self._taps else hidden
-            picked = source.index_select(0, rows)
+        return self.joined([self._level(level, hidden).index_select(0, rows) for level in self.levels])
+
+    def joined(self, parts: Sequence[Tensor]) -> Tensor:
+        """States as a watcher wants them, from what was kept of each level, which is written over. [n, hidden] each"""
+        for level, part in zip(self.levels, parts, strict=True):
             if level > len(self.spec.layers):
-                self.final_norm(picked.clone(), picked)
-            parts.append(picked)
-        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+                self.final_norm(part.clone(), part)
+        return parts[0] if len(parts) == 1 else torch.cat(list(parts), 1)
+
+    def keep(self, every: Tensor, parts: Sequence[Tensor]) -> None:
+        """Keeps all levels of what `ops` ran, for `joined`; an op of its own, for whoever records several passes as one.
+
+        Args:
+            every: 0, 1, 2, ... [rows] int32
+            parts: where to, for each level. [rows, hidden]
+        """
+        for level, part in zip(self.levels, parts, strict=True):
+            self._kernels.embed(every, self._level(level, self._scratch.rows(self._scratch.max_rows)["stream"]), part)
+
+    def _level(self, level: int, hidden: Tensor) -> Tensor:
+        return self._tapped.rows(self._tapped.max_rows)[self._taps[level]] if level in self._taps else hidden
 
     def forward(self, batch: Batch, pool: Tensor) -> Tensor:
         """Runs the rows through all layers and writes their keys and values to the cache.

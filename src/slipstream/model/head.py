@@ -6,6 +6,7 @@ Owns the calls that whoever runs a head makes, the same as a Decoder's. Must not
 from abc import ABC, abstractmethod
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from slipstream.arch.heads import HeadSpec
@@ -144,3 +145,20 @@ class Head(ABC):
             self._norm(stream, free, pending)  # sometimes only for its addition, as in Decoder
         else:
             self._add(stream, pending)
+
+
+class Keyless(Head):
+    """A head without keys and values: what it guesses from one place follows from the state there alone. See Head; what comes out lies in
+    `_outs`, [ahead, max_rows, width]."""
+
+    def __init__(self, head: HeadSpec, weights: Weights, target: Decoder, kernels: Kernels, *sizes: int):
+        super().__init__(head, weights, target, kernels, *sizes)
+        self.ahead = head.ahead
+        self._outs = torch.zeros(head.ahead, self.apart, head.width, device=kernels.device)
+        self._forward = Replay(kernels, self.records)
+
+    def pool_shape(self, pages: int, page_size: int) -> tuple[int, ...]:
+        return (0, 2, pages, 1, page_size, 1)
+
+    def out(self) -> Tensor:
+        return self._outs.flatten(0, 1)

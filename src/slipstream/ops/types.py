@@ -4,7 +4,7 @@ Owns data definitions only. Must not know any candidate, the cache's bookkeeping
 All tensors are contiguous and on the device of the kernels; ids and indices are int32, other numbers fp32 unless said.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -41,7 +41,7 @@ BLOCK = 32  # inputs of a block of whole-number weights
 SPANS = {"32": 1, "128": 4, "row": 0}  # activations that share an int8 scale, as the user says it -> blocks, 0 for all of a row
 COARSER = {"int8": ("128", "row"), "int4": ("row",), "int4_64": ("row",), "int4_128": ("128", "row")}  # what pays besides 32
 SEGMENT = 512  # keys per attention segment, by absolute position (docs/numerics.md, section 3)
-SCALE_BYTES = 4  # of the scale that follows a key or value in int8
+SCALE_BYTES = 4  # of the scale of a key or value in int8 or e4m3, fp32
 CODES_ROOM = 16  # bytes behind a row of activations in e4m3 that has one scale: the scale, fp32, and as many as keep rows aligned
 
 
@@ -66,6 +66,7 @@ def of_linear_op(op: str) -> tuple[str, str]:
     return format, activations or "32"
 
 
+EXPERTS_OPS = tuple(f"experts_{format}" for format in LINEAR_FORMATS)
 LINEAR_OPS = tuple(linear_op(format, activations) for format in LINEAR_FORMATS for activations in ("32", *COARSER.get(format, ())))
 
 
@@ -114,13 +115,51 @@ class LinearKernel(Protocol):
         """Writes rows `ids` [rows] of the weight, unpacked, to out [rows, k]. Only kernels whose scales are shared by inputs have it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """What a gated layer makes of gate and up: a name of `MoeSpec.activation`, and the limit and the slope of "clamped"."""
+
+    name: str
+    limit: float = 0.0
+    slope: float = 1.0
+
+
+class ExpertsKernel(Protocol):
+    """All experts of a layer of one weight format, at once; nothing in it waits for the device.
+
+    Attributes:
+        name: "<candidate>_experts_<format>".
+    """
+
+    name: str
+
+    def prepare(self, gate_up: dict[str, Tensor], down: dict[str, Tensor], biases: Sequence[Tensor] = ()) -> Any:
+        """Packs the experts once, at load; the result is opaque to everyone but `run`.
+
+        Args:
+            gate_up, down: the tensors that LINEAR_FORMATS names, one expert behind the other: [experts, n, ...]; gate before up.
+            biases: of both, [experts, 2 * width] and [experts, hidden], or none.
+
+        Raises:
+            InputError: they do not fit.
+        """
+
+    def run(self, x: Tensor, experts: Tensor, shares: Tensor, prepared: Any, activation: Activation, out: Tensor) -> None:
+        """out [rows, hidden] = the sum over each row's experts of share * expert(x), in ascending order of the experts' numbers.
+
+        Args:
+            x: [rows, hidden]
+            experts, shares: what `route` wrote. [rows, chosen]
+        """
+
+
 @dataclass(slots=True)
 class KV:
     """One layer's keys and values: views of the pool. slot = page * page_size + offset within the page.
 
     Attributes:
-        keys, values: [pages, kv_heads, page_size, head_dim], fp32 or bf16; or int8 [pages, kv_heads, page_size, head_dim + 4], where
-            the last four bytes of a key or value are its scale, fp32.
+        keys, values: [pages, kv_heads, page_size, head_dim], fp32 or bf16; or [pages, kv_heads, page_size, head_dim + 4], where each
+            key or value has a scale, fp32: in int8 its last four bytes; in e4m3 see `coded_pages`.
     """
 
     keys: Tensor
@@ -128,7 +167,24 @@ class KV:
 
     @property
     def head_dim(self) -> int:
-        return self.keys.shape[3] - (SCALE_BYTES if self.keys.dtype is torch.int8 else 0)
+        return self.keys.shape[3] - scale_bytes(self.keys.dtype)
+
+
+def scale_bytes(dtype: torch.dtype) -> int:
+    """Bytes that a key or value of a cache of this type has besides its numbers."""
+    return SCALE_BYTES if dtype in (torch.int8, torch.float8_e4m3fn) else 0
+
+
+def coded_pages(cached: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes as bytes [..., page_size, head_dim] and scales [..., page_size] of an e4m3 cache or pool, views of it.
+
+    A page of a head holds the codes of all its tokens, then their scales: so codes begin where vectors of 16 bytes do.
+    head_dim must be a multiple of 4.
+    """
+    page_size, row = cached.shape[-2:]
+    flat = cached.view(torch.uint8).flatten(-2)  # [..., page_size * row]
+    size = page_size * (row - SCALE_BYTES)
+    return flat[..., :size].unflatten(-1, (page_size, -1)), flat[..., size:].view(torch.float32)
 
 
 @dataclass(slots=True)

@@ -19,16 +19,18 @@ def make_chunks(
     controller: Controller | None,
     tables: PageTables,
     options: SchedulerOptions,
+    several: int = 1,
 ) -> list[Chunk]:
     """The rows of every request, with what is left of the step for drafts: for those that pay, if there is a controller.
 
     Args:
         trunks: requests and their trunk rows, for which their tables have pages.
         queue: whether others wait for a seat.
+        several: passes that the step may take if it checks no draft.
     """
     left, passes, shares = budget.drafts(request for request, _ in trunks), options.max_draft, None
     if controller is not None and trunks:
-        shares, passes = ({}, controller.skip()) if not left and controller.idle else _pay(trunks, queue, left, controller)
+        shares, passes = ({}, controller.skip()) if not left and controller.idle else _pay(trunks, queue, left, controller, several)
     chunks = []
     for request, rows in trunks:
         most = left if shares is None else min(left, shares.get(request.number, 0))
@@ -41,12 +43,14 @@ def make_chunks(
     return chunks
 
 
-def _pay(trunks: Sequence[tuple[Request, int]], queue: bool, most: int, controller: Controller) -> tuple[dict[int, int], int]:
+def _pay(
+    trunks: Sequence[tuple[Request, int]], queue: bool, most: int, controller: Controller, several: int
+) -> tuple[dict[int, int], int]:
     """(nodes of each draft, passes for the next ones) that pay."""
     saying = [request for request, rows in trunks if rows == request.owed]
     drafting = [request for request in saying if request.draft.tokens]
     context = sum(len(request.tokens) for request, _ in trunks) // len(trunks)
-    shares = controller.share(drafting, len(saying), sum(rows for _, rows in trunks), context, most, queue)
+    shares = controller.share(drafting, len(saying), sum(rows for _, rows in trunks), context, most, queue, several)
     return shares, controller.passes([request.number for request in saying], context) if saying else 0
 
 

@@ -8,11 +8,11 @@ last of them its draft. How a step is filled:
        (where pages are short: idle pages of the prefix tree go first, then the last running request is preempted)
     2. waiting requests, in policy order, while there are seats, budget and pages for all they bring
     3. drafts, with the budget and the pages that nobody else wanted
-    4. where there is nothing but one row each and nobody waits, several passes at a time
+    4. where there is nothing but one row each then and nobody who waits has a seat, several passes at a time
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from slipstream.base.errors import BackendError, InputError
 from slipstream.base.registry import load
@@ -23,7 +23,7 @@ from slipstream.scheduler.budget import Budget
 from slipstream.scheduler.chunk import make_chunks
 from slipstream.scheduler.controller import Controller
 from slipstream.scheduler.options import SchedulerOptions, Stats
-from slipstream.scheduler.passes import passes
+from slipstream.scheduler.passes import most_passes, passes
 from slipstream.scheduler.queue import Queue
 from slipstream.scheduler.request import Event, Request, State
 from slipstream.step import Admission, Chunk, Outcome, Plan, Result
@@ -129,8 +129,10 @@ class Scheduler:
         if len(self._waiting) and budget.rows and preemptions == self._preemptions:  # where one has lost his seat, nobody takes one
             self._waiting.order(now)
             admitted = self._admit(trunks, budget)
-        chunks = make_chunks(trunks, len(self._waiting) > 0, budget, self._controller, self.tables, self.options)
-        times = 1 if len(self._waiting) else passes(trunks, chunks, self._pace, self.tables)
+        queue = len(self._waiting) > 0
+        several = most_passes(trunks, self._pace) if not queue or len(self._running) == self._seats else 1
+        chunks = make_chunks(trunks, queue, budget, self._controller, self.tables, self.options, several)
+        times = passes(trunks, chunks, several, self.tables)
         released, self._released = tuple(self._released), []
         return Plan(tuple(admitted), tuple(chunks), self.tables.take_copies(), released, times)
 
@@ -188,10 +190,11 @@ class Scheduler:
 
     # What came of it
 
-    def observe(self, work: Work, seconds: float) -> None:
-        """Takes note of how long a step took, for the time of those to come."""
+    def observe(self, work: Work, seconds: float, passes: int = 1) -> None:
+        """Takes note of how long a step took, all its passes together and the host's work for it included, for the time of those to
+        come."""
         if self._pace is not None:
-            self._pace.observe(work, seconds)
+            self._pace.observe(work, seconds / passes, passes)
 
     def commit(self, plan: Plan, result: Result) -> list[Event]:
         """Takes in the result of a plan. Requests that ended or were preempted since are passed over.
@@ -201,7 +204,7 @@ class Scheduler:
         """
         events = []
         if self._controller is not None:
-            self._controller.spent(result.drafting, max((outcome.draft.passes for outcome in result.outcomes), default=0))
+            self._controller.spent(plan, result)
         if len(plan.chunks) != len(result.outcomes):
             raise BackendError(f"{len(plan.chunks)} chunks were planned, {len(result.outcomes)} outcomes came back")
         for chunk, outcome in zip(plan.chunks, result.outcomes, strict=True):
@@ -219,15 +222,12 @@ class Scheduler:
 
     def _advance(self, request: Request, chunk: Chunk, outcome: Outcome) -> Event:
         """Appends the new tokens up to the end of the text, if they reach it."""
-        new, taken, reason = outcome.tokens, 0, None
-        for token in new:
-            request.tokens.append(token)
-            taken += 1
-            reason = self._reason(request, token)
-            if reason is not None:
-                break
+        new = outcome.tokens
+        taken, reason = self._append(request, new) if new else (0, None)
         kept = min(taken, len(new) - 1) if new else 0  # the last of them was sampled, those before it were nodes
         request.cached = chunk.start + len(chunk.trunk) + kept
+        if new:  # passes behind the end of a text write where its last token lies
+            request.cached = min(request.cached, request.limit - 1)
         request.planned = None
         request.draft = outcome.draft
         if outcome.scores is not None:
@@ -242,17 +242,20 @@ class Scheduler:
         logprobs = outcome.logprobs if outcome.logprobs is None or taken == len(new) else outcome.logprobs[:taken]
         return Event(request.number, new if taken == len(new) else new[:taken], logprobs, outcome.scores, reason, predicted)
 
-    def _reason(self, request: Request, token: int) -> str | None:
-        """Why the text ends with the token just appended, if it does."""
-        params = request.params
-        if len(request.tokens) - request.prompt_len >= params.min_tokens and (
-            (token in request.ends and not params.ignore_eos) or token in params.stop_token_ids
-        ):
-            return "stop"  # such a token is not part of the text, so nobody watches it
-        said = self._watch(request.number, token) if self._watch is not None else None
-        if said is None and len(request.tokens) >= request.limit:
-            return "length"
-        return said
+    def _append(self, request: Request, new: Sequence[int]) -> tuple[int, str | None]:
+        """Makes tokens part of the text, up to the one that ends it if one does. Returns how many, and why it ends."""
+        tokens, params, watch = request.tokens, request.params, self._watch
+        ends = params.stop_token_ids if params.ignore_eos else (*request.ends, *params.stop_token_ids)
+        for taken, token in enumerate(new, 1):
+            tokens.append(token)
+            if token in ends and len(tokens) - request.prompt_len >= params.min_tokens:
+                return taken, "stop"  # such a token is not part of the text, so nobody watches it
+            said = watch(request.number, token) if watch is not None else None
+            if said is not None:
+                return taken, said
+            if len(tokens) >= request.limit:
+                return taken, "length"
+        return len(new), None
 
     def _end(self, request: Request) -> None:
         del self._requests[request.number]

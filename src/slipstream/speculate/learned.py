@@ -3,6 +3,7 @@ arch/heads.py says.
 """
 
 from collections.abc import Callable, Sequence
+from heapq import heappop, heappush
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +20,22 @@ def found(kind: str, path: str, source: Path | str) -> Path | str:
     Args:
         kind: of head, also the name of its drafter.
         path: the user's; empty if there is none.
-        source: the model that is drafted for. So far only the built-in one brings heads; they lie beside it.
+        source: the model that is drafted for.
 
     Raises:
         InputError: there is none.
     """
-    if path:
-        return path
-    beside = Path(source).parent / kind
-    if Path(source).name == "demo" and (beside / "config.json").is_file():
-        return beside
+    if at := path or brought(kind, source):
+        return at
     raise InputError(
         f"speculate={kind!r}: no head comes with {source}; name one, {kind}:path=FOLDER, or train one: slipstream train drafter"
     )
+
+
+def brought(kind: str, source: Path | str) -> Path | None:
+    """The head of a kind that comes with a checkpoint: so far only the built-in one brings any; they lie beside it."""
+    folder = Path(source).parent / kind
+    return folder if Path(source).name == "demo" and (folder / "config.json").is_file() else None
 
 
 def heads_of(kind: str) -> Callable[[Any, Path | str], tuple[str, Path | str]]:
@@ -78,3 +82,27 @@ def branched(chosen: Sequence[Sequence[int]], nodes: int, kind: str, passes: int
                 tokens.append(choices[rank])
                 parents.append(depth - 1 if depth else ROOT)
     return DraftTree(tuple(tokens), tuple(parents), kind, passes)
+
+
+def crossed(chosen: Sequence[Sequence[tuple[int, float]]], nodes: int, kind: str, passes: int) -> DraftTree:
+    """The likeliest tree where no guess knows the ones before it (Medusa's): every choice at a depth may follow every one before. Likeliest
+    nodes first, so that a tree that is cut is the best of its size.
+
+    Args:
+        chosen: per depth the choices, each with the logarithm of its share. [depths][choices]
+        nodes: in all at most.
+        kind, passes: see DraftTree.
+    """
+    tokens, parents, open_ = [], [], []  # open_: (-score, depth, parent, token)
+
+    def follow(parent: int, depth: int, score: float) -> None:
+        for token, share in chosen[depth] if depth < len(chosen) else ():
+            heappush(open_, (-(score + share), depth, parent, token))
+
+    follow(ROOT, 0, 0.0)
+    while open_ and len(tokens) < nodes:
+        score, depth, parent, token = heappop(open_)
+        tokens.append(token)
+        parents.append(parent)
+        follow(len(tokens) - 1, depth + 1, -score)
+    return DraftTree(tuple(tokens), tuple(parents), kind, passes) if tokens else EMPTY

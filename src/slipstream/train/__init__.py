@@ -1,5 +1,5 @@
-"""Training from scratch: the built-in demo model, its small sibling, and later the drafters.
+"""Training: the built-in demo model and its small sibling from scratch, and heads that guess ahead for any model.
 
-Owns data preparation, the training loop and the export to an ordinary checkpoint folder. Knows nothing of the engine:
-what it writes is loaded like anybody's checkpoint.
+Owns data preparation, the training loops and the export to ordinary checkpoint folders. The loops know nothing of the engine: what they
+write is loaded like anybody's checkpoint. Only train/target.py and train/drafter.py use it, to read text with any model and to measure.
 """

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from slipstream.arch.heads import BLOCKS
-from slipstream.train.lm import MLP, Attention, rotate
+from slipstream.train.lm import MLP, Attention, rotary, rotate
 
 
-class Fused(nn.Module):
-    """The bottom of every head: a token's embedding and a hidden state make one vector.
+class Body(nn.Module):
+    """What every head has: several levels become one state, and a norm before the output layer.
 
     Args:
         config: of the head, as arch.heads.head_config makes it.
@@ -26,14 +26,10 @@ class Fused(nn.Module):
 
     def __init__(self, config: dict):
         super().__init__()
-        self.config, hidden, eps = config, config["hidden_size"], config["rms_norm_eps"]
-        self.embed_norm = nn.RMSNorm(hidden, eps=eps)
-        self.state_norm = nn.RMSNorm(hidden, eps=eps)
+        self.config, hidden = config, config["hidden_size"]
         if len(config["levels"]) > 1:
             self.join = nn.Linear(len(config["levels"]) * hidden, hidden, bias=False)
-        self.fuse_embed = nn.Linear(hidden, hidden, bias=False)
-        self.fuse_state = nn.Linear(hidden, hidden, bias=False)
-        self.norm = nn.RMSNorm(hidden, eps=eps)
+        self.norm = nn.RMSNorm(hidden, eps=config["rms_norm_eps"])
 
     def start(self) -> None:
         """First values: small ones, and the state goes on as it is, which is a guess that is not far off."""
@@ -42,15 +38,29 @@ class Fused(nn.Module):
                 nn.init.normal_(parameter, std=0.004 if name.endswith(("o_proj.weight", "down_proj.weight")) else 0.02)
         hidden = self.config["hidden_size"]
         with torch.no_grad():
-            self.fuse_state.weight += torch.eye(hidden)
             if len(self.config["levels"]) > 1:
                 self.join.weight[:, -hidden:] += torch.eye(hidden)
 
-    def fused(self, embedded: Tensor, state: Tensor) -> Tensor:  # both [..., hidden] -> [..., hidden]
-        return self.fuse_embed(self.embed_norm(embedded)) + self.fuse_state(self.state_norm(state))
-
     def joined(self, states: Tensor) -> Tensor:  # [..., levels * hidden] -> [..., hidden]
-        return self.join(states) if len(self.config["levels"]) > 1 else states
+        return self.join(states).float() if len(self.config["levels"]) > 1 else states
+
+
+class Fused(Body):
+    """The bottom of a head that knows a token: its embedding and a hidden state make one vector."""
+
+    def __init__(self, config: dict):
+        super().__init__(config)
+        hidden, eps = config["hidden_size"], config["rms_norm_eps"]
+        self.embed_norm, self.state_norm = nn.RMSNorm(hidden, eps=eps), nn.RMSNorm(hidden, eps=eps)
+        self.fuse_embed, self.fuse_state = nn.Linear(hidden, hidden, bias=False), nn.Linear(hidden, hidden, bias=False)
+
+    def start(self) -> None:
+        super().start()
+        with torch.no_grad():
+            self.fuse_state.weight += torch.eye(self.config["hidden_size"])
+
+    def fused(self, embedded: Tensor, state: Tensor) -> Tensor:  # both [..., hidden] -> [..., hidden]
+        return (self.fuse_embed(self.embed_norm(embedded)) + self.fuse_state(self.state_norm(state))).float()  # the stream is never rounded
 
 
 class Block(nn.Module):
@@ -89,10 +99,10 @@ class Eagle(Fused):
         Yields:
             At depth i (0 first) what the output layer reads, of rows 0 .. time - 2 - i. [batch, time - 1 - i, hidden]
         """
-        layer, time = self.layers[0], embedded.shape[1] - 1
+        layer, config, time = self.layers[0], self.config, embedded.shape[1] - 1
         state, past = self.joined(states[:, :time]), []
-        turn = partial(turned, *angles(self.config, time + self.config["depth"], embedded.device))
-        for depth in range(self.config["depth"]):
+        turn = partial(turned, *rotary(config["head_dim"], config["rope_theta"], time + config["depth"], embedded.device))
+        for depth in range(config["depth"]):
             rows = time - depth  # row r stands for a draft that begins behind position r + 1
             x = self.fused(embedded[:, 1 + depth :], state[:, :rows])
             x = x + attended(layer.self_attn, layer.input_layernorm(x), turn, past)
@@ -125,46 +135,50 @@ class Medusa(Fused):
             yield self.norm(layer.fed(x[:, : time - depth]))
 
 
-class Redrafter(nn.Module):
-    """A recurrent net beside one state, which stays the same at all depths (Cheng et al. 2024)."""
+class Blockwise(Body):
+    """A block per depth on the state alone (Stern et al. 2018): not even the last token is known, which the model said from this state."""
 
     def __init__(self, config: dict):
-        super().__init__()
-        self.config, hidden, eps = config, config["hidden_size"], config["rms_norm_eps"]
-        self.embed_norm, self.state_norm, self.norm = (nn.RMSNorm(hidden, eps=eps) for _ in range(3))
-        if len(config["levels"]) > 1:
-            self.join = nn.Linear(len(config["levels"]) * hidden, hidden, bias=False)
-        self.rnn_token, self.rnn_state = nn.Linear(hidden, hidden, bias=False), nn.Linear(hidden, hidden)
-        self.blocks = nn.ModuleList(nn.Linear(2 * hidden, 2 * hidden) for _ in range(BLOCKS))
-        self.down = nn.Linear(2 * hidden, hidden, bias=False)
-        for parameter in self.parameters():
-            if parameter.ndim == 2:
-                nn.init.normal_(parameter, std=0.02)
+        super().__init__(config)
+        self.layers = nn.ModuleList(Block(config, attends=False) for _ in range(config["depth"]))
+        self.start()
 
     def unroll(self, embedded: Tensor, states: Tensor) -> Iterator[Tensor]:
         """See Eagle.unroll."""
         time = embedded.shape[1] - 1
-        state = self.join(states[:, :time]) if len(self.config["levels"]) > 1 else states[:, :time]
+        x = self.joined(states[:, :time])
+        for depth, layer in enumerate(self.layers):
+            yield self.norm(layer.fed(x[:, : time - depth]))
+
+
+class Redrafter(Body):
+    """A recurrent net beside one state, which stays the same at all depths (Cheng et al. 2024)."""
+
+    def __init__(self, config: dict):
+        super().__init__(config)
+        hidden, eps = config["hidden_size"], config["rms_norm_eps"]
+        self.embed_norm, self.state_norm = nn.RMSNorm(hidden, eps=eps), nn.RMSNorm(hidden, eps=eps)
+        self.rnn_token, self.rnn_state = nn.Linear(hidden, hidden, bias=False), nn.Linear(hidden, hidden)
+        self.blocks = nn.ModuleList(nn.Linear(2 * hidden, 2 * hidden) for _ in range(BLOCKS))
+        self.down = nn.Linear(2 * hidden, hidden, bias=False)
+        self.start()
+
+    def unroll(self, embedded: Tensor, states: Tensor) -> Iterator[Tensor]:
+        """See Eagle.unroll."""
+        time = embedded.shape[1] - 1
+        state = self.joined(states[:, :time])
         own = torch.zeros_like(state)
         for depth in range(self.config["depth"]):
             rows = time - depth
             state, token = state[:, :rows], self.rnn_token(self.embed_norm(embedded[:, 1 + depth :]))
-            own = silu(token + self.rnn_state(own[:, :rows]))
+            own = silu(token + self.rnn_state(own[:, :rows])).float()
             x = torch.cat([self.state_norm(state), own], -1)
             for block in self.blocks:
                 x = x + silu(block(x))
             yield self.norm(state + self.down(x))
 
 
-BODIES = {"eagle": Eagle, "medusa": Medusa, "mtp": Mtp, "redrafter": Redrafter}
-
-
-def angles(config: dict, time: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of the rotary positions. [time, head_dim] each"""
-    width = config["head_dim"]
-    inverse = config["rope_theta"] ** (-torch.arange(0, width, 2, device=device).float() / width)
-    turns = torch.arange(time, device=device).float()[:, None] * inverse.repeat(2)
-    return turns.cos(), turns.sin()
+BODIES = {"blockwise": Blockwise, "eagle": Eagle, "medusa": Medusa, "mtp": Mtp, "redrafter": Redrafter}
 
 
 def turned(cos: Tensor, sin: Tensor, x: Tensor, first: int) -> Tensor:

@@ -30,6 +30,13 @@ class Attention(nn.Module):
         return self.o_proj(y.transpose(1, 2).reshape(batch, time, -1))
 
 
+def rotary(head_dim: int, theta: float, time: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of the rotary positions. [time, head_dim] each"""
+    inverse = theta ** (-torch.arange(0, head_dim, 2, device=device).float() / head_dim)
+    angles = torch.arange(time, device=device).float()[:, None] * inverse.repeat(2)
+    return angles.cos(), angles.sin()
+
+
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:  # x [batch, heads, time, head_dim]
     left, right = x.chunk(2, -1)
     return x * cos.to(x.dtype) + torch.cat((-right, left), -1) * sin.to(x.dtype)
@@ -82,13 +89,10 @@ class Llama(nn.Module):
                 nn.init.normal_(parameter, std=0.02 / (2 * len(self.layers)) ** 0.5 if writes else 0.02)
 
     def forward(self, tokens: Tensor) -> Tensor:  # tokens [batch, time] -> logits [batch, time, vocab]
-        time = tokens.shape[1]
-        head_dim = self.config["hidden_size"] // self.config["num_attention_heads"]
-        inverse = self.config["rope_theta"] ** (-torch.arange(0, head_dim, 2, device=tokens.device).float() / head_dim)
-        angles = torch.arange(time, device=tokens.device).float()[:, None] * inverse.repeat(2)  # [time, head_dim]
+        turn = rotary(self.layers[0].self_attn.head_dim, self.config["rope_theta"], tokens.shape[1], tokens.device)
         x = self.embed_tokens(tokens)
         for layer in self.layers:
-            x = layer(x, angles.cos(), angles.sin())
+            x = layer(x, *turn)
         return F.linear(self.norm(x), self.embed_tokens.weight)
 
     def checkpoint(self) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from slipstream.model.batch import Batch
 from slipstream.model.decoder import Decoder
@@ -28,9 +29,12 @@ class Ahead:
         pool: its KV pages.
         table: page tables. [requests, pages]
         requests: that may go on at once.
+        levels: hidden states that somebody watches (`Decoder.watch`); then `states` has those of all passes.
     """
 
-    def __init__(self, model: Decoder | Head, pool: KVPool, table: Staging, requests: int):
+    def __init__(self, model: Decoder | Head, pool: KVPool, table: Staging, requests: int, levels: Sequence[int] = ()):
+        self._levels = len(levels)
+        self._kept: list[Tensor] = []  # of each pass [levels, requests, hidden]
         self._model, self._pool, self._table, self._kernels = model, pool, table, pool.kernels
         self._requests, self._device = requests, pool.kernels.device
         self._passes: list[Staging] = []  # [6, requests] each; what a pass draws are the ids of the next
@@ -42,8 +46,9 @@ class Ahead:
         self._every = torch.arange(requests, dtype=torch.int32, device=self._device)
 
     def run(
-        self, tokens: Sequence[int], seats: Sequence[int], places: Sequence[int], voices: Sequence[Voice], first: Sequence[int], count: int
-    ) -> list[list[int]]:
+        self, tokens: Sequence[int], seats: Sequence[int], places: Sequence[int], voices: Sequence[Voice], first: Sequence[int], count: int,
+        last: Sequence[int] | None = None,
+    ) -> list[list[int]]:  # fmt: skip
         """Goes on.
 
         Args:
@@ -53,13 +58,16 @@ class Ahead:
             voices: how it samples; without processors, which only the host can run.
             first: position of the first token drawn, for the noise.
             count: tokens to draw, at least one.
+            last: the last place of each; passes that would lie behind it stay there, and what they draw means nothing. None: there is
+                room for all.
 
         Returns:
             The tokens drawn, per request. [requests][count]
         """
         asked = len(tokens)
         rows = min(self._kernels.padded(asked), self._requests)
-        self._lay_out(tokens, np.array(seats), np.array(places), np.array(first), count, rows)
+        ends = np.array(places) + count if last is None else np.array(last)
+        self._lay_out(tokens, np.array(seats), np.array(places), ends, np.array(first), count, rows)
         floats, ints, seeds, params = self._floats.host, self._ints.host, self._seeds.host, [voice.params for voice in voices]
         floats[:, :asked] = [[one.temperature for one in params], [one.top_p for one in params], [one.min_p for one in params]]
         floats[0, asked:rows] = 0
@@ -70,16 +78,26 @@ class Ahead:
         if count not in self._replays:
             self._replays[count] = Replay(self._kernels, self._model.records)
         self._replays[count].run(lambda: self._ops(rows, count), rows, (self._pool.tensor, self._table.device))
+        self._states = [kept[:, :asked] for kept in self._kept[:count]]
         drawn = torch.stack([staged.device[IDS, :asked] for staged in self._passes[1 : count + 1]]).tolist()  # one wait for all
         return [list(own) for own in zip(*drawn, strict=True)]
 
-    def _lay_out(self, tokens: Sequence[int], seats: np.ndarray, places: np.ndarray, first: np.ndarray, count: int, size: int) -> None:
+    def states(self) -> Tensor:
+        """Hidden states of the tokens that the last call read, the levels side by side. [requests, passes, levels * hidden]"""
+        kept = torch.stack(self._states, 2)  # [levels, requests, passes, hidden]
+        return self._model.joined(list(kept.flatten(1, 2))).unflatten(0, kept.shape[1:3])
+
+    def _lay_out(
+        self, tokens: Sequence[int], seats: np.ndarray, places: np.ndarray, last: np.ndarray, first: np.ndarray, count: int, size: int
+    ) -> None:
         page = self._pool.page_size
         while len(self._passes) <= count:
             self._passes.append(Staging((6, self._requests), np.int32, self._device))
+        while self._levels and len(self._kept) < count:
+            self._kept.append(torch.empty(self._levels, self._requests, self._model.spec.hidden, device=self._device))
         self._passes[0].host[IDS, : len(tokens)] = tokens
         for number, staged in enumerate(self._passes[:count]):
-            at, rows = places + number, staged.host[:, : len(tokens)]
+            at, rows = np.minimum(places + number, last), staged.host[:, : len(tokens)]
             rows[POSITIONS], rows[REQUEST], rows[LINEAR], rows[NOISE] = at, seats, at + 1, first + number
             rows[SLOTS] = self._table.host[seats, at // page] * page + at % page
             staged.host[:, len(tokens) : size] = [[0], [0], [self._pool.spare], [0], [1], [0]]  # see worker/batching.py
@@ -99,5 +117,7 @@ class Ahead:
             )
             batch = Batch(ids=now[IDS], positions=now[POSITIONS], slots=now[SLOTS], attention=attention)
             logits = self._model.ops(batch, self._pool.tensor, every, number > 0)
+            if self._levels:
+                self._model.keep(every, [part[:rows] for part in self._kept[number]])
             choices = SampleRows(floats[0], ints[0], floats[1], floats[2], self._seeds.device[:rows], now[NOISE], ints[1])
             self._kernels.sample(logits, choices, self._passes[number + 1].device[IDS, :rows])

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from slipstream.ops.dispatch import Kernels
-from slipstream.ops.types import SCALE_BYTES
+from slipstream.ops.types import scale_bytes
 
-TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
+TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8, "fp8": torch.float8_e4m3fn}
 
 LINE = 64  # bytes of a cache line, at which the pool begins
 
 
 class KVPool:
-    """Keys and values of all layers: [layers, 2, pages, kv_heads, page_size, head_dim]; in int8 the scale of each stands behind it.
+    """Keys and values of all layers: [layers, 2, pages, kv_heads, page_size, head_dim], in int8 and fp8 with scales (ops/types.py, KV).
 
     Args:
         shape: as above.
@@ -28,7 +28,7 @@ class KVPool:
     """
 
     def __init__(self, shape: tuple[int, ...], type: str, kernels: Kernels):
-        row = shape[5] + (SCALE_BYTES if type == "int8" else 0)
+        row = shape[5] + scale_bytes(TYPES[type])
         layers, both, self.pages, heads, self.page_size, _ = shape
         spare = 0
         if kernels.pads:  # and as many as make the keys and values of every layer begin at a whole line

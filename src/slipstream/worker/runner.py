@@ -1,8 +1,8 @@
 """The runner: one step from Plan to Result.
 
 forward all rows -> draw a token at every row that needs one -> walk each draft -> keep one path -> next drafts. Prefill,
-decode and speculation take the same path through this file; steps of plain decoding may take several passes at once, which
-is worker/ahead.py. Owns the order of these and nothing else: tensors belong to the pool, per-request state to the slots, the
+decode and speculation take the same path through this file; a step of plain decoding, which may take several passes, is
+worker/ahead.py's. Owns the order of these and nothing else: tensors belong to the pool, per-request state to the slots, the
 model to the decoder.
 """
 
@@ -63,7 +63,7 @@ class Runner:
         self._kernels = pool.kernels
         padding = Padding(self._kernels.padded, pool.spare) if self._kernels.pads else None
         self.batcher = Batcher(self.slots, pool.page_size, sizes.rows, self.device, padding)
-        self._ahead = Ahead(decoder, pool, self.slots.staged, sizes.batch)
+        self._ahead = Ahead(decoder, pool, self.slots.staged, sizes.batch, decoder.levels)
 
     def run(self, plan: Plan) -> Result:
         for request in plan.released:
@@ -72,9 +72,14 @@ class Runner:
             self.slots.admit(admission)
         if not plan.chunks:
             return Result()
+        before = self._kernels.recordings
+        result = self._step(plan)
+        return result if self._kernels.recordings == before else replace(result, steady=False)
+
+    def _step(self, plan: Plan) -> Result:
         self.pool.copy_pages(plan.copies)
-        if plan.passes > 1 and self._goes_on(plan.chunks):
-            return self._several(plan)
+        if self._plain(plan.chunks):
+            return self._decode(plan)
         hidden = self.decoder.forward(self.batcher.build(plan.chunks), self.pool.tensor)  # [rows, hidden]
         first = [0]
         for chunk in plan.chunks:
@@ -92,28 +97,38 @@ class Runner:
         drafted = self._draft(plan.chunks, outcomes)
         return Result(tuple(drafted), time.perf_counter() - began)
 
-    def _goes_on(self, chunks: Sequence[Chunk]) -> bool:
-        """Whether nobody here looks at a step of these before the next: no processor, nobody who watches states or log-probabilities."""
-        if self.decoder.levels or len(chunks) > self.sampler.max_rows:
+    def _plain(self, chunks: Sequence[Chunk]) -> bool:
+        """Whether a step of these only draws a token for each row, and nobody here looks at it before the next: no processor, nobody who
+        wants log-probabilities."""
+        if len(chunks) > self.sampler.max_rows:
+            return False
+        if any(len(chunk.trunk) > 1 or chunk.draft.tokens or not chunk.sample or chunk.score is not None for chunk in chunks):
             return False
         voices = (self.slots[chunk.request].voice for chunk in chunks)
         return all(not voice.processors and voice.params.logprobs is None for voice in voices)
 
-    def _several(self, plan: Plan) -> Result:
-        """All passes of a step of plain decoding."""
+    def _decode(self, plan: Plan) -> Result:
+        """A step of plain decoding, all its passes: what it runs and draws is recorded as one."""
         slots = [self.slots[chunk.request] for chunk in plan.chunks]
         for slot, chunk in zip(slots, plan.chunks, strict=True):
             self.slots.extend_table(slot, chunk)
         self.slots.upload()
         places = [chunk.start for chunk in plan.chunks]
+        size, most = self.pool.page_size, self.decoder.max_len
+        last = [min(len(chunk.pages) * size, most) - 1 for chunk in plan.chunks]
         drawn = self._ahead.run(
             [chunk.trunk[0] for chunk in plan.chunks], [slot.index for slot in slots], places, [slot.voice for slot in slots],
-            [place + 1 for place in places], plan.passes,
+            [place + 1 for place in places], plan.passes, last,
         )  # fmt: skip
         for slot, tokens in zip(slots, drawn, strict=True):
             slot.tokens.extend(tokens)
-        outcomes = (Outcome(chunk.request, tuple(tokens)) for chunk, tokens in zip(plan.chunks, drawn, strict=True))
-        return Result(tuple(outcomes), passes=plan.passes)
+        outcomes = [Outcome(chunk.request, tuple(tokens)) for chunk, tokens in zip(plan.chunks, drawn, strict=True)]
+        began = time.perf_counter()
+        if self.decoder.levels:
+            states = zip(plan.chunks, self._ahead.states(), strict=True)
+            self.drafter.watch([States(chunk.request, chunk.start, own) for chunk, own in states])
+        drafted = self._draft(plan.chunks, outcomes)
+        return Result(tuple(drafted), time.perf_counter() - began, plan.passes)
 
     def reset(self) -> None:
         """Forgets all requests."""

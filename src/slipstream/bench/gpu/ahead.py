@@ -13,7 +13,8 @@ WANTED: list[Variant] = []  # a kernel cannot be sent to another process, but on
 
 def compile_ahead(bench: Bench, variants: Iterable[Variant]) -> None:
     """Compiles each form once; in processes that are forked before this one has touched the device."""
-    WANTED[:] = {(one.kernel, *one.constants.items(), *one.options.items()): one for one in variants}.values()
+    # `options` asks what device there is: this process must not
+    WANTED[:] = {(one.kernel, *one.constants.items(), one.types, one.warps, one.stages, one.registers): one for one in variants}.values()
     with ProcessPoolExecutor(os.cpu_count(), get_context("fork")) as pool:
         failures = [text for text in pool.map(_compile, range(len(WANTED))) if text]
     bench.note(f"{len(WANTED)} forms compiled before")

@@ -8,29 +8,34 @@ from slipstream.bench.gpu import scenes
 from slipstream.bench.gpu.bench import Bench, Unavailable
 from slipstream.bench.gpu.limits import Limits
 from slipstream.bench.gpu.shapes import Heads
-from slipstream.ops.types import KV, AttentionRows
+from slipstream.ops.types import KV, SCALE_BYTES, AttentionRows, coded_pages
 
 PAGE = 16
-BF16 = torch.bfloat16
+BF16, FP8 = torch.bfloat16, torch.float8_e4m3fn
 COLD = 256 << 20
 
 
-def point(bench: Bench, limits: Limits, heads: Heads, batch: int, new: int, context: int, published: float | None) -> None:
-    """`new` rows of each of `batch` sequences, the last of which sees `context` keys; causal."""
+def point(
+    bench: Bench, limits: Limits, heads: Heads, batch: int, new: int, context: int, published: float | None, coded: bool = False
+) -> None:
+    """`new` rows of each of `batch` sequences, the last of which sees `context` keys; causal. coded: over a cache in fp8, which torch
+    has no kernel for."""
     kernels = scenes.triton_kernels()
     if kernels.attention is None:
         raise Unavailable("the Triton candidate has no attention")
-    size = 2 * batch * context * heads.kv_heads * heads.head_dim * 2  # bytes of keys and values
+    row = heads.head_dim + SCALE_BYTES if coded else 2 * heads.head_dim
+    size = 2 * batch * context * heads.kv_heads * row  # bytes of keys and values
     copies = bench.pick(max(1, min(8, -(-COLD // size))), 1)
-    paged = [caches(bench, heads, batch, context) for _ in range(copies)]
+    paged = [caches(bench, heads, batch, context, coded) for _ in range(copies)]
     rows = facts(bench, batch, new, context)
     qkv = torch.randn(batch * new, heads.width, device=bench.device)
     out = torch.empty(batch * new, heads.heads * heads.head_dim, device=bench.device)
     scale = heads.head_dim**-0.5
-    candidates = {
-        "ours": [lambda kv=kv: kernels.attention(qkv, kv, rows, heads.heads, scale, 0, out) for kv in paged],
+    ours = [lambda kv=kv: kernels.attention(qkv, kv, rows, heads.heads, scale, 0, out) for kv in paged]
+    candidates = {"ours fp8": ours} if coded else {
+        "ours": ours,
         "sdpa": [lambda qkv=part: sdpa(*qkv, new, context) for part in plain(bench, heads, batch, new, context, copies)],
-    }
+    }  # fmt: skip
     found = bench.clock.compare(candidates, seconds=0.02)
     first = context - new
     pairs = batch * (new * first + new * (new + 1) // 2)
@@ -49,10 +54,17 @@ def point(bench: Bench, limits: Limits, heads: Heads, batch: int, new: int, cont
         )  # fmt: skip
 
 
-def caches(bench: Bench, heads: Heads, batch: int, context: int) -> KV:
-    """Keys and values of all sequences in pages of 16; which pages is `facts`' business."""
+def caches(bench: Bench, heads: Heads, batch: int, context: int, coded: bool = False) -> KV:
+    """In bf16 or, coded, in fp8. Keys and values of all sequences in pages of 16; which pages is `facts`' business."""
     shape = (batch * -(-context // PAGE), heads.kv_heads, PAGE, heads.head_dim)
-    return KV(*(torch.randn(shape, device=bench.device, dtype=BF16) for _ in range(2)))
+    if not coded:
+        return KV(*(torch.randn(shape, device=bench.device, dtype=BF16) for _ in range(2)))
+    made = KV(*(torch.empty((*shape[:-1], shape[-1] + SCALE_BYTES), device=bench.device, dtype=FP8) for _ in range(2)))
+    for cached in (made.keys, made.values):
+        codes, scales = coded_pages(cached)
+        codes.copy_((torch.randn(shape, device=bench.device, dtype=BF16) * 100).to(FP8).view(torch.uint8))
+        scales.fill_(0.01)
+    return made
 
 
 def facts(bench: Bench, batch: int, new: int, context: int) -> AttentionRows:

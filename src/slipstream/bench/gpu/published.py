@@ -34,9 +34,10 @@ class Published:
         """x [m, k] times weight [n, k]; kind: "bfloat16", "fp8" or "fp8_block". The best of several rows."""
         return self._gemm.get((kind, m, n, k))
 
-    def decode_attention(self, batch: int, context: int, heads: int, kv_heads: int, head_dim: int) -> float | None:
-        """One new token per sequence over `context` bf16 keys, its own included (the tables count those before it)."""
-        return self._decode.get((batch, context - 1, heads, kv_heads, head_dim))
+    def decode_attention(self, batch: int, context: int, heads: int, kv_heads: int, head_dim: int, coded: bool = False) -> float | None:
+        """One new token per sequence over `context` keys in bf16 or fp8, its own included (the tables count those before it)."""
+        found = self._decode_coded if coded else self._decode
+        return found.get((batch, context - 1, heads, kv_heads, head_dim))
 
     def prefill_attention(self, batch: int, tokens: int, heads: int, kv_heads: int, head_dim: int) -> float | None:
         """`tokens` new tokens per sequence, causal, nothing before them, bf16."""
@@ -50,6 +51,10 @@ class Published:
     @cached_property
     def _decode(self) -> dict[tuple, float]:
         return _least(_attention(row, "step") for row in self._rows("generation_attention") if _plain(row))
+
+    @cached_property
+    def _decode_coded(self) -> dict[tuple, float]:
+        return _least(_attention(row, "step") for row in self._rows("generation_attention") if _plain(row, "fp8"))
 
     @cached_property
     def _prefill(self) -> dict[tuple, float]:
@@ -69,8 +74,8 @@ def _files(source: Path, op: str) -> list[Path]:
     return [path for path in found if path.name.startswith(PREFIX)] or found
 
 
-def _plain(row: dict[str, str]) -> bool:
-    return row["attn_dtype"] == row["kv_cache_dtype"] == "bfloat16" and row["window_size"] == "0"
+def _plain(row: dict[str, str], cache: str = "bfloat16") -> bool:
+    return row["attn_dtype"] == "bfloat16" and row["kv_cache_dtype"] == cache and row["window_size"] == "0"
 
 
 def _attention(row: dict[str, str], length: str) -> tuple:

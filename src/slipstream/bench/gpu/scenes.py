@@ -17,7 +17,8 @@ from slipstream.base import registry
 from slipstream.bench.gpu.shapes import Heads
 from slipstream.ops import triton as candidate
 from slipstream.ops import triton_deterministic
-from slipstream.ops.types import FAMILY_OPS, KV, OPS, AttentionRows, Declined, SampleRows
+from slipstream.ops.reference.cached import coded
+from slipstream.ops.types import FAMILY_OPS, KV, OPS, AttentionRows, Declined, SampleRows, coded_pages, scale_bytes
 
 EXACT = 0.0
 Compute = Callable[[Any, dict[str, Tensor], Tensor], list[Tensor]]  # kernels, tensors, index [n] int64
@@ -61,13 +62,14 @@ class Scene:
 
 
 def triton_kernels(deterministic: bool = False) -> SimpleNamespace:
-    """The Triton candidate's callables, whatever device there is; `linear(format)` too, those of deterministic settings if asked
-    for. An op that it does not have is None."""
+    """The Triton candidate's callables, whatever device there is; `linear(format)` and `experts(format)` too, those of deterministic
+    settings if asked for. An op that it does not have is None."""
     linear = triton_deterministic if deterministic else candidate
     fixed = triton_deterministic.ATTENTION if deterministic else ()
     ops = {op: (linear if op in fixed else candidate).offer(op, "cuda") for op in OPS + FAMILY_OPS}
     served = {op: None if isinstance(answer, Declined) else answer for op, answer in ops.items()}
-    return SimpleNamespace(**served, linear=lambda format: linear.offer(f"linear_{format}", "cuda"))
+    by_format = {name: lambda format, name=name: linear.offer(f"{name}_{format}", "cuda") for name in ("linear", "experts")}
+    return SimpleNamespace(**served, **by_format)
 
 
 def noise(*shape: int, seed: int) -> Tensor:
@@ -113,12 +115,14 @@ def rope_write(rows: int, heads: Heads, dtype: torch.dtype, page_size: int = 16)
 
     def run(kernels, t, index):
         qkv, count = t["qkv"][index], len(index)
-        shape = (-(-3 * count // page_size) + 1, heads.kv_heads, page_size, heads.head_dim)
+        shape = (-(-3 * count // page_size) + 1, heads.kv_heads, page_size, heads.head_dim + scale_bytes(dtype))
         kv = KV(*(torch.zeros(shape, dtype=dtype, device=index.device) for _ in range(2)))
         slots = torch.arange(count, device=index.device, dtype=torch.int32) * 3
         kernels.rope_write(qkv, t["positions"][index], slots, t["table"], kv, heads.heads)
         page, offset = slots.long() // page_size, slots.long() % page_size
-        return [qkv, kv.keys[page, :, offset], kv.values[page, :, offset]]
+        parts = [part for cached in (kv.keys, kv.values) for part in (coded_pages(cached) if scale_bytes(dtype) else (cached,))]
+        found = [part[page, :, offset] for part in parts]
+        return [qkv, *(part.view(dtype).float() if part.dtype is torch.uint8 else part for part in found)]
 
     angle = torch.arange(1024).double()[:, None] * 10000.0 ** (-torch.arange(half).double() / half)
     tensors = {
@@ -127,7 +131,7 @@ def rope_write(rows: int, heads: Heads, dtype: torch.dtype, page_size: int = 16)
         "table": torch.stack([angle.cos(), angle.sin()], 1).float(),
     }
     moved = 8 * heads.width + 2 * heads.kv_heads * heads.head_dim * dtype.itemsize
-    tolerance = 1e-6 if dtype is torch.float32 else 1e-4  # a rounding to bf16 may fall the other way
+    tolerance = 1e-6 if dtype is torch.float32 else 5e-3 if scale_bytes(dtype) else 1e-4  # a rounding may fall the other way
     label = f"{heads.heads}/{heads.kv_heads}x{heads.head_dim} {_name(dtype)}"
     return Scene("rope_write", label, rows, tensors, run, tolerance, bytes=moved)
 
@@ -140,8 +144,9 @@ def attention(rows: int, heads: Heads, dtype: torch.dtype, context: int, window:
     used = requests * per_request
     spare = -(-max(1, rows * tree) // page_size)
     shape = (used + spare + 1, heads.kv_heads, page_size, heads.head_dim)
-    keys, values = noise(*shape, seed=1).to(dtype), noise(*shape, seed=2).to(dtype)
-    keys[-1], values[-1] = torch.nan, torch.nan
+    keys, values = (cache(noise(*shape, seed=seed), dtype) for seed in (1, 2))
+    for cached in (keys, values):
+        cached.view(torch.uint8)[-1] = 255  # NaN
     table = torch.randperm(used, generator=torch.Generator().manual_seed(3)).view(requests, per_request).int()
     request = whole(requests, rows, 4)
     positions = whole(context - tree, rows, 5) + tree
@@ -166,7 +171,17 @@ def attention(rows: int, heads: Heads, dtype: torch.dtype, context: int, window:
     }  # fmt: skip
     more = f"{f' window {window}' if window else ''}{f' tree {tree}' if tree else ''}"
     label = f"{heads.heads}/{heads.kv_heads}x{heads.head_dim} {_name(dtype)} context {context}{more}"
-    return Scene("attention", label, rows, tensors, run, 1e-5 if dtype is torch.float32 else 8e-3)
+    return Scene("attention", label, rows, tensors, run, {torch.float32: 1e-5, torch.bfloat16: 8e-3}.get(dtype, 2e-3))
+
+
+def cache(numbers: Tensor, dtype: torch.dtype) -> Tensor:
+    """Keys or values [pages, kv_heads, page_size, head_dim] as a cache of this type holds them."""
+    if not scale_bytes(dtype):
+        return numbers.to(dtype)
+    made = torch.empty(*numbers.shape[:-1], numbers.shape[-1] + scale_bytes(dtype), dtype=dtype)
+    codes, scales = coded_pages(made)
+    codes[:], scales[:] = coded(numbers)
+    return made
 
 
 def linear(rows: int, n: int, k: int, format: str) -> Scene:
@@ -227,7 +242,7 @@ def move(pairs: int, heads: Heads, dtype: torch.dtype, layers: int = 2, page_siz
 
     pages = 8
     tensors = {
-        "pool": noise(layers, 2, pages, heads.kv_heads, page_size, heads.head_dim, seed=1).to(dtype),
+        "pool": cache(noise(layers, 2, pages, heads.kv_heads, page_size, heads.head_dim, seed=1), dtype),
         "source": whole(pages * page_size, pairs, 2),
         "target": whole(pages * page_size, pairs, 3),
     }
@@ -235,4 +250,4 @@ def move(pairs: int, heads: Heads, dtype: torch.dtype, layers: int = 2, page_siz
 
 
 def _name(dtype: torch.dtype) -> str:
-    return {torch.float32: "fp32", torch.bfloat16: "bf16"}[dtype]
+    return {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float8_e4m3fn: "fp8"}[dtype]

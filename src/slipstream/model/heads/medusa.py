@@ -1,10 +1,10 @@
-"""Medusa: a block per token ahead, all on one hidden state (Cai et al. 2024), which here knows the last token too.
+"""Medusa: a block per token ahead, all on one hidden state (Cai et al. 2024), which here knows the last token too; blockwise, where it
+does not (Stern et al. 2018).
 
 Owns the blocks. No block knows what the others guess, so one call makes all guesses, and there are no keys and values. Must not know
 requests, sampling, or who guesses.
 """
 
-import torch
 from torch import Tensor
 
 from slipstream.arch.heads import HeadSpec
@@ -14,27 +14,18 @@ from slipstream.model.decoder import Decoder
 from slipstream.model.ffns.gated import Ffn
 from slipstream.model.norm import Norm
 from slipstream.ops.dispatch import Kernels
-from slipstream.ops.replay import Replay
 from slipstream.weights.source import Weights
 
 
-class Head(base.Head):
+class Head(base.Keyless):
     """See model/head.py."""
 
     def __init__(self, head: HeadSpec, weights: Weights, target: Decoder, kernels: Kernels, *sizes: int):
         super().__init__(head, weights, target, kernels, *sizes)
-        self.ahead, ffn = head.depth, self.spec.layers[0].ffn
+        ffn = self.spec.layers[0].ffn
         names = [f"layers.{number}.ffn" for number in range(head.depth)]
         norms = [Norm(self.spec, f"{name}.norm", weights, kernels) for name in names]
         self._blocks = list(zip(norms, (Ffn(ffn, name, weights, self._format, kernels) for name in names), strict=True))
-        self._outs = torch.zeros(head.depth, self.apart, self.spec.hidden, device=kernels.device)
-        self._forward = Replay(kernels, True)
-
-    def pool_shape(self, pages: int, page_size: int) -> tuple[int, ...]:
-        return (0, 2, pages, 1, page_size, 1)
-
-    def out(self) -> Tensor:
-        return self._outs.view(-1, self.spec.hidden)
 
     def run(self, batch: Batch, pool: Tensor, buffers: dict[str, Tensor]) -> None:
         stream, normed = buffers["stream"], buffers["normed"]

@@ -19,7 +19,7 @@ from slipstream.ops.replay import Replay
 from slipstream.weights.source import Weights
 
 
-class Head(base.Head):
+class Head(base.Keyless):
     """See model/head.py. `normed` heads are those that slipstream trains, see arch/heads.py."""
 
     def __init__(self, head: HeadSpec, weights: Weights, target: Decoder, kernels: Kernels, *sizes: int):
@@ -28,24 +28,17 @@ class Head(base.Head):
         def linear(name: str, bias: bool) -> Linear:
             return Linear(weights, [name], bias, self._format, kernels)
 
-        self.records, self._embed, self._hidden = False, target.embed, head.body.hidden
+        self._embed, self._hidden = target.embed, head.body.hidden
         self._norms = [Norm(head.body, name, weights, kernels) for name in ("embed_norm", "state_norm")] if head.norm else []
         self._token, self._before = linear("rnn_token", False), linear("rnn_state", True)
         self._blocks = [linear(f"blocks.{block}", True) for block in range(head.blocks)]
         self._down = linear("down", False) if head.norm else None
-        self._outs = torch.zeros(self.apart, head.width, device=kernels.device)
-        self._forward = self._logits = Replay(kernels, False)
-
-    def pool_shape(self, pages: int, page_size: int) -> tuple[int, ...]:
-        return (0, 2, pages, 1, page_size, 1)
-
-    def out(self) -> Tensor:
-        return self._outs
+        self._logits = Replay(kernels, False)
 
     def bring(self, states: Tensor) -> None:
         """The target's states begin a guess, with nothing of the net's own; otherwise they are what came out."""
         buffers = self._scratch.rows(states.shape[0])
-        if states.shape[1] == self._outs.shape[1]:
+        if states.shape[1] == self._outs.shape[2]:
             buffers["state"].copy_(states)
             return
         self._fuse.bring(states, {"states": buffers["states"], "state": buffers["normed"]})
@@ -60,7 +53,7 @@ class Head(base.Head):
         self._token(normed if self._norms else stream, update)
         normed.copy_(state[:, self._hidden :])
         self._before(normed, stream)
-        out = self._outs[: len(stream)]
+        out = self._outs[0, : len(stream)]
         out[:, : self._hidden] = state[:, : self._hidden]
         out[:, self._hidden :] = silu(stream + update)
 

@@ -12,30 +12,20 @@ from slipstream.model.batch import Batch
 from slipstream.model.decoder import Decoder
 from slipstream.model.linear import Linear
 from slipstream.ops.dispatch import Kernels
-from slipstream.ops.replay import Replay
 from slipstream.weights.source import Weights
 
 
-class Head(base.Head):
+class Head(base.Keyless):
     """See model/head.py."""
 
     def __init__(self, head: HeadSpec, weights: Weights, target: Decoder, kernels: Kernels, *sizes: int):
         super().__init__(head, weights, target, kernels, *sizes)
-        self.ahead, self.records = head.depth, False
         self._blocks = [
             [Linear(weights, [f"blocks.{depth}.{block}"], True, self._format, kernels) for block in range(head.blocks)]
             for depth in range(head.depth)
         ]
         names = [[f"heads.{depth}"] for depth in range(head.depth)]
         self._heads = [Linear(weights, name, False, self._format, kernels) if head.outputs else target.head for name in names]
-        self._outs = torch.zeros(head.depth, self.apart, self.spec.hidden, device=kernels.device)
-        self._forward = Replay(kernels, False)
-
-    def pool_shape(self, pages: int, page_size: int) -> tuple[int, ...]:
-        return (0, 2, pages, 1, page_size, 1)
-
-    def out(self) -> Tensor:
-        return self._outs.view(-1, self.spec.hidden)
 
     def run(self, batch: Batch, pool: Tensor, buffers: dict[str, Tensor]) -> None:
         stream, inner = buffers["stream"], buffers["normed"]

@@ -5,7 +5,9 @@ from torch import Tensor
 
 from slipstream.ops.reference.arithmetic import exp, fma, one_thread, total
 from slipstream.ops.reference.rows import softcap
-from slipstream.ops.types import KV, SCALE_BYTES, SEGMENT, AttentionRows
+from slipstream.ops.types import KV, SCALE_BYTES, SEGMENT, AttentionRows, coded_pages
+
+GREATEST = 448  # number of e4m3
 
 
 def rope_write(qkv: Tensor, positions: Tensor, slots: Tensor, table: Tensor, kv: KV, heads: int) -> None:
@@ -25,16 +27,41 @@ def rope_write(qkv: Tensor, positions: Tensor, slots: Tensor, table: Tensor, kv:
     first.copy_(a)
     second.copy_(b)
     page, offset = slots.long() // page_size, slots.long() % page_size
-    kv.keys[page, :, offset] = stored(parts[:, heads : heads + kv_heads], kv.keys.dtype)
-    kv.values[page, :, offset] = stored(parts[:, heads + kv_heads :], kv.values.dtype)
+    put(kv.keys, page, offset, parts[:, heads : heads + kv_heads])
+    put(kv.values, page, offset, parts[:, heads + kv_heads :])
+
+
+def put(cached: Tensor, page: Tensor, offset: Tensor, heads: Tensor) -> None:
+    """Writes keys or values [rows, kv_heads, head_dim] to their places [rows] in a layer's cache, in its type."""
+    if cached.dtype is not torch.float8_e4m3fn:
+        cached[page, :, offset] = stored(heads, cached.dtype)
+        return
+    codes, scales = coded_pages(cached)
+    codes[page, :, offset], scales[page, :, offset] = coded(heads)
+
+
+def coded(heads: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys or values [..., head_dim] as the bytes of e4m3 codes and a scale for each [...]; 0 where all are 0."""
+    scale = heads.abs().amax(-1) / GREATEST
+    codes = torch.where(scale[..., None] == 0, 0.0, heads / scale[..., None]).clamp_(-GREATEST, GREATEST)
+    return codes.to(torch.float8_e4m3fn).view(torch.uint8), scale
+
+
+def taken(cached: Tensor, page: Tensor, offset: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The keys or values at these places [n], [n, kv_heads, head_dim], and what their numbers are worth, [n, kv_heads, 1], or None."""
+    if cached.dtype is not torch.float8_e4m3fn:
+        return fetched(cached[page, :, offset])
+    codes, scales = coded_pages(cached)
+    return codes[page, :, offset].view(torch.float8_e4m3fn).float(), scales[page, :, offset][..., None]
 
 
 def stored(heads: Tensor, dtype: torch.dtype) -> Tensor:
-    """Keys or values [rows, kv_heads, head_dim] as the cache keeps them; in int8 with the scale's bytes behind them."""
+    """Keys or values [rows, kv_heads, head_dim] as a cache keeps them; in int8 with the scale's bytes behind them; not in e4m3."""
     if dtype is not torch.int8:
         return heads.to(dtype)
     scale = heads.abs().amax(-1, keepdim=True) / 127
     whole = torch.where(scale == 0, 0.0, torch.round(heads / scale)).clamp_(-127, 127)
+    scale = scale.clone(memory_format=torch.contiguous_format)  # amax may leave any stride where there is one number
     return torch.cat([whole.to(torch.int8), scale.view(torch.int8)], -1)
 
 
@@ -88,8 +115,7 @@ def attention_softcap(
         while begin <= position:
             end = min(begin - begin % SEGMENT + SEGMENT, position + 1)
             here = slice(begin - first, end - first)
-            keys, values = (cached[page[here], :, offset[here]] for cached in (kv.keys, kv.values))  # [n, kv_heads, head_dim]
-            part = segment(q, keys, values, cap)
+            part = segment(q, *(taken(cached, page[here], offset[here]) for cached in (kv.keys, kv.values)), cap)
             merged = part if merged is None else merge(merged, part)
             begin = end
         if sinks is not None:
@@ -105,18 +131,20 @@ def row_slots(pages: Tensor, page_size: int, first: int, end: int) -> Tensor:
     return pages[position // page_size] * page_size + position % page_size
 
 
-def segment(q: Tensor, keys: Tensor, values: Tensor, cap: float) -> tuple[Tensor, Tensor, Tensor]:
+def segment(
+    q: Tensor, keys: tuple[Tensor, Tensor | None], values: tuple[Tensor, Tensor | None], cap: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """One segment of one row, from scratch.
 
     Args:
         q: scaled. [kv_heads, group, head_dim]
-        keys, values: by position, as the cache keeps them. [n, kv_heads, head_dim]
+        keys, values: by position, as `taken` gives them. [n, kv_heads, head_dim]
 
     Returns:
         greatest score [kv_heads, group, 1], sum of exp(score - greatest) [kv_heads, group, 1], and the values mixed
         with these weights [kv_heads, group, head_dim].
     """
-    (keys, key_scale), (values, value_scale) = fetched(keys), fetched(values)
+    (keys, key_scale), (values, value_scale) = keys, values
     scores = q @ keys.permute(1, 2, 0)  # [kv_heads, group, n]
     if key_scale is not None:
         scores *= key_scale.permute(1, 2, 0)
@@ -144,5 +172,6 @@ def move(pool: Tensor, source: Tensor, target: Tensor) -> None:
         source, target: slots, int32 [n]; one pair after the other, so a later pair sees what an earlier one wrote.
     """
     page_size = pool.shape[4]
-    for old, new in zip(source.tolist(), target.tolist(), strict=True):
-        pool[:, :, new // page_size, :, new % page_size] = pool[:, :, old // page_size, :, old % page_size]
+    for part in coded_pages(pool) if pool.dtype is torch.float8_e4m3fn else (pool,):
+        for old, new in zip(source.tolist(), target.tolist(), strict=True):
+            part[:, :, new // page_size, :, new % page_size] = part[:, :, old // page_size, :, old % page_size]

@@ -15,7 +15,10 @@ Why a row's bits depend on that row only:
   * Tiles of a form always have the same size, missing rows being padding, and the rows of a matrix product do not mix. The size of
     a page and the window only decide which addresses are read and what is masked.
   * Segments merge left to right by written-out FMAs, in registers or from the workspace by the second kernel, to the same bits.
-The matrix products take the cache's type (queries and weights are rounded to bf16 for a bf16 cache) and sum in fp32.
+The matrix products take the cache's type (queries and weights are rounded to bf16 for a bf16 cache) and sum in fp32. Of an e4m3
+cache they take codes widened to fp16, which one instruction does exactly for two of them, and queries and weights rounded to fp16. The
+scale of a key is multiplied to its score, that of a value, made LIFT times greater, to its weight: so weights of small values are no
+subnormal numbers of fp16.
 
 What makes it fast: where a block's keys lie is looked up while the block before is computed, so that the copies of keys and values
 depend on nothing but registers and may run `stages - 1` blocks ahead; places past a row's end are its last key's, so that copies
@@ -29,10 +32,14 @@ import triton.language as tl
 
 from slipstream.ops.triton.chain import await_turn
 from slipstream.ops.triton.elementary import tanh
+from slipstream.ops.types import SCALE_BYTES
 
 LOG2E = math.log2(math.e)
 MOST, DOUBLINGS = 64, 6  # segments of a row, and how often they are doubled for that: enough for 2 M keys, then there are more
 _LOG2E = tl.constexpr(LOG2E)
+_SCALE = tl.constexpr(SCALE_BYTES)
+LIFT = tl.constexpr(256.0)
+GREATEST = tl.constexpr(65504.0)  # number of fp16
 INDICES = ["request", "positions", "tail_start", "tail_slots", "page_table", "sinks"]
 SIZES = ["rows", "width", "max_pages", "window", "segments"]
 NEAR = tl.constexpr(64)  # rows among which a tile's program looks for the first of its request; no tile reaches over a multiple of it
@@ -99,41 +106,53 @@ def _scores(
     kv_heads: tl.constexpr, head_dim: tl.constexpr, page_size: tl.constexpr,
     has_tails: tl.constexpr, has_window: tl.constexpr, has_cap: tl.constexpr,
 ):  # fmt: skip
-    """Scores and values of a block of keys, and where the block after it lies.
+    """Scores and values of a block of keys, what the numbers of a value are worth, and where the block after it lies.
 
     found, place: the block's keys and what `_lookup` says of them. full: the blocks before it are seen by all rows, as a whole.
     """
     column = tl.arange(0, q.shape[1])
     offset = _rest(place if has_tails else found, page_size)
     page = _over(place, page_size) if has_tails else place
-    cell = page.to(tl.int64)[:, None] * (kv_heads * page_size * head_dim) + (offset[:, None] * head_dim + column[None, :])
+    coded: tl.constexpr = keys.dtype.element_ty == tl.float8e4nv
+    size: tl.constexpr = kv_heads * page_size * (head_dim + (_SCALE if coded else 0))  # of a page
+    cell = page.to(tl.int64)[:, None] * size + (offset[:, None] * head_dim + column[None, :])
     if q.shape[1] == head_dim:
         k = tl.load(keys + cell)
         v = tl.load(values + cell)
     else:
         k = tl.load(keys + cell, mask=(column < head_dim)[None, :], other=0.0)
         v = tl.load(values + cell, mask=(column < head_dim)[None, :], other=0.0)
+    worth = 1.0
+    if coded:
+        scales = page.to(tl.int64) * (size // _SCALE) + (page_size * head_dim // _SCALE + offset)
+        key_worth = tl.load(keys.to(tl.pointer_type(tl.float32)) + scales)
+        worth = tl.load(values.to(tl.pointer_type(tl.float32)) + scales) * LIFT
+        k, v = k.to(tl.float16), v.to(tl.float16)
     key = block * found.shape[0] + tl.arange(0, found.shape[0])
     found = _within(key + found.shape[0], first, last, has_window)
     place = _lookup(page_table, tail_slots, found, linear, page_size, has_tails)
     score = tl.dot(q, tl.trans(k), input_precision="ieee")  # [query rows, keys]
+    if coded:
+        score = score * key_worth[None, :]
     if has_cap:
         score = tanh(score * scale) * cap
     if has_window:
         score = tl.where((key[None, :] <= position[:, None]) & (key[None, :] >= lowest[:, None]), score, float("-inf"))
     elif block >= full:
         score = tl.where(key[None, :] <= position[:, None], score, float("-inf"))
-    return score, v, found, place
+    return score, v, worth, found, place
 
 
 @triton.jit
-def _add(top, mass, mix, score, v, factor):
+def _add(top, mass, mix, score, v, worth, factor, coded: tl.constexpr):
     """Greatest score, mass and mixed values of a segment with a block of keys added; score * factor is in powers of two."""
     new_top = tl.maximum(top, tl.max(score, axis=1) * factor)
     base = tl.where(new_top == float("-inf"), 0.0, new_top)
     old = tl.exp2(top - base)
     weight = tl.exp2(tl.fma(score, tl.zeros_like(score) + factor, tl.broadcast_to(-base[:, None], score.shape)))
     mass = tl.fma(mass, old, tl.sum(weight, axis=1))
+    if coded:
+        weight = weight * worth[None, :]
     return new_top, mass, tl.dot(weight.to(v.dtype), v, mix * old[:, None], input_precision="ieee")
 
 
@@ -173,10 +192,12 @@ def _tile(
     column, query = tl.arange(0, block_dim), head * group + tl.arange(0, query_rows) % group
     cells = live[:, None] & (column < head_dim)[None, :]
     place = here.to(tl.int64)[:, None] * width + query[:, None] * head_dim + column[None, :]
-    q = tl.load(qkv + place, mask=cells, other=0.0).to(keys.dtype.element_ty)
+    coded: tl.constexpr = keys.dtype.element_ty == tl.float8e4nv
+    q = tl.load(qkv + place, mask=cells, other=0.0)
+    q = tl.minimum(tl.maximum(q, -GREATEST), GREATEST).to(tl.float16) if coded else q.to(keys.dtype.element_ty)
     result = here.to(tl.int64) * heads + query  # [query rows], row of out as [rows * heads, head_dim]
-    keys += head * (page_size * head_dim)
-    values += head * (page_size * head_dim)
+    keys += head * (page_size * (head_dim + (_SCALE if coded else 0)))
+    values += head * (page_size * (head_dim + (_SCALE if coded else 0)))
     share = tl.cdiv(last // size + 1 - first // size, tl.num_programs(2))  # segments of this program
     start = first // size + tl.program_id(2) * share
     stop = tl.minimum(start + share, last // size + 1)
@@ -212,6 +233,7 @@ def _keys(
 ):  # fmt: skip
     """Greatest score, mass and mixed values of the segments start .. stop - 1, merged. One loop over all, so that copies do not pause."""
     blocks, factor = size // block_keys, 1.0 if has_cap else scale
+    coded: tl.constexpr = keys.dtype.element_ty == tl.float8e4nv
     begin, end = tl.maximum(first // block_keys, start * blocks), tl.minimum(last // block_keys + 1, stop * blocks)
     joint = tl.where(by_page > last, end, tl.minimum(tl.maximum(by_page // block_keys, begin), end))  # met by all rows at once before it
     empty_top = tl.full([q.shape[0]], float("-inf"), tl.float32)
@@ -223,14 +245,14 @@ def _keys(
     found = tl.maximum(tl.minimum(begin * block_keys + lane, last), first)
     place = _lookup(page_table, tail_slots, found, 0, page_size, False)
     for block in range(begin, joint):
-        score, v, found, place = _scores(
+        score, v, worth, found, place = _scores(
             q, keys, values, found, place, block, page_table, tail_slots, first, last, 0, lowest, position, full, scale, cap,
             kv_heads, head_dim, page_size, False, has_window, has_cap,
         )  # fmt: skip
         if not one_segment and (block > begin) & (block & (blocks - 1) == 0):
             whole_top, whole_mass, whole_mix = _closed(top, mass, mix, whole_top, whole_mass, whole_mix)
             top, mass, mix = empty_top, empty_mass, empty_mix
-        top, mass, mix = _add(top, mass, mix, score, v, factor)
+        top, mass, mix = _add(top, mass, mix, score, v, worth, factor, coded)
 
     opened = (tl.maximum(joint, begin + 1) - 1) // blocks
     for segment in range(opened, (end - 1) // blocks + 1):
@@ -247,16 +269,16 @@ def _keys(
             found = tl.maximum(tl.minimum(own_begin * block_keys + lane, to), lower)
             place = _lookup(page_table, tail_slots + tail, found, linear, page_size, True)
             for block in range(own_begin, tl.minimum(to // block_keys + 1, tl.minimum(end, segment * blocks + blocks))):
-                score, v, found, place = _scores(
+                score, v, worth, found, place = _scores(
                     q, keys, values, found, place, block, page_table, tail_slots + tail, lower, to, linear, lowest, alone, 0, scale, cap,
                     kv_heads, head_dim, page_size, True, has_window, has_cap,
                 )  # fmt: skip
-                top, mass, mix = _add(top, mass, mix, score, v, factor)
+                top, mass, mix = _add(top, mass, mix, score, v, worth, factor, coded)
         if one_segment:
             whole_top, whole_mass, whole_mix = top, mass, mix
         else:
             whole_top, whole_mass, whole_mix = _closed(top, mass, mix, whole_top, whole_mass, whole_mix)
-    return whole_top, whole_mass, whole_mix
+    return whole_top, whole_mass, whole_mix * (1 / LIFT) if coded else whole_mix
 
 
 @triton.jit(do_not_specialize=SIZES, do_not_specialize_on_alignment=INDICES)

@@ -21,7 +21,7 @@ from torch import Tensor
 from slipstream.base.errors import InputError
 from slipstream.ops.triton import attend
 from slipstream.ops.triton.attend import LOG2E
-from slipstream.ops.triton.launch import Variant, fits, power_of_two, row_facts, type_name
+from slipstream.ops.triton.launch import Variant, fits, fitting_cache, power_of_two, row_facts, type_name
 from slipstream.ops.types import KV, SEGMENT, AttentionRows
 
 
@@ -52,6 +52,12 @@ ALONE = replace(FEW, segment=128)  # one or two rows: what counts is how early e
 DRAFT, DRAFTS = Form(16, 64, 4, 2, 1056), Form(64, 64, 4, 3, 1280)
 MANY = Form(64, 64, 4, 3, 264)
 IN_FP32 = Form(16, 64, 4, 3)  # for caches in fp32, whatever the rows: their products have no tensor cores
+CODED = {  # the same for caches in e4m3: a block has half the bytes, and codes are widened between memory and products
+    FEW: Form(16, 64, 2, 3),
+    ALONE: Form(16, 64, 2, 3, segment=128),
+    DRAFTS: replace(DRAFTS, warps=8),
+    MANY: replace(MANY, warps=8),
+}
 Forms = Sequence[tuple[int, Form, Form]]
 BY_ROWS = ((2, ALONE, DRAFT), (16, FEW, DRAFT), (256, FEW, DRAFTS), (1 << 31, MANY, MANY))  # fast: (most rows, form, that with tail slots)
 ONE = ((1 << 31, MANY, MANY),)  # deterministic settings
@@ -66,7 +72,7 @@ def variant(
     by_row: bool = True, in_parts: bool = False, has_window: bool = False, has_cap: bool = False, has_sinks: bool = False,
     out: str = "*fp32",
 ) -> Variant:  # fmt: skip
-    """The variant for these heads, a cache and results of these types, "*fp32" or "*bf16"."""
+    """The variant for these heads, a cache ("*fp32", "*bf16" or "*fp8e4nv") and results of these types."""
     block_dim = power_of_two(head_dim, 16)
     wide = block_dim > 64
     constants = {
@@ -101,13 +107,16 @@ def form_of(forms: Forms, rows: int, tails: int, cache_type: str) -> Form:
     """The form for this many rows and tail slots; one slot may stand for none, since a tensor must have an address."""
     if cache_type == "*fp32":
         return IN_FP32
-    return next(draft if tails > 1 else plain for most, plain, draft in forms if rows <= most)
+    form = next(draft if tails > 1 else plain for most, plain, draft in forms if rows <= most)
+    return CODED.get(form, form) if cache_type == "*fp8e4nv" else form
 
 
 def shipped(cache_type: str) -> list[tuple[Form, str]]:
     """Every form and way that a cache of this type may ask for."""
     table = ((1 << 31, IN_FP32, IN_FP32),) if cache_type == "*fp32" else (*BY_ROWS, *ONE)
     reached = [(form, way) for most, *pair in table for form in pair for way in WAYS if way != "by tile" or most >= BY_TILE]
+    if cache_type == "*fp8e4nv":
+        reached = [(CODED.get(form, form), way) for form, way in reached]
     return list(dict.fromkeys(reached))
 
 
@@ -164,7 +173,7 @@ def _run(
     sinks: Tensor | None = None,
 ) -> None:  # fmt: skip
     count, width = qkv.shape
-    _, kv_heads, page_size, head_dim = kv.keys.shape
+    (_, kv_heads, page_size, _), head_dim = kv.keys.shape, kv.head_dim
     kind, made = _check(qkv, kv, rows, heads, scale, window, out)
     max_pages = rows.page_table.shape[1]
     form = form_of(forms, count, rows.tail_slots.shape[0], kind)
@@ -191,16 +200,14 @@ def _run(
 def _check(qkv: Tensor, kv: KV, rows: AttentionRows, heads: int, scale: float, window: int, out: Tensor) -> tuple[str, str]:
     """The types of the cache and of the result as Triton calls them; InputError unless the kernels can take these arguments."""
     count, width = qkv.shape
-    _, kv_heads, _, head_dim = shape = kv.keys.shape
+    kv_heads, head_dim = kv.keys.shape[1], kv.head_dim
     if not scale > 0 or window < 0 or width < heads * head_dim or heads % kv_heads:
         raise InputError(
             f"attention: scale={scale}, window={window}, qkv width {width}, heads={heads}: need scale > 0, window >= 0, "
             f"width >= {heads * head_dim}, heads a multiple of {kv_heads}"
         )
-    kind = type_name("attention", "kv.keys", kv.keys)
+    kind = fitting_cache("attention", kv)
     fits("attention", "qkv", qkv, (count, width))
-    fits("attention", "kv.keys", kv.keys, shape, kv.keys.dtype)
-    fits("attention", "kv.values", kv.values, shape, kv.keys.dtype)
     made = type_name("attention", "out", fits("attention", "out", out, (count, heads * head_dim), out.dtype))
     for name, length in (("request", count), ("positions", count), ("linear", count), ("tail_start", count + 1)):
         row_facts("attention", name, getattr(rows, name), length)

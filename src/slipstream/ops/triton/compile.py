@@ -33,6 +33,7 @@ from slipstream.ops.triton import (
     fp8,
     gated,
     logprobs,
+    mixture,
     move,
     norm,
     plain,
@@ -47,11 +48,17 @@ from slipstream.ops.triton.packing import Form
 TARGET = GPUTarget("cuda", 90, 32)
 SHAPES = ("tiny", "demo", "llama-3.2-1b", "llama-3.1-8b")
 SHARED_LIMIT = 227 * 1024  # bytes of shared memory that a program may have on sm_90
-CACHES = {"fp32": "*fp32", "bf16": "*bf16"}
+TABLES = {"fp32": "*fp32", "bf16": "*bf16"}
+CACHES = TABLES | {"fp8": "*fp8e4nv"}
 ROUTERS = {
     "mixtral": RouterSpec(8, 2),
     "qwen3-moe": RouterSpec(128, 8),
     "deepseek-v3": RouterSpec(256, 8, "sigmoid", groups=8, kept=4, group_best=2, scale=2.5, correction=True),
+}
+MIXTURES = {  # hidden, inner size, experts, experts of a row, activation, biases
+    "mixtral": (4096, 14336, 8, 2, "silu", False),
+    "qwen3-moe": (2048, 768, 128, 8, "silu", False),
+    "gpt-oss": (2880, 2880, 32, 4, "clamped", True),
 }
 PACKED = {  # format -> (name, Form of n outputs and k inputs); the 4-bit formats of checkpoints also in the groups that GPTQ and AWQ use
     "int4": (("group 32", lambda n, k: Form(n, k, 4, 32, "*fp16", middle=8)),),
@@ -109,8 +116,9 @@ def _of(spec: ModelSpec) -> Iterator[tuple[str, str, Variant]]:
             yield "gated", out[1:], gated.variant(ffn.width, out=out)
         for mixer in mixers:
             yield "attention_merge", out[1:], attention.merge_variant(mixer.heads, mixer.head_dim, out=out)
-    for label, kind in CACHES.items():
+    for label, kind in TABLES.items():
         yield "embed", f"table {label}", embed.variant(spec.hidden, kind)
+    for label, kind in CACHES.items():
         for mixer in mixers:
             heads, kv_heads, head_dim = mixer.heads, mixer.kv_heads, mixer.head_dim
             yield "rope_write", f"kv {label}", rope.variant(heads, kv_heads, head_dim, kind)
@@ -178,6 +186,13 @@ def families() -> Iterator[tuple[str, str, Variant]]:
     for label, router in ROUTERS.items():
         yield "route", label, experts.route_variant(router, router.correction)
     yield "add_rows", "", experts.add_variant()
+    yield "experts_members", "", mixture.members_variant()
+    for label, (hidden, width, count, chosen, activation, has_bias) in MIXTURES.items():
+        for tile in (mixture.FEW, mixture.MANY):
+            gate_up = mixture.variant(count, width, hidden, "*bf16", tile, activation=activation, per_row=chosen, has_bias=has_bias)
+            yield "experts_product", f"{label} gate_up rows {tile.m}", gate_up
+            yield "experts_product", f"{label} down rows {tile.m}", mixture.variant(count, hidden, width, "*bf16", tile, has_bias=has_bias)
+        yield "experts_sum", label, mixture.sum_variant(hidden, chosen)
 
 
 def compiled(variant: Variant):

@@ -4,7 +4,7 @@ Owns what is wrong there:
   * loop bounds that are loaded or derived from program ids are arrays of one number, which NumPy 2.4 no longer takes as an index;
   * fp32 is cut to bf16 where the hardware rounds to nearest even;
   * bf16 and e4m3 products and bf16 differences are made of the bit patterns, as if they were whole numbers;
-  * fp32 is cut to e4m3 where the hardware rounds to nearest even;
+  * fp32 is cut to e4m3 where the hardware rounds to nearest even; products of fp16 are summed in fp16;
   * a row of a product depends on its place, because NumPy's BLAS cuts matrices by size; on the GPU it does not.
 """
 
@@ -55,7 +55,10 @@ _plain_conversion = interpreter.InterpreterBuilder.create_fp_to_fp
 
 
 def _convert(builder, source, target_type, rounding_mode):
-    if (source.dtype.scalar, target_type.scalar) != (tl.float32, tl.float8e4nv):
+    before, after = source.dtype.scalar, target_type.scalar
+    if before == tl.float8e4nv and after in (tl.float32, tl.float16):
+        return interpreter.TensorHandle(_numbers(source).astype(np.float32 if after == tl.float32 else np.float16), after)
+    if (before, after) != (tl.float32, tl.float8e4nv):
         return _plain_conversion(builder, source, target_type, rounding_mode)
     data = torch.from_numpy(np.ascontiguousarray(source.data)).clamp(-448, 448)  # beyond, the hardware stays at the greatest
     return interpreter.TensorHandle(data.to(torch.float8_e4m3fn).view(torch.uint8).numpy(), tl.float8e4nv)
@@ -76,7 +79,7 @@ _E4M3 = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float().n
 def _numbers(x) -> np.ndarray:
     """An operand of a product in fp32."""
     kind = x.dtype.scalar
-    return _widened(x.data) if kind == tl.bfloat16 else _E4M3[x.data] if kind == tl.float8e4nv else x.data
+    return _widened(x.data) if kind == tl.bfloat16 else _E4M3[x.data] if kind == tl.float8e4nv else x.data.astype(np.float32)
 
 
 def _dot(builder, a, b, d, input_precision, max_num_imprecise_acc):

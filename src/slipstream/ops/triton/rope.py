@@ -8,9 +8,11 @@ from torch import Tensor
 
 from slipstream.base.errors import InputError
 from slipstream.ops.triton.chain import await_turn
-from slipstream.ops.triton.launch import Variant, fits, power_of_two, row_facts, type_name
-from slipstream.ops.types import KV
+from slipstream.ops.triton.launch import Variant, fits, fitting_cache, power_of_two, row_facts
+from slipstream.ops.types import KV, SCALE_BYTES
 
+GREATEST = tl.constexpr(448.0)  # number of e4m3
+_SCALE = tl.constexpr(SCALE_BYTES)
 HEADS = 8  # heads (of q, k and v together) per program
 
 
@@ -38,9 +40,20 @@ def _rope_write(
     tl.store(place + half, b, mask=turned)
     page = (slot // page_size).to(tl.int64)
     line = (head - heads) % kv_heads  # of the key or value head
-    cell = ((page * kv_heads + line) * page_size + slot % page_size)[:, None] * (2 * half) + pair[None, :]
+    coded: tl.constexpr = keys.dtype.element_ty == tl.float8e4nv
+    begin = (page * kv_heads + line) * page_size * (2 * half + (_SCALE if coded else 0))  # of the page's part of the head
+    cell = (begin + slot % page_size * (2 * half))[:, None] + pair[None, :]
     is_key = turned & (head >= heads)[:, None]
     is_value = inside & (head >= heads + kv_heads)[:, None]
+    if coded:
+        scale = tl.div_rn(tl.max(tl.maximum(tl.abs(a), tl.abs(b)), axis=1), GREATEST)  # [block_heads]
+        divisor = tl.where(scale == 0.0, 1.0, scale)[:, None]
+        a = tl.minimum(tl.maximum(tl.div_rn(a, divisor), -GREATEST), GREATEST)
+        b = tl.minimum(tl.maximum(tl.div_rn(b, divisor), -GREATEST), GREATEST)
+        place = (begin + page_size * (2 * half)) // _SCALE + slot % page_size
+        in_values = head >= heads + kv_heads
+        tl.store(keys.to(tl.pointer_type(tl.float32)) + place, scale, mask=(head >= heads) & (head < heads + kv_heads))
+        tl.store(values.to(tl.pointer_type(tl.float32)) + place, scale, mask=in_values & (head < heads + 2 * kv_heads))
     for part in tl.static_range(2):
         stored = (a if part == 0 else b).to(keys.dtype.element_ty)
         tl.store(keys + cell + part * half, stored, mask=is_key)
@@ -49,7 +62,7 @@ def _rope_write(
 
 @cache
 def variant(heads: int, kv_heads: int, head_dim: int, cache_type: str) -> Variant:
-    """The form for these heads and a cache of this type, "*fp32" or "*bf16"."""
+    """The form for these heads and a cache of this type, "*fp32", "*bf16" or "*fp8e4nv"."""
     half = head_dim // 2
     constants = {"heads": heads, "kv_heads": kv_heads, "half": half, "block_heads": HEADS, "block_half": power_of_two(half)}
     return Variant(_rope_write, constants, ("*fp32", "*i32", "*i32", "*fp32", cache_type, cache_type, "i32"))
@@ -64,14 +77,12 @@ def rope_write(qkv: Tensor, positions: Tensor, slots: Tensor, table: Tensor, kv:
         table: cos and sin per position. [max_len, 2, head_dim / 2]
     """
     rows = qkv.shape[0]
-    _, kv_heads, page_size, head_dim = shape = kv.keys.shape
+    (_, kv_heads, page_size, _), head_dim = kv.keys.shape, kv.head_dim
     if head_dim % 2:
         raise InputError(f"rope_write: head_dim={head_dim} must be even")
-    kind = type_name("rope_write", "kv.keys", kv.keys)
+    kind = fitting_cache("rope_write", kv)
     fits("rope_write", "qkv", qkv, (rows, (heads + 2 * kv_heads) * head_dim))
     fits("rope_write", "table", table, (table.shape[0], 2, head_dim // 2))
-    fits("rope_write", "kv.keys", kv.keys, shape, kv.keys.dtype)
-    fits("rope_write", "kv.values", kv.values, shape, kv.keys.dtype)
     row_facts("rope_write", "positions", positions, rows)
     row_facts("rope_write", "slots", slots, rows)
     programs = (rows, triton.cdiv(heads + 2 * kv_heads, HEADS))

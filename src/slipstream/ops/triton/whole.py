@@ -2,6 +2,7 @@
 
     Stream     streamed.py: few rows, weights from memory straight into registers, mma.sync
     Grouped    grouped.py: tens of rows, the same with wgmma
+    Folded     folded.py: likewise, and more; scales go into the weight, which is for fast settings only
     TILES      packed.py: plain Triton, which has a tile for any number of rows and every format
     UNPACKED   widened.py: many rows, the layer unpacked to bf16 and multiplied by cuBLAS
 """
@@ -10,14 +11,15 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from slipstream.ops.triton import grouped, packed, streamed, widened
+from slipstream.ops.triton import folded, grouped, packed, streamed, widened
+from slipstream.ops.triton.folded import Folded
 from slipstream.ops.triton.grouped import Grouped
 from slipstream.ops.triton.launch import Variant
 from slipstream.ops.triton.packing import Form, Packed
 from slipstream.ops.triton.streamed import Stream
 
 TILES, UNPACKED = "tiles", "unpacked"
-Way = Stream | Grouped | str
+Way = Stream | Grouped | Folded | str
 Table = tuple[tuple[int, Way], ...]
 
 # (up to how many rows, way), by `bench gpu-suite --only packed_forms` on an H200, the layers of Llama-3.1-8B and 70B: 4 bits in groups
@@ -39,6 +41,8 @@ def fast(form: Form) -> Table:
 def way(form: Form, rows: int, table: Table) -> Way:
     """What serves so many rows of such a layer."""
     found = next(way for most, way in table if rows <= most)
+    if isinstance(found, Folded):
+        return folded.fitting(form, found)
     if isinstance(found, Grouped):
         return grouped.fitting(form, found) if grouped.serves(form) else TILES
     return streamed.fitting(form, found) if isinstance(found, Stream) else found
@@ -52,6 +56,8 @@ def product(x: Tensor, layer: Packed, bias: Tensor | None, out: Tensor, invarian
         widened.product(x, layer, bias, out)
     elif chosen == TILES or not x.is_cuda:
         packed.product(x, layer, bias, out)
+    elif isinstance(chosen, Folded):
+        folded.product(x, layer, bias, out, chosen)
     elif isinstance(chosen, Grouped):
         grouped.product(x, layer, bias, out, chosen)
     else:
@@ -63,6 +69,8 @@ def variants(form: Form) -> Iterator[tuple[str, str, Variant]]:
     for chosen in dict.fromkeys(way(form, most, table) for table in (fast(form), INVARIANT) for most, _ in table):
         if chosen == UNPACKED:
             yield "packed_unpack", "", widened.variant(form)
+        elif isinstance(chosen, Folded):
+            yield "packed_fold", f"rows {chosen.rows} {chosen.warps}x{chosen.each}", folded.variant(form, False, chosen)
         elif isinstance(chosen, Grouped):
             yield "packed_group", f"rows {chosen.rows}", grouped.variant(form, False, chosen)
         elif isinstance(chosen, Stream):

@@ -2,17 +2,17 @@
 with which it is checked.
 
 Owns the last state of each request, which is all that it needs: there are no keys and values, and nothing to catch up with. No guess
-knows the ones before it, so they are worth less the further they are.
+knows the ones before it, so they are worth less the further they are, and every choice at a place may follow every choice before.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 from slipstream.sampling.sampler import SampleRow
 from slipstream.speculate.choose import at_least
 from slipstream.speculate.drafter import Around, DraftContext, Feed, Forward
-from slipstream.speculate.learned import Latest, branched, heads_of
+from slipstream.speculate.learned import Latest, branched, crossed, heads_of
 from slipstream.step.draft import DraftTree
 
 
@@ -21,13 +21,16 @@ class Options:
     """
     Attributes:
         path: folder of trained heads (`slipstream train drafter --kind medusa`, or published).
-        nodes: tokens of a guess at most, second choices included.
-        width: choices at a place at most; others than the first are made as far as there are nodes left.
+        nodes: tokens of a guess at most.
+        width: choices at a place at most.
+        tree: whether the draft is the likeliest tree of all choices behind all others; else it is a chain of first choices, with others
+            beside them as far as there are nodes left. Under a rule that weighs a draft by what it was drawn from it is such a chain.
     """
 
     path: str = ""
-    nodes: int = 6
-    width: int = 2
+    nodes: int = 8
+    width: int = 3
+    tree: bool = True
 
     def __post_init__(self):
         at_least(1, nodes=self.nodes, width=self.width)
@@ -38,11 +41,13 @@ class Medusa:
     Args:
         forward: the head.
         levels: hidden states that it reads.
-        options: the user's.
+        nodes, width, tree: see Options.
+        kind: of its drafts.
     """
 
-    def __init__(self, forward: Forward, levels: tuple[int, ...], options: Options):
-        self.max_draft, self.levels, self._forward, self._width = options.nodes, levels, forward, options.width
+    def __init__(self, forward: Forward, levels: tuple[int, ...], nodes: int, width: int, tree: bool, kind: str = "medusa"):
+        self.max_draft, self.levels, self._forward, self._width, self._kind = nodes, levels, forward, width, kind
+        self._tree = tree
         self._latest = Latest()
         self.watch = self._latest.watch
 
@@ -55,12 +60,22 @@ class Medusa:
             count = counts[context.request] = min(context.budget, self.max_draft, self._forward.ahead)
             first, *further = (SampleRow(context.voice, len(context.tokens) + depth) for depth in range(count))
             feeds.append(Feed(context.request, 0, context.tokens[-1:], first, state, further))
-        wide = self._width if any(context.budget > counts[context.request] for context in contexts) else 1
-        ranks = [self._forward.run(feeds), *(self._forward.again() for _ in range(1, wide))] if feeds else [[]]
-        drawn = zip(*ranks, strict=True)  # choices at one place after the other
-        chosen = [list(islice(drawn, counts[context.request])) for context in contexts]
-        budgets = [min(context.budget, self.max_draft) for context in contexts]
-        return [branched(choices, budget, "medusa", 1) for choices, budget in zip(chosen, budgets, strict=True)]
+        grows = self._tree and not any(context.voice.notes is not None for context in contexts)
+        wide = self._width if grows or any(context.budget > counts[context.request] for context in contexts) else 1
+        drawn = iter(self._drawn(feeds, wide, grows))  # choices at one place after the other
+        make = crossed if grows else branched
+        return [
+            make(list(islice(drawn, counts[context.request])), min(context.budget, self.max_draft), self._kind, 1) for context in contexts
+        ]
+
+    def _drawn(self, feeds: Sequence[Feed], wide: int, ranked: bool) -> Iterable[Sequence]:
+        """Per place `wide` choices, or fewer, with the logarithms of their shares if they are to be `ranked`."""
+        if not feeds:
+            return ()
+        first = self._forward.run(feeds)
+        if ranked:
+            return self._forward.ranked(wide)
+        return zip(first, *(self._forward.again() for _ in range(1, wide)), strict=True)
 
     def drop(self, request: int) -> None:
         self._latest.drop(request)
@@ -68,7 +83,7 @@ class Medusa:
 
 
 def make(options: Options, around: Around) -> Medusa:
-    return Medusa(around.forward, around.head.levels, options)
+    return Medusa(around.forward, around.head.levels, options.nodes, options.width, options.tree)
 
 
 heads = heads_of("medusa")

@@ -9,6 +9,7 @@ from pathlib import Path
 from slipstream.speculate.choose import at_least
 from slipstream.speculate.drafter import Around
 from slipstream.speculate.drafters import eagle
+from slipstream.speculate.learned import brought
 
 
 @dataclass(frozen=True)
@@ -40,5 +41,5 @@ def make(options: Options, around: Around) -> eagle.Eagle:
 
 
 def heads(options: Options, source: Path | str) -> tuple[str, Path | str]:
-    """The layer in the model's own checkpoint, unless another one was named."""
-    return "mtp", options.path or source
+    """The layer in the model's own checkpoint, unless another one was named, or lies beside it."""
+    return "mtp", options.path or brought("mtp", source) or source

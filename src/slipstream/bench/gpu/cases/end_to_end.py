@@ -18,9 +18,12 @@ from slipstream.cost import step_cost
 
 QUESTION = "How fast is the engine as it is, and how much of a step is the host?"
 ORDER, SECONDS = 90, 145
-MODELS = ("dummy:llama-3.2-1b", "dummy:llama-3.1-8b", "dummy:llama-3.1-8b int4", "dummy:llama-3.1-8b fp8")  # and `quant`, if any
+MODELS = (  # and `quant`, if any
+    *("dummy:llama-3.2-1b", "dummy:llama-3.1-8b", "dummy:llama-3.1-8b int4", "dummy:llama-3.1-8b fp8", "dummy:qwen3-30b-a3b"),
+)
 DRY_MODELS = ("dummy:tiny",)
 BATCHES, DRY_BATCHES = (1, 8, 64), (1, 2)
+MANY = {"dummy:llama-3.2-1b": (256,)}  # further batches of a model: what the host needs for many requests
 PROMPT, NEW, DRY_NEW = 128, 48, 6
 PROFILED = 17  # new tokens of the profiled run: two steps of eight passes
 PAUSE = 20.0  # microseconds without a kernel in which the host was awaited
@@ -39,7 +42,7 @@ def measure(bench: Bench) -> None:
             bench.row(model=model, what="load", seconds=time.perf_counter() - began, profile=llm.engine.config.profile)
 
         bench.one(f"{model} load", load)
-        points = [(made, model, batch) for batch in bench.pick(BATCHES, DRY_BATCHES)]
+        points = [(made, model, batch) for batch in _batches(bench, model)]
         bench.each(points, lambda point: f"{point[1]} batch {point[2]}", lambda point: one(bench, limits, *point))
         if made:
             made.pop().close()
@@ -48,11 +51,15 @@ def measure(bench: Bench) -> None:
 
 def engine(bench: Bench, model: str, **options) -> LLM:
     """Room for the greatest batch and no more; no prefix cache, which would hide prompts."""
-    batch = max(bench.pick(BATCHES, DRY_BATCHES))
+    batch = max(_batches(bench, model))
     length = PROMPT + NEW + 16
     sizes = {"max_batch": batch, "max_step_tokens": bench.pick(2048, 64), "max_len": length, "kv_tokens": batch * (length + 16)}
     source, _, quant = model.partition(" ")
-    return LLM(source, device=bench.device, quant=quant or None, prefix_cache=False, **{**sizes, **options})
+    return LLM(source, device=bench.device, quant=quant or None, prefix_cache=False, **{**sizes, "speculate": "none", **options})
+
+
+def _batches(bench: Bench, model: str) -> tuple[int, ...]:
+    return bench.pick(BATCHES + MANY.get(model, ()), DRY_BATCHES)
 
 
 def one(bench: Bench, limits: Limits, made: list[LLM], model: str, batch: int) -> None:
@@ -145,9 +152,10 @@ def answer(rows: list[dict]) -> list[str]:
     out = []
     for row in (row for row in rows if row["what"] == "generate"):
         device = "?" if row["device_ms"] is None else f"{row['device_ms']:.2f}"
+        between = "" if row["device_ms"] is None else f" and {row['gaps_ms']:.2f} ms between kernels, {row['host_ms']:.2f} ms the host"
         step, share = row["step_ms"] or 0.0, row["share_of_streaming_limit"] or 0.0
         out.append(
-            f"{row['model']} batch {row['batch']}: {row['tokens_s']:,.0f} tokens/s, step {step:.2f} ms, of which device {device} ms; "
-            f"{share:.0%} of the streaming limit"
+            f"{row['model']} batch {row['batch']}: {row['tokens_s']:,.0f} tokens/s, step {step:.2f} ms, of which "
+            f"device {device} ms{between}; {share:.0%} of the streaming limit"
         )
     return out

@@ -12,7 +12,7 @@ QUESTION = "Does every Triton kernel compute the right thing on the device?"
 ORDER, SECONDS = 20, 70
 SMALL, REAL = Heads("small", 4, 2, 16), Heads("llama-3.1-8b", 32, 8, 128)
 ODD = Heads("odd", 6, 2, 24)
-FP32, BF16 = torch.float32, torch.bfloat16
+FP32, BF16, FP8 = torch.float32, torch.bfloat16, torch.float8_e4m3fn
 FORMATS = ("fp32", "bf16", "int8", "q8_0", "int4")
 
 
@@ -30,6 +30,9 @@ def makers(dry: bool) -> list[tuple[str, callable]]:
         ("attention bf16", lambda: scenes.attention(few, ODD, BF16, 40)),
         ("attention tree", lambda: scenes.attention(few, SMALL, FP32, 40, tree=5)),
         ("attention window", lambda: scenes.attention(few, SMALL, FP32, 40, window=9, tree=5)),
+        ("rope_write fp8", lambda: scenes.rope_write(few, SMALL, FP8)),
+        ("attention fp8", lambda: scenes.attention(few, SMALL, FP8, 40, window=9, tree=5)),
+        ("move fp8", lambda: scenes.move(9, SMALL, FP8)),
         ("sample", lambda: scenes.sample(6 if dry else 60, 203)),
         ("logprobs", lambda: scenes.logprobs(few, 203)),
         ("move", lambda: scenes.move(9, SMALL, BF16)),
@@ -46,6 +49,12 @@ def makers(dry: bool) -> list[tuple[str, callable]]:
         ("real attention many rows", lambda: scenes.attention(530, REAL, BF16, 300, tree=3)),
         ("real attention one row", lambda: scenes.attention(1, REAL, BF16, 3000)),
         ("real attention fp32", lambda: scenes.attention(16, REAL, FP32, 1200, window=700, tree=3)),
+        ("real attention fp8", lambda: scenes.attention(37, REAL, FP8, 1500, tree=7)),
+        ("real attention fp8 few rows", lambda: scenes.attention(9, REAL, FP8, 1500)),
+        ("real attention fp8 one row", lambda: scenes.attention(1, REAL, FP8, 3000)),
+        ("real attention fp8 many rows", lambda: scenes.attention(530, REAL, FP8, 300)),
+        ("deterministic attention fp8", lambda: scenes.attention(37, REAL, FP8, 1500, tree=7)),
+        ("real rope_write fp8", lambda: scenes.rope_write(65, REAL, FP8)),
         ("real embed", lambda: scenes.embed(65, 4096, 1000, BF16)),
         ("real norm", lambda: scenes.norm(129, 4096, True)),
         ("real gated", lambda: scenes.gated(65, 14336)),
@@ -54,6 +63,8 @@ def makers(dry: bool) -> list[tuple[str, callable]]:
         ("real logprobs", lambda: scenes.logprobs(8, 128256)),
         *((f"real {name}", make) for name, make in family_scenes.all_of(65, 4096, REAL, BF16, 1200)),
         *((f"real linear {format}", lambda format=format: scenes.linear(17, 6144, 4096, format)) for format in ("bf16", *E4M3)),
+        ("real experts many rows", lambda: family_scenes.experts(300, 2048, 768)),
+        ("deterministic experts", lambda: family_scenes.experts(65, 2048, 768)),
         ("real linear fp8 many rows", lambda: scenes.linear(129, 6144, 4096, "fp8")),  # by torch's product
     ]
 

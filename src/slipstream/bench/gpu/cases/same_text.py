@@ -17,6 +17,7 @@ SETTINGS = {  # name -> options of the engine
     "deterministic": {"deterministic": True},
     "fast": {},
     "deterministic fp8": {"deterministic": True, "quant": "fp8"},
+    "deterministic kv fp8": {"deterministic": True, "kv": "fp8"},
 }
 WAYS = {  # name -> (options of the engine, one request at a time, order turned round)
     "again, alone": ({}, True, False),  # if this differs from itself, nothing else means anything
@@ -51,7 +52,7 @@ def measure(bench: Bench) -> None:
             earliest_difference=min(differ, default=None), profile=profile, raw=firsts,
         )  # fmt: skip
 
-    wanted = [name for name, options in SETTINGS.items() if not (bench.dry and "quant" in options)]  # no CPU multiplies 8-bit floats
+    wanted = [name for name, options in SETTINGS.items() if not (bench.dry and {"quant", "kv"} & set(options))]  # CPUs have no 8-bit floats
     bench.each([(settings, way) for settings in wanted for way in WAYS], lambda point: f"{point[0]}: {point[1]}", one)
 
 
@@ -59,7 +60,7 @@ def tokens(
     bench: Bench, prompts: list[list[int]], params: list[SamplingParams], options: dict, alone: bool, turned: bool
 ) -> tuple[list[list[int]], str]:
     """Tokens of every request, in the order of `prompts`, from an engine of its own; its profile."""
-    sizes = {"max_batch": 16, "max_step_tokens": 256, "max_len": 128, "kv_tokens": 16 * 144, "prefix_cache": False}
+    sizes = {"max_batch": 16, "max_step_tokens": 256, "max_len": 128, "kv_tokens": 16 * 144, "prefix_cache": False, "speculate": "none"}
     llm = LLM(bench.pick(MODEL, DRY_MODEL), device=bench.device, **{**sizes, **options})
     pairs = list(zip(prompts, params, strict=True))[:: -1 if turned else 1]
     groups = [[pair] for pair in pairs] if alone else [pairs]
