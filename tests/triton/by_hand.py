@@ -33,7 +33,7 @@ class Kind:
 FP32, BF16, FP16 = Kind("fp32", np.float32, 32), Kind("bf16", np.float32, 16), Kind("fp16", np.float32, 16)
 WHOLE = {name: Kind(name, getattr(np, name), 8 * np.dtype(name).itemsize) for name in ("int8", "uint8", "int16", "int32", "int64")}
 OF_TORCH = {torch.float32: FP32, torch.bfloat16: BF16, torch.float16: FP16} | {getattr(torch, name): kind for name, kind in WHOLE.items()}
-OF_TORCH[torch.float8_e4m3fn] = Kind("e4m3", np.float32, 8)
+OF_TORCH[torch.float8_e4m3fn] = E4M3 = Kind("e4m3", np.float32, 8)
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,7 @@ class Barriers:
         part = source.base[tuple(slice(start, start + size) for start, size in zip(at, source.block_shape, strict=True))].float().numpy()
         target.data[...] = 0
         target.data[tuple(slice(0, size) for size in part.shape)] = part
-        barrier.data[...] -= target.data.size * 2
+        barrier.data[...] -= target.data.size * source.base.element_size()
         assert barrier.data[0] % (1 << 32) < 1 << 31, "more has come than was expected"
         if barrier.data[0] % (1 << 32) == 0:
             barrier.data[...] += 1 << 32
@@ -245,7 +245,8 @@ def language() -> SimpleNamespace:
         return {name: lambda *arguments: SimpleNamespace(shape=arguments[-1]) for name in names}
 
     return SimpleNamespace(
-        **WHOLE, float32=FP32, bfloat16=BF16, constexpr=lambda x: x, static_range=range, load=load, store=store, atomic_add=atomic_add,
+        **WHOLE, float32=FP32, bfloat16=BF16, float8e4nv=E4M3, constexpr=lambda x: x, static_range=range,
+        load=load, store=store, atomic_add=atomic_add,
         **shaped("DistributedLinearLayout", "BlockedLayout", "SliceLayout", "DotOperandLayout"),
         **shaped("NVMMADistributedLayout"), NVMMASharedLayout=lambda *arguments, **named: SimpleNamespace(),
         allocate_shared_memory=lambda kind, shape, layout: Shared(np.full(shape, -1 if kind in WHOLE.values() else np.nan, kind.numpy)),

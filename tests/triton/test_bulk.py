@@ -34,7 +34,7 @@ def product(bulk, x, weight, bias, form):
 
 
 @pytest.mark.parametrize("rows, outputs, ring", [(8, 64, 3), (16, 128, 2), (64, 64, 4)])
-@pytest.mark.parametrize("m, n, k", [(1, 64, 64), (7, 130, 648), (8, 70, 512)])
+@pytest.mark.parametrize("m, n, k", [(1, 64, 64), (7, 130, 656), (8, 70, 512)])
 @pytest.mark.parametrize("fill", [1, 12])
 def test_against_exact_sums(bulk, rows, outputs, ring, m, n, k, fill):
     """In one segment and in several, shorter and longer than the ring; outputs and inputs that no tile divides."""
@@ -46,7 +46,23 @@ def test_against_exact_sums(bulk, rows, outputs, ring, m, n, k, fill):
         assert ((found - wanted).abs() <= 2e-6 * (size + wanted.abs())).all()
 
 
-@pytest.mark.parametrize("m, k, name", [(9, 128, "takes up to 8 rows"), (1, 100, "a multiple of 8")])
+@pytest.mark.parametrize("rows, outputs, ring, fill", [(8, 64, 3, 1), (16, 128, 2, 12), (64, 64, 4, 12)])
+@pytest.mark.parametrize("m, n, k", [(1, 64, 128), (7, 130, 640)])
+def test_codes_against_exact_sums(bulk, rows, outputs, ring, fill, m, n, k):
+    """Weights in e4m3 and x in codes with their scale behind each row."""
+    weight, scale, bias = random(n, k, seed=2).to(torch.float8_e4m3fn), random(n, seed=5).abs() + 0.1, random(n, seed=3)
+    step, narrow = random(m, seed=6).abs() + 0.1, (random(m, k, seed=1) * 3).to(torch.float8_e4m3fn)
+    room = torch.full((m, 4), torch.nan)
+    room[:, 0] = step
+    x, arrived = torch.cat([narrow, room.view(torch.float8_e4m3fn)], 1), torch.zeros(-(-n // 64), dtype=torch.int32)
+    out = torch.full((m, n + 9), torch.nan)
+    bulk.product(x, weight, arrived, bias, out[:, 5 : 5 + n], bulk.Bulk(rows, outputs, ring, fill), scale)
+    assert out[:, :5].isnan().all() and out[:, 5 + n :].isnan().all() and not arrived.any()
+    exact, meant = (narrow.float() * step[:, None]).double(), (weight.float() * scale[:, None]).double()
+    assert ((out[:, 5 : 5 + n].double() - exact @ meant.T - bias).abs() <= 2e-6 * (exact.abs() @ meant.abs().T + bias.abs())).all()
+
+
+@pytest.mark.parametrize("m, k, name", [(9, 128, "takes up to 8 rows"), (1, 104, "a multiple of 16")])
 def test_what_does_not_fit_is_named(bulk, m, k, name):
     with pytest.raises(InputError, match=name):
         product(bulk, random(m, k, seed=1).bfloat16(), random(16, k, seed=2).bfloat16(), None, bulk.Bulk(8))
@@ -56,8 +72,8 @@ PROGRAM = """
 import json
 from dataclasses import asdict
 from slipstream.ops.triton import bulk, compile
-for form in (bulk.Bulk(8), bulk.Bulk(64)):
-    print(json.dumps(asdict(compile.measure("bulk", "", bulk.variant(True, form)))))
+for form, narrow in ((bulk.Bulk(8), False), (bulk.Bulk(8), True), (bulk.Bulk(64), False)):
+    print(json.dumps(asdict(compile.measure("bulk", "", bulk.variant(True, form, narrow)))))
 """
 
 

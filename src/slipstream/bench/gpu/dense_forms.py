@@ -26,7 +26,11 @@ FORMS = (
 )
 NARROW = (  # of weights in e4m3
     *(Direct(8, *rest) for rest in ((8, 16, 128, 2), (8, 16, 64, 2), (8, 16, 128, 1), (4, 16, 128, 2), (8, 32, 64, 2), (4, 32, 128, 2))),
+    *(Bulk(8, *rest) for rest in ((64, 6, 528), (64, 8, 396), (64, 4, 792), (64, 12, 264), (128, 4, 396), (128, 6, 264))),
     *(Direct(16, *rest) for rest in ((8, 16, 64, 2), (4, 16, 128, 2))),
+    *(Bulk(16, *rest) for rest in ((64, 6, 396), (64, 4, 660), (128, 4, 396))),
+    Bulk(32, 64, 6, 396),
+    Bulk(64, 64, 4, 396),
 )
 EPS = 1e-5
 
@@ -52,8 +56,12 @@ def ways(kind: str, rows: int, dry: bool) -> list[Way]:
 
 def variants() -> list[Variant]:
     """Of all forms, to be compiled before."""
-    narrow = [direct.variant(False, form, True, codes) for form in NARROW for codes in (False, True)]
-    return [(direct if isinstance(form, Direct) else bulk).variant(False, form) for form in FORMS] + narrow
+    single = [form for form in NARROW if isinstance(form, Direct)]
+    return [
+        *((direct if isinstance(form, Direct) else bulk).variant(False, form) for form in FORMS),
+        *(direct.variant(False, form, True, codes) for form in single for codes in (False, True)),
+        *(bulk.variant(False, form, True) for form in NARROW if isinstance(form, Bulk)),
+    ]
 
 
 def random(kind: str, layer: Layer, device: str) -> Weights:
@@ -66,8 +74,8 @@ def multiply(way: Way, x: Tensor, layer: Weights, out: Tensor) -> Tensor:
     """out fp32 [m, n] = x @ weight.T, by `way` whatever the engine's tables say; x bf16 [m, k], or codes as norms write them."""
     if isinstance(layer, Plain):
         plain.product(x, layer, None, out, ((1 << 31, way),))
-    elif isinstance(way, Direct):
-        direct.product(x, layer.codes, layer.arrived, None, out, way, layer.scale[:, 0])
+    elif isinstance(way, Direct | Bulk):
+        fp8.product_of_few(x, layer, None, out, way)
     else:
         k = layer.codes.shape[1]
         fp8.product(*(fp8.split(x, k) if x.dtype is fp8.E4M3 else fp8.quantise(x, False)), layer.codes, layer.scale, out)

@@ -25,6 +25,7 @@ from slipstream.arch.spec import ModelSpec, RouterSpec
 from slipstream.base.errors import BackendError
 from slipstream.ops.triton import (
     attention,
+    bulk,
     direct,
     elementwise,
     embed,
@@ -40,6 +41,7 @@ from slipstream.ops.triton import (
     sample,
     whole,
 )
+from slipstream.ops.triton.bulk import Bulk
 from slipstream.ops.triton.launch import Variant
 from slipstream.ops.triton.packing import Form
 
@@ -171,8 +173,12 @@ def families() -> Iterator[tuple[str, str, Variant]]:
         yield "norm_slices", f"of {size}", norm.parts_variant(size)
     for (_, tile), (n, parts), (label, by_block) in product(fp8.BY_ROWS, ((28672, False), (4096, True)), (("", False), ("blocks ", True))):
         yield "fp8", f"{label}rows {tile.m}{' in parts' if parts else ''}", fp8.variant(n, 4096, by_block, parts, tile=tile)
-    for (_, form), codes in product(fp8.FEW, (False, True)):
-        yield "direct", f"fp8 rows {form.rows}{' codes' if codes else ''}", direct.variant(False, form, narrow=True, codes=codes)
+    for _, form in fp8.FEW:
+        if isinstance(form, Bulk):
+            yield "bulk", f"fp8 rows {form.rows}", bulk.variant(False, form, narrow=True)
+        else:
+            for codes in (False, True):
+                yield "direct", f"fp8 rows {form.rows}{' codes' if codes else ''}", direct.variant(False, form, True, codes)
     yield "fp8", "a scale per row and group", fp8.variant(4096, 4096, True, False, shared=1)
     for label, by_block in (("rows", False), ("blocks", True)):
         yield "fp8_quantise", label, fp8.quantise_variant(14336, by_block)
