@@ -17,7 +17,7 @@ from tests.triton.test_compiled import SHARED_LIMIT, compile_forms
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 SPILLED = 200  # bytes: the sums of 64 rows fill the registers, and what else is needed waits in memory at the ends of a loop
-REGISTERS = 1 << 16  # of a multiprocessor, which two programs of tens of rows are to share
+REGISTERS = 1 << 16  # of a multiprocessor, which two programs of tens of rows share
 SLOW_FORMATS = ("int4", "int4_zero", "int8", "q8_0", "q4_k", "q6_k")
 
 
@@ -29,7 +29,6 @@ def check(forms: list[dict]) -> None:
         assert form["registers"] <= 255 and form["shared"] <= (64 << 10 if few else SHARED_LIMIT), form
         assert form["spills"] <= (SPILLED if few and "rows 64" in form["form"] else 16 if few else 0), form
         assert (form["mma"] > 0) == few and (form["wgmma"] > 0) == (form["kernel"] in ("packed", "packed_group", "packed_fold")), form
-        assert form["kernel"] != "packed_fold" or form["registers"] * form["warps"] * 32 <= REGISTERS // 2, form
 
 
 PROGRAM = """
@@ -51,7 +50,9 @@ def test_some_layers_fit(tmp_path):
     compiled.pop("TRITON_INTERPRET", None)
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, env=compiled, timeout=200)
     assert done.returncode == 0, done.stderr[-3000:]
-    check([json.loads(line) for line in done.stdout.splitlines()])
+    forms = [json.loads(line) for line in done.stdout.splitlines()]
+    check(forms)
+    assert all(form["registers"] * form["warps"] * 32 <= REGISTERS // 2 for form in forms if form["kernel"] == "packed_fold")
 
 
 @pytest.mark.slow
