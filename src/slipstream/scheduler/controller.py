@@ -33,11 +33,11 @@ from slipstream.scheduler.request import Request
 from slipstream.step import Chunk, Outcome, Plan, Result
 
 MARGIN, BEGIN = 1.05, 1.2  # by which drafts must be better than none; those of a model that has the text to read first
-KEEP = 16  # passes for which a prediction, or the decision that no model drafts, is kept
+KEEP = 32  # passes for which a prediction, or the decision that no model drafts, is kept
 FIRST = 2  # passes of a model of which nothing is known
 SHORT = 4  # passes for which the length of drafts is kept
 PROBE = 32  # passes from a step that goes further to the next
-LOOK, BLANK = 8, 4  # passes at most without a guess for a request where no guesses are worth checking; for one that had none
+LOOK, BLANK = 16, 4  # passes at most without a guess for a request where no guesses are worth checking; for one that had none
 BREADTH = 8  # requests that are tried together
 SELDOM, NEVER = 512, 4096  # the most where that never brings anything: for nodes, and for a model, which has to read the text first
 

@@ -56,7 +56,7 @@ def passes(trunks: Trunks, chunks: list[Chunk], most: int, tables: PageTables) -
         most: what `most_passes` said.
         tables: of pages; idle ones are given up, but never another request's.
     """
-    if most > 1 and not any(chunk.draft.tokens for chunk in chunks):
+    if most > 1 and not any(_guessed(request, chunk) for (request, _), chunk in zip(trunks, chunks, strict=True)):
         for count in COUNTS:
             if count <= most and _grown(trunks, chunks, count, tables):
                 return count
@@ -70,6 +70,11 @@ def _plain(request: Request, rows: int) -> bool:
     edited = request.banned or params.logit_bias or params.allowed_token_ids is not None or params.min_tokens or params.frequency_penalty
     penalties = params.repetition_penalty != 1 or params.presence_penalty
     return rows == request.owed == 1 and not edited and not penalties and params.logprobs is None and not request.scores_wanted
+
+
+def _guessed(request: Request, chunk: Chunk) -> bool:
+    """Whether guesses are checked, or may be looked for as soon as the text begins: it may be known from its first token on."""
+    return bool(chunk.draft.tokens) or (chunk.draft_budget > 0 and len(request.tokens) == request.prompt_len)
 
 
 def _grown(trunks: Trunks, chunks: list[Chunk], count: int, tables: PageTables) -> bool:

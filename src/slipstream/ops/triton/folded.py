@@ -351,10 +351,10 @@ def _finish(
 
 
 def fitting(form: Form, folded: Folded) -> Folded:
-    """`folded`, with fewer warps where the layer's outputs are no multiple of theirs."""
+    """`folded`, with fewer warps where the layer's outputs are no multiple of theirs, and all registers where groups have much to say."""
     while form.n % folded.outputs:
         folded = replace(folded, warps=folded.warps // 2)
-    return folded
+    return replace(folded, registers=0) if form.wide or (form.least and form.group <= 32) else folded
 
 
 def segments_of(form: Form, folded: Folded) -> tuple[int, int]:

@@ -25,10 +25,10 @@ Table = tuple[tuple[int, Way], ...]
 # (up to how many rows, way), by `bench gpu-suite --only packed_forms` on an H200, the layers of Llama-3.1-8B and 70B: 4 bits in groups
 # of more than 32 inputs and of up to 32, and 8 bits.
 _FEW: Table = ((8, Stream(8)), (16, Stream(16, 4, 2)))
-_TENS: Table = ((32, Grouped(32, 4, 1056)), (64, Grouped(64, 8, 1056)))
-COARSE: Table = (*_FEW, *_TENS, (191, TILES), (1 << 31, UNPACKED))
-FINE: Table = (_FEW[0], (16, Grouped(16)), *_TENS, (128, Grouped(64, 8, 1056)), (1 << 31, UNPACKED))
-BYTES: Table = (_FEW[0], (191, TILES), (1 << 31, UNPACKED))
+_TENS: Table = ((32, Folded(32)), (64, Folded(64)), (512, Folded(128, depth=64, registers=128)), (1 << 31, UNPACKED))
+COARSE: Table = (*_FEW, *_TENS)
+FINE: Table = (_FEW[0], (16, Grouped(16)), *_TENS)
+BYTES: Table = (_FEW[0], (16, Folded(16)), *_TENS)
 # For deterministic settings one order of sums: streams of one depth, `each` and `fill`.
 INVARIANT: Table = (*_FEW, (32, Stream(32, 4, 2)), (1 << 31, Stream(64, 4, 2)))
 

@@ -65,6 +65,11 @@ def makers(dry: bool) -> list[tuple[str, callable]]:
         *((f"real linear {format}", lambda format=format: scenes.linear(17, 6144, 4096, format)) for format in ("bf16", *E4M3)),
         ("real experts many rows", lambda: family_scenes.experts(300, 2048, 768)),
         ("deterministic experts", lambda: family_scenes.experts(65, 2048, 768)),
+        *(
+            (f"real linear {format} of {rows} rows", lambda format=format, rows=rows: scenes.linear(rows, 1280, 1024, format))
+            for format in ("int8", "int4")
+            for rows in (13, 61, 300)
+        ),
         ("real linear fp8 many rows", lambda: scenes.linear(129, 6144, 4096, "fp8")),  # by torch's product
     ]
 
