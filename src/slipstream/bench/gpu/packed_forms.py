@@ -127,7 +127,6 @@ MORE_FOLDED = (
 )  # fmt: skip
 
 CANDIDATES = (
-    tiled(ZERO_128, "", 32, 64),
     *(single(ZERO_128, 1, 8, 8, deep, 1, 32, ahead) for deep, ahead in ((4, 1), (2, 2))),
     single(ZERO_128, 16, 16, 16, 4, 2, 32, 1),
     group(ZERO_128, 64, 64, 64, 8, 1056),
