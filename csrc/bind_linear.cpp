@@ -54,7 +54,6 @@ void bind_linear(nanobind::module_& m) {
             round_weights({weight_named(format), at<void>(weight), bf16, at<uint8_t>(quants), at<void>(scales), k}, n);
         },
         Free());
-    m.def("advise_huge", [](Address start, i64 bytes) { advise_huge(at<void>(start), bytes); });
     m.def("linear", &run_linear, Free());
     m.def("gather", &run_gather, Free());
 }

@@ -147,6 +147,37 @@ static inline void dots_u4(const uint8_t* q, const int8_t* x, Int* out) {
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) out[r] = add(out[r], pairs(acc[r][0], acc[r][1]));
 }
+// Nibbles of a panel's block as bytes: [8][32][4].
+static inline void unpack_u4(const uint8_t* q, uint8_t* out) {
+    const __m256i mask = _mm256_set1_epi8(15);
+    for (i64 i = 0; i < MANY / 2 * WORDS; i += 32) {
+        const __m256i both = bytes32(q + i);
+        _mm256_store_si256(reinterpret_cast<__m256i*>(out + i), _mm256_and_si256(both, mask));
+        _mm256_store_si256(reinterpret_cast<__m256i*>(out + i + MANY / 2 * WORDS), _mm256_and_si256(_mm256_srli_epi16(both, 4), mask));
+    }
+}
+// w: words of unpacked nibbles. A call would send all sums through memory.
+template <int R>
+__attribute__((always_inline)) static inline void dots_small(const uint8_t* w, const int8_t* x, Int* out) {
+    __m256i acc[R][2];
+#pragma GCC unroll 8
+    for (int g = 0; g < MANY; ++g) {
+        const __m256i a = bytes32(w + g * WORDS), b = bytes32(w + g * WORDS + 32);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) {
+            const __m256i four = _mm256_set1_epi32(word(x + r * BLOCK + 4 * g));
+            if (g == 0) {
+                acc[r][0] = _mm256_maddubs_epi16(a, four);
+                acc[r][1] = _mm256_maddubs_epi16(b, four);
+            } else {
+                add_pairs(acc[r][0], a, four);
+                add_pairs(acc[r][1], b, four);
+            }
+        }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) out[r] = add(out[r], pairs(acc[r][0], acc[r][1]));
+}
 static inline Vec load_half(const uint8_t* p) {
     const __m128i* h = reinterpret_cast<const __m128i*>(p);
     return {_mm256_cvtph_ps(_mm_loadu_si128(h)), _mm256_cvtph_ps(_mm_loadu_si128(h + 1))};

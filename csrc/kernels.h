@@ -8,6 +8,7 @@ namespace slip {
 using i64 = int64_t;
 constexpr i64 PANEL = 32;      // outputs per weight panel
 constexpr i64 BLOCK = 32;      // inputs of a block of whole-number weights
+constexpr i64 ROW_BLOCK = 48;    // rows of a layer that pass over a panel together
 constexpr i64 SEGMENT = 512;   // keys per attention segment
 constexpr i64 MAX_HEAD = 512;  // largest head_dim
 constexpr i64 PAIRS = 72;      // (row, head) pairs that share the reading of keys and values
@@ -24,12 +25,13 @@ struct Linear {
     const float* bias;   // [n] or null
     float* out;          // [rows, n], rows `stride` apart
     i64 rows, n, k, stride;
-    // integer weights only: the rows, quantised
+    // integer weights only: the rows, quantised, a row block after the other, so that what passes over a panel lies together
+    i64 wide = 1;             // rows of a row block: ROW_BLOCK, or all where there are fewer
     i64 blocks = 0;           // of 32 inputs, the last one filled up with zeros
     i64 span = 1, unit = 1;   // blocks that share a scale; of these, blocks whose product with a weight is one integer
-    int8_t* quant = nullptr;  // [blocks, rows, 32]
-    float* step = nullptr;    // scales. [blocks / span rounded up, rows]
-    int32_t* sum = nullptr;   // of the quants, first and second halves of the blocks. [blocks / unit rounded up, rows, 2]
+    int8_t* quant = nullptr;  // [row blocks, blocks, wide, 32]
+    float* step = nullptr;    // scales. [row blocks, blocks / span rounded up, wide]
+    int32_t* sum = nullptr;   // of the quants, first and second halves of the blocks. [row blocks, blocks / unit rounded up, wide, 2]
 };
 
 struct Rounding {  // of a weight to what quant/formats stores

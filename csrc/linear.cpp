@@ -15,7 +15,8 @@ void linear(Weight kind, Scales scales, Linear a) {
         a.span = scales == Scales::block ? 1 : scales == Scales::four ? 4 : a.blocks;
         a.unit = shared && shared < a.span ? shared : a.span;
         if (a.unit > MOST) refuse("linear: k=" + std::to_string(a.k) + " must be at most " + std::to_string(MOST * BLOCK) + " with one scale per row");
-        const i64 blocks = a.rows * a.blocks;
+        a.wide = a.rows < ROW_BLOCK ? a.rows : ROW_BLOCK;
+        const i64 blocks = (a.rows + a.wide - 1) / a.wide * a.wide * a.blocks;
         char* memory = scratch.take(blocks * (BLOCK + 12));
         a.step = reinterpret_cast<float*>(memory);
         a.sum = reinterpret_cast<int32_t*>(memory + blocks * 4);

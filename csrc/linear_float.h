@@ -18,7 +18,6 @@ constexpr int WIDTH = 1;
 constexpr int ROWS = 4;
 #endif
 constexpr i64 K_BLOCK = 1024;  // k range whose weights (128 KiB in fp32) stay in L2 while rows pass
-constexpr i64 ROW_BLOCK = 48;  // rows whose partial sums are kept while k passes
 
 // fp32 panel: [k][32]. Reads Vecs first .. first+W-1 of step k.
 struct Fp32Panel {

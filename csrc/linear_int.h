@@ -49,8 +49,9 @@ struct Int4By {
     static inline Vec scale(const uint8_t* panel, i64 b, const uint8_t*, int h) { return load_half(head(panel, b) + h * LANES * 2); }
     template <int R>
     static inline void dots(const uint8_t* at, int h, const int8_t* x, const int32_t*, Int* out) {
-        dots_u4<R>(at + h * LANES * 4, x, out);
+        dots_u4<R>(nibbles(at) + h * LANES * 4, x, out);
     }
+    static const uint8_t* nibbles(const uint8_t* at) { return at; }
 };
 using Int4 = Int4By<1>;
 
@@ -65,8 +66,9 @@ struct Int4Zero {  // fp16 scales and u8 zeros of 32 outputs, then nibbles as in
     }
     template <int R>
     static inline void dots(const uint8_t* at, int h, const int8_t* x, const int32_t*, Int* out) {
-        dots_u4<R>(at + 3 * PANEL + h * LANES * 4, x, out);
+        dots_u4<R>(nibbles(at) + h * LANES * 4, x, out);
     }
+    static const uint8_t* nibbles(const uint8_t* at) { return at + 3 * PANEL; }
 };
 
 struct Q4K {  // 8 blocks share fp16 d and dmin of 32 outputs; a block: u8 scales and leasts, then nibbles: w = d * s * q - dmin * m
@@ -84,8 +86,9 @@ struct Q4K {  // 8 blocks share fp16 d and dmin of 32 outputs; a block: u8 scale
     }
     template <int R>
     static inline void dots(const uint8_t* at, int h, const int8_t* x, const int32_t*, Int* out) {
-        dots_u4<R>(at + 2 * PANEL + h * LANES * 4, x, out);
+        dots_u4<R>(nibbles(at) + h * LANES * 4, x, out);
     }
+    static const uint8_t* nibbles(const uint8_t* at) { return at + 2 * PANEL; }
 };
 
 struct Q6K {  // 8 blocks share fp16 d of 32 outputs; a block: int8 scales of its two halves, then bytes as in Int8: w = d * s * q
@@ -128,6 +131,16 @@ static inline Int ended(Int dots, const int32_t* sum, int r) {
     return EARLY || !F::OFFSET ? dots : add(dots, seti(-F::OFFSET * whole(sum, r)));
 }
 
+// The layer for the row block that begins with row `first`: what rows say is listed as if there were no others, so row 0 is `first`.
+static inline Linear row_block(const Linear& a, i64 first) {
+    Linear out = a;
+    out.quant += first * a.blocks * BLOCK;
+    out.step += first * ((a.blocks + a.span - 1) / a.span);
+    out.sum += 2 * first * ((a.blocks + a.unit - 1) / a.unit);
+    out.rows = a.wide;
+    return out;
+}
+
 // Blocks that come after those at hand, fetched while rows pass over these: with block b the `share` bytes from at + b * share on.
 struct Coming {
     const uint8_t* at;
@@ -145,7 +158,17 @@ static inline void some_blocks(const Linear& a, i64 row, const uint8_t* panel, i
     }
 }
 
-// One unit of R rows times half h of the outputs: acc = fma(product, worth * step, acc), or without the step, which comes later.
+// acc = fma(dot, worth * step, acc), or without the step, which comes later; then what is taken off for the least value.
+template <class F, Scales S>
+static inline void add_unit(Int dot, Vec worth, Vec least, float step, const int32_t* sum, float* acc) {
+    const Vec factor = Way<F, S>::LATE ? worth : F::SCALED ? mul(worth, set1(step)) : set1(step);
+    Vec y = fma(to_float(dot), factor, load(acc));
+    if constexpr (F::LEAST) y = fma(set1(-static_cast<float>(whole(sum, 0))), mul(least, set1(step)), y);
+    store(acc, y);
+    settle();
+}
+
+// One unit of R rows times half h of the outputs.
 template <class F, Scales S, int R>
 static inline void one_unit(const Linear& a, i64 row, const uint8_t* panel, int h, bool fetch, const Coming& coming, i64 b, i64 count,
                             float* acc) {
@@ -159,15 +182,7 @@ static inline void one_unit(const Linear& a, i64 row, const uint8_t* panel, int 
     if constexpr (F::SCALED) worth = F::scale(panel, b, F::at(panel, b), h);
     if constexpr (F::LEAST) least = F::least(panel, b, F::at(panel, b), h, worth);
 #pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-        float* out = acc + r * PANEL + h * LANES;
-        const Vec dot = to_float(ended<F>(dots[r], sum, r));
-        const Vec factor = W::LATE ? worth : F::SCALED ? mul(worth, set1(step[r])) : set1(step[r]);
-        Vec y = fma(dot, factor, load(out));
-        if constexpr (F::LEAST) y = fma(set1(-static_cast<float>(whole(sum, r))), mul(least, set1(step[r])), y);
-        store(out, y);
-        settle();
-    }
+    for (int r = 0; r < R; ++r) add_unit<F, S>(ended<F>(dots[r], sum, r), worth, least, step[r], sum + 2 * r, acc + r * PANEL + h * LANES);
 }
 
 // R rows times H halves of a panel over blocks block .. block + blocks - 1, which begin with a span.
@@ -226,14 +241,25 @@ static void scale_row(const Linear& a, i64 row, float* acc) {
     }
 }
 
+template <class F, Scales S>
+static void finish_rows(const Linear& a, const Linear& block, i64 row, i64 own, i64 rows, i64 panel, float* acc) {
+    for (i64 r = 0; r < rows; ++r) {
+        if constexpr (S == Scales::row) scale_row<F, Way<F, S>::WHOLE>(block, own + r, acc + r * PANEL);
+        finish_row(a, row + r, panel, acc + r * PANEL);
+    }
+}
+
 template <class F, Scales S = Scales::block>
 static void linear_int(const Linear& a, i64 panel, i64 panels, i64 from, i64 to) {
     alignas(64) float acc[ROW_BLOCK * PANEL];
     const i64 panel_bytes = F::at(nullptr, a.blocks) - F::at(nullptr, 0);
     for (i64 p = panel; p < panel + panels; ++p) {
         const uint8_t* weight = static_cast<const uint8_t*>(a.weight) + p * panel_bytes;
-        for (i64 row = from; row < to; row += ROW_BLOCK) {
-            const i64 rows = to - row < ROW_BLOCK ? to - row : ROW_BLOCK, parts = (rows + INT_ROWS - 1) / INT_ROWS;
+        for (i64 row = from, end; row < to; row = end) {
+            const i64 first = row / a.wide * a.wide, own = row - first;
+            end = to < first + a.wide ? to : first + a.wide;
+            const Linear block = row_block(a, first);
+            const i64 rows = end - row, parts = (rows + INT_ROWS - 1) / INT_ROWS;
             std::memset(acc, 0, rows * PANEL * sizeof(float));
             for (i64 b = 0; b < a.blocks; b += RANGE) {
                 const i64 blocks = a.blocks - b < RANGE ? a.blocks - b : RANGE;
@@ -244,14 +270,11 @@ static void linear_int(const Linear& a, i64 panel, i64 panels, i64 from, i64 to)
                 const i64 share = coming / (passes * blocks);
                 for (i64 i = 0; i < parts; ++i) {
                     const i64 r = cut(rows, parts, i), count = cut(rows, parts, i + 1) - r;
-                    const Coming own{next + (2 * i * blocks - b) * share, share};
-                    some_rows_int<F, S>(static_cast<int>(count), a, row + r, weight, b, blocks, own, acc + r * PANEL);
+                    const Coming ahead{next + (2 * i * blocks - b) * share, share};
+                    some_rows_int<F, S>(static_cast<int>(count), block, own + r, weight, b, blocks, ahead, acc + r * PANEL);
                 }
             }
-            for (i64 r = 0; r < rows; ++r) {
-                if constexpr (S == Scales::row) scale_row<F, Way<F, S>::WHOLE>(a, row + r, acc + r * PANEL);
-                finish_row(a, row + r, p, acc + r * PANEL);
-            }
+            finish_rows<F, S>(a, block, row, own, rows, p, acc);
         }
     }
 }
@@ -272,20 +295,22 @@ static inline void quantise_block(const float* x, i64 n, float s, int8_t* quant,
 }
 
 // Per span s = max |x| / 127. Rows lie by block, so that the rows of a tile are neighbours whatever k is (rows a power of two apart
-// would share cache sets).
+// would share cache sets), and by row block, so that these are too.
 static void quantise(const Linear& a, i64 from, i64 to) {
-    for (i64 r = from; r < to; ++r) {
-        const float* x = a.x + r * a.k;
+    for (i64 row = from; row < to; ++row) {
+        const float* x = a.x + row * a.k;
+        const Linear block = row_block(a, row / a.wide * a.wide);
+        const i64 r = row % a.wide;
         for (i64 first = 0, next; first < a.blocks; first = next) {
             next = first + a.span < a.blocks ? first + a.span : a.blocks;
             Vec most = zero();
             for (i64 b = first; b < next; ++b) most = max(most, sizes(x + b * BLOCK, a.k - b * BLOCK));
             const float s = biggest(most) / 127.f;
-            a.step[first / a.span * a.rows + r] = s;
+            block.step[first / a.span * a.wide + r] = s;
             for (i64 b = first; b < next; ++b) {
-                int32_t* sum = a.sum + 2 * (b / a.unit * a.rows + r);
+                int32_t* sum = block.sum + 2 * (b / a.unit * a.wide + r);
                 if (b % a.unit == 0) sum[0] = sum[1] = 0;
-                quantise_block(x + b * BLOCK, a.k - b * BLOCK, s, a.quant + (b * a.rows + r) * BLOCK, sum);
+                quantise_block(x + b * BLOCK, a.k - b * BLOCK, s, block.quant + (b * a.wide + r) * BLOCK, sum);
             }
         }
     }

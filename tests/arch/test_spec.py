@@ -165,6 +165,7 @@ def test_shapes():
     assert shape("llama-3.2-1b").parameters() == PARAMETERS["Llama-3.2-1B-Instruct"]
     assert shape("llama-3.1-8b").parameters() == PARAMETERS["meta-llama--Meta-Llama-3.1-8B"]
     assert shape("llama-3.2-3b").parameters() == 3_212_749_824
+    assert shape("qwen3-30b-a3b").parameters() == 30_532_122_624
     assert all(shape(name).name == name for name in SHAPES)
     with pytest.raises(InputError, match=r"shape='llama-3.2-1d'.*did you mean 'llama-3.2-1b'"):
         shape("llama-3.2-1d")

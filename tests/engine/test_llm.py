@@ -233,8 +233,8 @@ def test_the_kv_pool_is_as_large_as_planned(kv):
     assert llm.engine.executor.runner.pool.tensor.nbytes == config.memory.kv and config.profile.endswith(f"/kv-{kv}")
 
 
-@pytest.mark.parametrize("narrow, kernels", [("int8", None), ("fp8", "reference")])
-def test_a_cache_of_bytes_changes_what_is_said_but_little(narrow, kernels):
+@pytest.mark.parametrize("narrow, kernels, most", [("int8", None, 0.1), ("fp8", "reference", 0.4)])
+def test_a_cache_of_bytes_changes_what_is_said_but_little(narrow, kernels, most):
     """Log-probabilities of a fixed text: off by what rounding 1 in 254 of a key, or 1 in 16 of a number, can do, and not as without."""
     asked = SamplingParams(max_tokens=0, prompt_logprobs=0)
     ids, found = list(range(4, 104)), []
@@ -242,7 +242,7 @@ def test_a_cache_of_bytes_changes_what_is_said_but_little(narrow, kernels):
         [out] = LLM("dummy:tiny:fp32", kv=kv, max_len=128, max_batch=1, kernels=kernels).generate([ids], asked)
         found.append(torch.tensor([entry.logprob for entry in out.prompt_logprobs if entry]))
     off = (found[0] - found[1]).abs()
-    assert 0 < off.max() < 0.1
+    assert 0 < off.max() < most
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -91,3 +91,18 @@ def test_where_the_target_comes_from():
     for wrong in (-1, float("inf"), float("nan"), True, "100"):
         with pytest.raises(InputError, match="target_itl"):
             Options(target_itl=wrong)
+
+
+def test_steps_whose_ops_are_prepared_first_are_not_learnt_from():
+    """Where they are recorded, or captured, which takes many times as long as running them."""
+    llm = LLM("dummy:tiny")
+    core, seen, results = llm.engine.core, [], []
+    finish, observe = core.executor.finish, core.scheduler.observe
+    core.executor.finish = lambda: (results.append(finish()), results[-1])[1]
+    core.scheduler.observe = lambda *facts: (seen.append(facts), observe(*facts))
+    for _ in range(2):
+        llm.generate([[1, 2, 3]], LONG)
+    steady = [result.steady for result in results]
+    assert sum(steady) == len(seen) >= len(steady) - 6
+    if llm.engine.kernels.tape() is not None:
+        assert not steady[0]

@@ -134,10 +134,13 @@ def test_the_largest_sums_of_a_row_fit():
         kernel.run(torch.ones(1, k + 1), kernel.prepare(wide), None, torch.empty(1, 1))
 
 
-def test_linear_splits_rows_over_threads_without_changing_them():
-    kernel, tensors, x = cpu.Linear("bf16"), stored("bf16", 64, 1100), random(200, 1100)
-    prepared, alone, together = kernel.prepare(tensors), torch.empty(200, 64), torch.empty(200, 64)
-    for r in range(200):
+@pytest.mark.parametrize("format, activations", WAYS)
+def test_linear_splits_rows_over_threads_without_changing_them(format, activations):
+    """Over several blocks of rows, which threads cut where they like."""
+    rows, k = 130, fitting(format, 1100)
+    kernel, tensors, x = cpu.Linear(format, activations), stored(format, 64, k), random(rows, k)
+    prepared, alone, together = kernel.prepare(tensors), torch.empty(rows, 64), torch.empty(rows, 64)
+    for r in range(rows):
         kernel.run(x[r : r + 1], prepared, None, alone[r : r + 1])
     N.set_threads(3)
     kernel.run(x, prepared, None, together)

@@ -53,6 +53,7 @@ MODELS = {
     "bf16": dict(model="dummy:tiny:bf16"),
     "int8": dict(model="dummy:tiny:bf16", quant="int8", kv="int8"),
     "int4": dict(model="dummy:tiny:bf16", quant="int4"),
+    "mixture": dict(model="dummy:tiny-moe:bf16"),  # on no axis: in a few scenarios
     "int8-row": dict(model="dummy:tiny:bf16", quant="int8", activations="row"),
 }
 

@@ -45,7 +45,7 @@ def test_greedy_text_is_the_same(rule):
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("drafter", ["draft_model", "staged"])
 def test_a_drafter_that_is_the_model_is_always_right(drafter, rule, sampling):
-    llm = LLM(MODEL, speculate=f"{drafter}:path={MODEL},nodes=4", verify=rule, control=False, page_size=4, prefix_cache=False)
+    llm = LLM(MODEL, speculate=f"{drafter}:path={MODEL},nodes=4", verify=rule, control=False, page_size=4)
     texts = said(llm, **SAMPLING[sampling])
     tally = llm.engine.core.meter.tally
     assert tally.drafted > 20 and tally.accepted == tally.drafted, "p is q, with all that is done to either"

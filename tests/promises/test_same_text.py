@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from slipstream import LLM
+from slipstream import LLM, SamplingParams
 from slipstream.scheduler import passes
 from tests.promises import oracles
 from tests.promises.scenarios import AXES, MODELS, MORE, SAMPLING, Scenario, every, pairwise, params, prompts
@@ -106,6 +106,22 @@ def test_same_text_on_a_gpu(scenario):
     check(scenario, device="cuda", deterministic=True, kv="fp8" if MODELS[scenario.weights].get("kv") == "int8" else None)
 
 
+MIXTURES = [replace(scenario, weights="mixture") for scenario in pairwise() if scenario.drafter in ("none", "Perfect", "RandomTree")]
+
+
+@pytest.mark.parametrize("scenario", MIXTURES[::5], ids=str)
+def test_same_text_of_experts(scenario):
+    check(scenario)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("scenario", MIXTURES, ids=str)
+def test_same_text_of_experts_on_a_gpu(scenario):
+    """And their steps are captured: nothing in them waits for the host."""
+    llm = check(scenario, device="cuda", deterministic=True)
+    assert llm.engine.core.executor.runner.decoder.records
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("weights", AXES["weights"])
@@ -142,6 +158,21 @@ def test_samples_differ():
     assert len({tokens for tokens, _ in samples}) == 3
 
 
+def test_what_rows_behind_the_end_leave_in_the_tree_is_right(monkeypatch):
+    """Texts that end between passes, on a full page or within one, read again with what they said."""
+    monkeypatch.setattr(passes, "SPARED", 1)
+    asked = [prompt[:20] for prompt in prompts(8, VOCAB)]
+    llm = LLM("dummy:tiny:bf16", max_batch=8, max_len=64, page_size=4)
+    said = llm.generate(asked, [SamplingParams(max_tokens=9 + place, ignore_eos=True, temperature=0) for place in range(8)])
+    longer = [[*prompt, *out.outputs[0].token_ids] for prompt, out in zip(asked, said, strict=True)]
+    params = SamplingParams(max_tokens=4, ignore_eos=True, temperature=0, logprobs=1)
+    hits = llm.engine.core.scheduler.stats.hits
+    again = [(out.outputs[0].token_ids, out.outputs[0].logprobs) for out in llm.generate(longer, params)]
+    assert llm.engine.core.scheduler.stats.hits > hits + 8 * 20
+    fresh = LLM("dummy:tiny:bf16", max_batch=8, max_len=64, page_size=4, prefix_cache=False)
+    assert again == [(out.outputs[0].token_ids, out.outputs[0].logprobs) for out in fresh.generate(longer, params)]
+
+
 @pytest.mark.parametrize("sampling", SAMPLING)
 def test_same_text_in_several_passes(sampling, monkeypatch):
     """Where nobody asks for log-probabilities a step may take several passes; texts of several lengths, some of which end in between."""
@@ -163,7 +194,10 @@ def test_same_text_in_several_passes(sampling, monkeypatch):
     several = texts()
     assert (max(taken, default=1) > 1) == (sampling != "penalties"), "processors act between tokens"
     taken.clear()
+    monkeypatch.setattr(passes, "SPARED", 2)
+    assert texts() == several, "rows that run on behind the end of their text"
     monkeypatch.setattr(passes, "COUNTS", (1,))
+    taken.clear()
     assert texts() == several and max(taken, default=1) == 1
     taken.clear()
     assert texts(plain=False) == several and not taken, "as steps that are not plain"

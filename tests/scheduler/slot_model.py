@@ -77,15 +77,20 @@ class SlotModel:
         for _ in range(self.random.randint(1, plan.passes) - 1):
             self.again += 1
             assert all(len(chunk.trunk) == 1 and chunk.sample and not chunk.draft.tokens for chunk in plan.chunks)
-            chunks = (
+            chunks = [
                 replace(chunk, start=chunk.start + 1, trunk=outcome.tokens[-1:]) for chunk, outcome in zip(plan.chunks, done, strict=True)
-            )
-            plan = replace(plan, chunks=tuple(chunks))
-            done = [
-                replace(more, tokens=before.tokens + more.tokens, logprobs=before.logprobs and before.logprobs + more.logprobs)
-                for before, more in zip(done, self._pass(plan), strict=True)
             ]
+            done = [self._again(chunk, before) for chunk, before in zip(chunks, done, strict=True)]
+            plan = replace(plan, chunks=tuple(chunks))
         return Result(tuple(done))
+
+    def _again(self, chunk: Chunk, before: Outcome) -> Outcome:
+        """One more pass of a request. Behind its last page nothing it does means anything, and it writes where its last slot is."""
+        if chunk.start >= len(chunk.pages) * self.size:
+            self.slots[self._slot(chunk, len(chunk.pages) * self.size - 1)] = None
+            return replace(before, tokens=(*before.tokens, 0))
+        (more,) = self._pass(Plan(chunks=(chunk,)))
+        return replace(more, tokens=before.tokens + more.tokens, logprobs=before.logprobs and before.logprobs + more.logprobs)
 
     def _pass(self, plan: Plan) -> list[Outcome]:
         self._check_shape(plan)

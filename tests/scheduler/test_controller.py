@@ -8,7 +8,7 @@ import pytest
 from slipstream.cost import Pace, Work
 from slipstream.scheduler import Controller, Request
 from slipstream.scheduler.reach import Reach
-from slipstream.step import Chunk, DraftTree, Outcome, SamplingParams
+from slipstream.step import Chunk, DraftTree, Outcome, Plan, Result, SamplingParams
 
 MAX = 6
 CONTEXT = 300
@@ -73,20 +73,23 @@ class World:
         nodes = sum(min(shares.get(request.number, 0), len(request.draft)) for request in self.all)
         ran, rows = 1 if nodes else self.several, self.requests + nodes
         took = [self.one(request, shares.get(request.number, 0), passes, ran) for request in self.all]
-        made, looked = max(took), sum(request.draft.tokens != () for request in self.all) if not self.pass_cost else 0
+        made = max(outcome.draft.passes for _, outcome in took)
+        looked = sum(outcome.draft.tokens != () for _, outcome in took) if not self.pass_cost else 0
         unread = [request.number for request in self.all if request.draft.passes and request.number not in self.read]
         self.read.update(unread)
         look = looked * self.look_cost * self.truth(self.requests) / self.requests
         spent = (made + self.reading * len(unread)) * self.pass_cost + look
         seconds = (self.host + self.truth(rows) * ran) * (1 + self.rng.uniform(-self.noise, self.noise))
         self.pace.observe(Work(rows, rows, self.requests * CONTEXT + rows, rows * (CONTEXT + 1)), seconds / ran, ran)
-        self.controller.spent(spent, made, looked > 0, ran)
+        self.controller.spent(Plan(chunks=tuple(chunk for chunk, _ in took)), Result(tuple(outcome for _, outcome in took), spent, ran))
+        for chunk, outcome in took:
+            self.controller.learn(chunk, outcome)
         self.seconds += seconds + spent
         self.steps += 1
         self.nodes.append(nodes)
 
-    def one(self, request: Request, nodes: int, passes: int, ran: int) -> int:
-        """What comes of one request. Returns the passes of its next draft."""
+    def one(self, request: Request, nodes: int, passes: int, ran: int) -> tuple[Chunk, Outcome]:
+        """What comes of one request."""
         draft = request.draft.prune(nodes, MAX, 10)
         kept = 0
         while kept < len(draft) and self.rng.random() < self.right(request.number):
@@ -95,11 +98,10 @@ class World:
         length = passes if self.pass_cost else MAX * asked
         self.guesses += length > 0 and not self.pass_cost
         request.draft = DraftTree.chain([1] * length, self.kind, length if self.pass_cost else 0)
-        chunk = Chunk(request.number, CONTEXT, (0,), (), True, draft)
-        self.controller.learn(chunk, Outcome(request.number, (1,) * (kept + ran), draft=request.draft))
         self.tokens += kept + ran
         self.expected += ran + sum(self.right(request.number) ** depth for depth in range(1, len(draft) + 1))
-        return request.draft.passes
+        chunk = Chunk(request.number, CONTEXT, (0,), (), True, draft, draft_budget=length)
+        return chunk, Outcome(request.number, (1,) * (kept + ran), draft=request.draft)
 
     def run(self, steps: int) -> "World":
         for _ in range(steps):

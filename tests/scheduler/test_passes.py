@@ -3,7 +3,9 @@
 import pytest
 
 from slipstream.cost import Pace
-from slipstream.scheduler import Scheduler
+from slipstream.scheduler import Request, Scheduler
+from slipstream.scheduler.passes import most_passes
+from slipstream.step import SamplingParams
 from tests.scheduler.harness import Harness, make_options
 
 
@@ -16,14 +18,59 @@ def test_plain_decoding_takes_several_passes_and_ends_where_it_should():
     assert max(plan.passes for plan in engine.plans) == 8 and engine.model.again > 0
 
 
-@pytest.mark.parametrize("odd", [{"draft": "right", "options": {"max_draft": 3}}, {"options": {"max_batch": 1}, "others": 1}], ids=str)
-def test_one_pass_where_the_host_is_needed(odd):
-    """It makes a draft, or lets in who waits."""
-    engine = Harness(make_options(**odd["options"]), odd.get("draft", "none"))
-    for number in range(1 + odd.get("others", 0)):
-        engine.add(number, (1, 2, 3), max_tokens=12)
+def test_one_pass_where_a_draft_is_checked():
+    engine = Harness(make_options(max_draft=3), "right")
+    engine.add(0, (1, 2, 3), max_tokens=12)
     for _ in range(3):
         assert engine.step().passes == 1
+
+
+def test_who_waits_for_a_seat_waits_a_few_passes():
+    """It could not be let in before one is free."""
+    engine = Harness(make_options(max_batch=1))
+    for number in range(2):
+        engine.add(number, (1, 2, 3), max_tokens=20)
+    engine.run()
+    assert max(plan.passes for plan in engine.plans) == 8
+
+
+@pytest.mark.parametrize(
+    ("left", "most"),
+    [([30], 8), ([7], 4), ([3], 2), ([1], 1), ([30] * 7 + [6], 8), ([30] * 7 + [5], 4), ([30] * 31 + [0], 8), ([30] * 3 + [1], 1)],
+    ids=str,
+)  # fmt: skip
+def test_one_row_of_32_may_run_on_behind_its_end(left, most):
+    found = []
+    for number, more in enumerate(left):
+        request = Request(number, [1] * 10, SamplingParams(max_tokens=40))
+        request.limit, request.cached = 10 + more, 9
+        found.append((request, 1))
+    assert most_passes(found, None) == most
+
+
+def test_texts_that_end_between_passes_are_whole():
+    """Where their last page is full, too; what they leave in the tree is found again as it was."""
+    engine = Harness(make_options(page_size=3, pages=900, max_batch=40, max_step_tokens=400), seed=5)
+    for number in range(80):
+        engine.add(number, (1, 2, 3, number % 11), max_tokens=60 if number % 20 else 23 + number // 20, ignore_eos=True)
+    engine.run()
+    behind = [plan for plan in engine.plans if any(chunk.start + plan.passes > len(chunk.pages) * 3 for chunk in plan.chunks)]
+    assert behind, "none ran behind its end"
+
+
+def test_one_pass_where_words_are_banned():
+    engine = Harness(make_options())
+    engine.add(0, (1, 2, 3), max_tokens=12).banned = ((1, 2),)
+    engine.run()
+    assert {plan.passes for plan in engine.plans} == {1}
+
+
+def test_a_request_may_look_for_guesses_after_several():
+    """None was found for a while: steps of several passes go on, and ask at their end."""
+    engine = Harness(make_options(max_draft=3), "none")
+    engine.add(0, (1, 2, 3), max_tokens=30)
+    engine.run()
+    assert any(plan.passes == 8 and plan.chunks[0].draft_budget for plan in engine.plans)
 
 
 def test_pages_of_others_are_not_taken_for_it():

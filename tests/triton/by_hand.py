@@ -18,7 +18,6 @@ import torch
 from tests.triton.ptx import execute
 
 NOISE = np.random.default_rng(0)
-FETCHED: list[int] = []  # bytes that a program has asked for before it needs them
 PROGRAM = {"id": (0, 0, 0), "count": (1, 1, 1)}
 
 
@@ -32,9 +31,9 @@ class Kind:
 
 
 FP32, BF16, FP16 = Kind("fp32", np.float32, 32), Kind("bf16", np.float32, 16), Kind("fp16", np.float32, 16)
-WHOLE = {name: Kind(name, getattr(np, name), 8 * np.dtype(name).itemsize) for name in ("int8", "uint8", "int16", "int32")}
+WHOLE = {name: Kind(name, getattr(np, name), 8 * np.dtype(name).itemsize) for name in ("int8", "uint8", "int16", "int32", "int64")}
 OF_TORCH = {torch.float32: FP32, torch.bfloat16: BF16, torch.float16: FP16} | {getattr(torch, name): kind for name, kind in WHOLE.items()}
-OF_TORCH[torch.float8_e4m3fn] = Kind("e4m3", np.float32, 8)
+OF_TORCH[torch.float8_e4m3fn] = E4M3 = Kind("e4m3", np.float32, 8)
 
 
 @dataclass(frozen=True)
@@ -163,16 +162,7 @@ def atomic_add(pointer: Pointer, value: int, sem: str, scope: str) -> int:
 
 
 def assembly(text: str, constraints: str, arguments: list[Block], kinds, pure: bool, pack: int) -> tuple[Block, ...]:
-    """What PTX makes of 32-bit registers: halves, bf16; of fp32 numbers: a pair of bf16; or lines that are to be fetched soon, which must
-    be within the tensor."""
-    if "prefetch" in text:
-        lines, sizes = arguments
-        numbers, size = lines.numbers(), lines.kind.bits // 8
-        many = sizes.data // size
-        assert (sizes.data % 16 == 0).all() and (lines.at * size % 16 == 0)[many > 0].all()
-        assert (lines.at >= 0)[many > 0].all() and (lines.at + many <= len(numbers))[many > 0].all(), "fetched outside of the tensor"
-        FETCHED.append(int(np.maximum(sizes.data, 0).sum()))
-        return (Block(np.zeros(sizes.data.shape, np.int32), WHOLE["int32"]),)
+    """What PTX makes of 32-bit registers: halves, bf16; or of fp32 numbers: a pair of bf16."""
     if constraints == "=r,f":
         assert pack == 1 and kinds is WHOLE["int32"]
         return Block(execute(text, {"$1": arguments[0].data.view(np.uint32)})["$0"].view(np.int32), kinds)
@@ -188,9 +178,57 @@ def mma(left: Block, right: Block, total: Block) -> Block:
     return Block((left.data.astype(np.float64) @ right.data + total.data).astype(np.float32), FP32)
 
 
-def group_mma(left: Block, right: Shared, total: Block, is_async: bool, use_acc: bool = True) -> Block:
-    assert left.kind is BF16 and left.shape[-1] % 16 == 0 and is_async
+def group_mma(left: Block | Shared, right: Shared, total: Block, use_acc: bool = True, is_async: bool = False) -> Block:
+    assert (isinstance(left, Shared) or left.kind is BF16) and left.data.shape[-1] % 16 == 0
     return Block((left.data.astype(np.float64) @ right.data + (total.data if use_acc else 0)).astype(np.float32), FP32)
+
+
+@dataclass(frozen=True)
+class Described:
+    """A matrix as the copy engine is told of it."""
+
+    base: torch.Tensor
+    block_shape: list[int]
+    layout: SimpleNamespace
+
+    @classmethod
+    def from_tensor(cls, base: torch.Tensor, block_shape: list[int], layout: SimpleNamespace) -> "Described":
+        return cls(base, block_shape, layout)
+
+
+class Barriers:
+    """Barriers that count bytes, and the copies that they wait for, which come at once. In a barrier's memory: its phase, 2^32 to one, and
+    what it still expects."""
+
+    MBarrierLayout = SimpleNamespace
+
+    @staticmethod
+    def init(barrier: Shared, count: int) -> None:
+        assert count == 1
+        barrier.data[...] = 0
+
+    @staticmethod
+    def expect(barrier: Shared, size: int, pred: bool) -> None:
+        if pred:
+            assert barrier.data[0] % (1 << 32) == 0, "expected anew before all has come"
+            barrier.data[...] += size
+
+    @staticmethod
+    def wait(barrier: Shared, phase: int) -> None:
+        assert (barrier.data[0] >> 32) % 2 != phase, "waits for ever"
+
+    @staticmethod
+    def async_copy_global_to_shared(source, at: list[int], barrier: Shared, target: Shared, pred: bool) -> None:
+        if not pred:
+            return
+        assert source.block_shape == list(target.data.shape) and min(at) >= 0
+        part = source.base[tuple(slice(start, start + size) for start, size in zip(at, source.block_shape, strict=True))].float().numpy()
+        target.data[...] = 0
+        target.data[tuple(slice(0, size) for size in part.shape)] = part
+        barrier.data[...] -= target.data.size * source.base.element_size()
+        assert barrier.data[0] % (1 << 32) < 1 << 31, "more has come than was expected"
+        if barrier.data[0] % (1 << 32) == 0:
+            barrier.data[...] += 1 << 32
 
 
 def language() -> SimpleNamespace:
@@ -207,10 +245,11 @@ def language() -> SimpleNamespace:
         return {name: lambda *arguments: SimpleNamespace(shape=arguments[-1]) for name in names}
 
     return SimpleNamespace(
-        **WHOLE, float32=FP32, bfloat16=BF16, constexpr=lambda x: x, static_range=range, load=load, store=store, atomic_add=atomic_add,
+        **WHOLE, float32=FP32, bfloat16=BF16, float8e4nv=E4M3, constexpr=lambda x: x, static_range=range,
+        load=load, store=store, atomic_add=atomic_add,
         **shaped("DistributedLinearLayout", "BlockedLayout", "SliceLayout", "DotOperandLayout"),
-        **shaped("NVMMADistributedLayout", "NVMMASharedLayout"),
-        allocate_shared_memory=lambda kind, shape, layout: Shared(np.full(shape, np.nan, kind.numpy)),
+        **shaped("NVMMADistributedLayout"), NVMMASharedLayout=lambda *arguments, **named: SimpleNamespace(),
+        allocate_shared_memory=lambda kind, shape, layout: Shared(np.full(shape, -1 if kind in WHOLE.values() else np.nan, kind.numpy)),
         multiple_of=lambda x, values: x, max_contiguous=lambda x, values: x,
         pointer_type=lambda kind: kind, convert_layout=lambda x, layout, assert_trivial: x, broadcast=broadcast,
         arange=lambda start, end, layout: Block(np.arange(start, end, dtype=np.int32), WHOLE["int32"]),
@@ -253,6 +292,7 @@ def imported(name: str, **others: ModuleType) -> ModuleType:
     gluon.constexpr_function, gluon.language = lambda function: function, language()
     ampere, hopper = ModuleType("ampere"), ModuleType("hopper")
     ampere.mma_v2, hopper.warpgroup_mma = mma, group_mma
+    hopper.mbarrier, hopper.tma = Barriers, Barriers
     hopper.warpgroup_mma_wait = lambda outstanding, deps: deps[0] if len(deps) == 1 else tuple(deps)
     hopper.fence_async_shared, hopper.async_copy = lambda: None, Copies()
     spec = importlib.util.spec_from_file_location(f"{name}_by_hand", importlib.util.find_spec(name).origin)
@@ -260,9 +300,11 @@ def imported(name: str, **others: ModuleType) -> ModuleType:
     nvidia = f"{gluon.__name__}.language.nvidia"
     above = ModuleType("triton.experimental")  # in whose place the real one may have the real Gluon by now
     above.gluon = gluon
+    host = ModuleType(f"{gluon.__name__}.nvidia.hopper")
+    host.TensorDescriptor = Described
     chain = ModuleType("slipstream.ops.triton.chain")  # one program after the other: its turn has always come
     chain.await_turn = lambda: None
-    fakes = {above.__name__: above, gluon.__name__: gluon, f"{nvidia}.ampere": ampere, f"{nvidia}.hopper": hopper}
+    fakes = {above.__name__: above, gluon.__name__: gluon, f"{nvidia}.ampere": ampere, f"{nvidia}.hopper": hopper, host.__name__: host}
     fakes |= {chain.__name__: chain, module.__name__: module, **others}
     importlib.import_module("slipstream.ops.triton.packed")  # with all that stays real: what is imported below is forgotten
     with mock.patch.dict(sys.modules, fakes):

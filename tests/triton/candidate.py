@@ -1,7 +1,7 @@
 """The kernels under test, as the tests of ops/ take them. Only for processes with TRITON_INTERPRET=1, set before triton is imported."""
 
 from slipstream.ops import triton as candidate
-from slipstream.ops.types import FAMILY_OPS, OPS, LinearKernel
+from slipstream.ops.types import FAMILY_OPS, OPS, Declined, ExpertsKernel, LinearKernel
 
 
 class Interpreted:
@@ -15,6 +15,10 @@ class Interpreted:
 
     def linear(self, format: str) -> LinearKernel:
         return candidate.offer(f"linear_{format}", "cuda")
+
+    def experts(self, format: str) -> ExpertsKernel | None:
+        answer = candidate.offer(f"experts_{format}", "cuda")
+        return None if isinstance(answer, Declined) else answer
 
     def tape(self) -> None:
         """Nothing is recorded here."""

@@ -59,7 +59,10 @@ def test_against_the_reference(monkeypatch, rows, window, page_size, kv_heads, g
     torch.testing.assert_close(got, attend(REFERENCE, scene, window), atol=tolerance, rtol=tolerance)
 
 
-@pytest.mark.parametrize("window, dtype", [pytest.param(0, torch.bfloat16, marks=pytest.mark.slow), (37, torch.float32)])
+SLOW_FP8 = pytest.param(37, FP8, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("window, dtype", [pytest.param(0, torch.bfloat16, marks=pytest.mark.slow), (37, torch.float32), SLOW_FP8])
 def test_programs_do_not_change_bits(monkeypatch, window, dtype):
     scene = build_scene(RAGGED, dtype=dtype)
     results = []
@@ -69,7 +72,7 @@ def test_programs_do_not_change_bits(monkeypatch, window, dtype):
     assert equal_bits(*results)
 
 
-@pytest.mark.parametrize("window, dtype", [(0, torch.bfloat16), pytest.param(37, torch.float32, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("window, dtype", [(0, torch.bfloat16), pytest.param(37, torch.float32, marks=pytest.mark.slow), SLOW_FP8])
 def test_a_row_has_the_same_bits_in_every_batch_and_layout(window, dtype):
     rows = RAGGED[:9] + PREFILL[8:13]
     chosen = [0, 7, 8, 9, 13]
@@ -82,7 +85,7 @@ def test_a_row_has_the_same_bits_in_every_batch_and_layout(window, dtype):
             assert row not in alone or equal_bits(got[place], alone[row][0]), f"row {rows[row]} at place {place} of trial {trial}"
 
 
-@pytest.mark.parametrize("window, dtype", [(0, torch.float32), (4, torch.bfloat16), (300, torch.bfloat16)])
+@pytest.mark.parametrize("window, dtype", [(0, torch.float32), (4, FP8), (300, torch.bfloat16)])
 def test_tree_rows_equal_the_same_tokens_laid_out_linearly(window, dtype):
     linear, one = [(request, position, 0) for request, position, _ in TREE], serving(attention.DRAFT)
     got = attend(one, build_scene(TREE, dtype=dtype), window)

@@ -14,7 +14,8 @@ import pytest
 from tests.tools.package import environment
 
 SHARED_LIMIT = 227 * 1024
-EACH_SHAPE = {"norm", "embed", "rope_write", "attention", "attention_merge", "gated", "move", "logprobs", "direct"}
+EACH_SHAPE = {"norm", "embed", "rope_write", "attention", "attention_merge", "gated", "move", "logprobs"}
+PRODUCTS = {"direct", "bulk"}  # of bf16 layers of few rows: which of them, the tables say
 SAMPLING = {f"sample_{step}" for step in ("peaks", "masses", "cut", "draw", "pick")}
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
@@ -31,7 +32,7 @@ def compile_forms(folder: Path, *arguments: str, timeout: float = 280) -> list[d
 
 
 def check(forms: list[dict]) -> None:
-    assert {form["kernel"] for form in forms} == EACH_SHAPE | SAMPLING
+    assert {form["kernel"] for form in forms} - PRODUCTS == EACH_SHAPE | SAMPLING
     for form in forms:
         assert form["waits"], form
         parks = form["kernel"] == "attention"  # what it needs between segments, not in the loops over keys
@@ -40,7 +41,7 @@ def check(forms: list[dict]) -> None:
         in_bf16 = form["kernel"] == "attention" and "kv fp32" not in form["form"]  # products of a cache in fp8 too
         few = form["kernel"] == "direct" or in_bf16 and "rows 64" not in form["form"]  # a tile of less than wgmma takes
         assert (form["mma"] > 0) == few, f"products of single warps where they are too slow, or none where they are enough: {form}"
-        assert (form["wgmma"] > 0) == (in_bf16 and not few), form
+        assert (form["wgmma"] > 0) == (form["kernel"] == "bulk" or in_bf16 and not few), form
 
 
 def test_an_8b_model_fits_the_machine(tmp_path):

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reas
 from slipstream.base.errors import InputError  # noqa: E402
 from tests.ops.scenes import random  # noqa: E402
 from tests.triton import by_hand  # noqa: E402
+from tests.triton.test_compiled import SHARED_LIMIT  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def product(direct, x, weight, bias, form):
 
 FORMS = (
     dict(rows=8, deep=2, each=16, step=32, ahead=3),
-    dict(rows=16, deep=4, each=32, step=64, ahead=1, early=256),
+    dict(rows=16, deep=4, each=32, step=64, ahead=1),
     dict(rows=32, deep=1, each=64, step=128),
 )
 
@@ -53,7 +54,6 @@ FORMS = (
 @pytest.mark.parametrize("fill", [1, 2112])
 def test_against_exact_sums(direct, form, m, n, k, fill):
     """In one segment and in several, with outputs that no tile divides and stages that no round of warps does."""
-    by_hand.FETCHED.clear()
     x, weight, bias = scene(m, n, k)
     form = direct.Direct(**form, fill=fill)
     exact, size = x.double() @ weight.double().T, x.double().abs() @ weight.double().abs().T
@@ -61,8 +61,6 @@ def test_against_exact_sums(direct, form, m, n, k, fill):
         found = product(direct, x, weight, added, form).double()
         wanted = exact if added is None else exact + added
         assert ((found - wanted).abs() <= 2e-6 * (size + wanted.abs())).all()
-    early = min(form.early, max(0, direct.cut(k // form.step, 1, form.deep, fill)[1] - form.deep * form.ahead) * form.step)
-    assert (sum(by_hand.FETCHED) > 0) == (early > 0)
 
 
 @pytest.mark.parametrize("form", [FORMS[0] | dict(step=64), FORMS[1], FORMS[2]])
@@ -83,14 +81,6 @@ def test_codes_against_exact_sums(direct, form, m, n, k, codes):
     direct.product(x, weight, arrived, bias, out[:, 5 : 5 + n], direct.Direct(**form), scale)
     assert out[:, :5].isnan().all() and out[:, 5 + n :].isnan().all() and not arrived.any()
     assert ((out[:, 5 : 5 + n].double() - exact @ meant.T - bias).abs() <= 2e-6 * (exact.abs() @ meant.abs().T + bias.abs())).all()
-
-
-def test_what_is_brought_near_lies_between_what_is_read_at_once_and_the_end(direct):
-    x, weight, _ = scene(1, 32, 640)
-    for early, found in ((128, 2 * 32 * 128), (256, 2 * 32 * 256), (1024, 2 * 32 * (640 - 256))):
-        by_hand.FETCHED.clear()
-        product(direct, x, weight, None, direct.Direct(8, deep=2, each=32, step=64, ahead=2, early=early, fill=1))
-        assert len(by_hand.FETCHED) == 1 and sum(by_hand.FETCHED) == found
 
 
 def test_several_segments_are_counted(direct):
@@ -116,11 +106,13 @@ def test_what_does_not_fit_is_named(direct, m, k, name):
 def test_who_serves_how_many_rows():
     from slipstream.ops.triton import plain
 
-    for most, chosen in plain.FAST:
-        assert plain.way(4096, 4096, most, plain.FAST) == chosen
-        assert chosen == plain.CUBLAS or most <= chosen.rows, "more rows than a program takes"
-    assert plain.FAST[-1] == (1 << 31, plain.CUBLAS)
-    assert plain.way(4096, 4100, 1, plain.FAST) == plain.way(1 << 19, 4096, 1, plain.FAST) == plain.CUBLAS
+    for table in (plain.SMALL, plain.LARGE):
+        for most, chosen in table:
+            assert plain.way(4096, 4096, most, table) == chosen
+            assert chosen == plain.CUBLAS or most <= chosen.rows, "more rows than a program takes"
+        assert table[-1] == (1 << 31, plain.CUBLAS)
+        assert plain.way(4096, 4100, 1, table) == plain.CUBLAS
+    assert plain.fast(4096, 4096) is plain.SMALL and plain.fast(4096, 14336) is plain.LARGE
 
 
 def test_which_layers_of_codes_it_serves():
@@ -130,19 +122,17 @@ def test_which_layers_of_codes_it_serves():
     by_output, by_block = ({"weight": codes, "scale": torch.ones(shape)} for shape in ((256,), (256, 2)))
     for most, form in fp8.FEW:
         assert fp8.few(most, fp8.pack(by_output)) == form and most <= form.rows and form.step in (64, 128)
-    assert fp8.few(fp8.FEW[-1][0] + 1, fp8.pack(by_output)) is None and fp8.few(1, fp8.pack(by_block)) is None
+    most = max((most for most, _ in fp8.FEW), default=0)
+    assert fp8.few(most + 1, fp8.pack(by_output)) is None and fp8.few(1, fp8.pack(by_block)) is None
 
 
 PROGRAM = """
 import json
 from dataclasses import asdict
 from slipstream.bench.gpu import dense_forms
-from slipstream.ops.triton import compile, direct
-for form in dense_forms.FORMS:
-    print(json.dumps(asdict(compile.measure("direct", str(form), direct.variant(False, form)))))
-for form in dense_forms.NARROW:
-    for codes in (False, True):
-        print(json.dumps(asdict(compile.measure("direct", str(form), direct.variant(False, form, True, codes)))))
+from slipstream.ops.triton import compile
+for variant in dense_forms.variants():
+    print(json.dumps(asdict(compile.measure("", str(variant.constants), variant))))
 """
 
 
@@ -156,4 +146,4 @@ def test_the_forms_that_are_tried_fit_into_registers(tmp_path):
     forms = [json.loads(line) for line in done.stdout.splitlines()]
     assert forms
     for form in forms:
-        assert form["waits"] and form["mma"] > 0 and form["spills"] <= 16 and form["shared"] <= 64 << 10, form
+        assert form["waits"] and form["mma"] + form["wgmma"] > 0 and form["spills"] == 0 and form["shared"] <= SHARED_LIMIT, form

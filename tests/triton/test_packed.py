@@ -66,12 +66,14 @@ def test_every_layer_of_an_8b_model_fits(tmp_path, format):
 
 @pytest.mark.slow
 def test_what_only_families_use_fits(tmp_path):
-    only = ("attention_s", "gelu", "gated_", "layer", "norm_", "softcap", "route", "add_rows", "fp8")
+    only = ("attention_s", "gelu", "gated_", "layer", "norm_", "softcap", "route", "add_rows", "fp8", "experts")
     forms = compile_forms(tmp_path, "--shapes", "tiny", "--families", "--kernels", *only)
     for form in forms:
         known = 512 if form["kernel"] == "attention_softcap" else 0  # heads of 256, see docs/gpu.md
-        assert form["spills"] <= known and form["registers"] <= 255 and form["shared"] <= SHARED_LIMIT and form["mma"] == 0, form
+        assert form["spills"] <= known and form["registers"] <= 255 and form["shared"] <= SHARED_LIMIT, form
+        assert form["mma"] == 0 or "experts" in form["kernel"], form
         assert form["kernel"] != "fp8" or form["wgmma"] > 0, form
+        assert form["kernel"] != "experts_product" or (form["wgmma"] > 0) == ("rows 64" in form["form"]) == (form["mma"] == 0), form
 
 
 def test_pairs_of_codes_by_machine_instructions():

@@ -1,6 +1,7 @@
 """Packed weights on disk: the same bits without packing again; what is old, damaged or too large for the disk is not used."""
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ def logits(source, format=None):
     """As engine/build.py does it."""
     weights, kernels = load(source), Kernels(only="cpu")
     format = format or weights.as_stored
-    weights.shelf = Shelf(weights.files, f"{format}/test", threads=2)
+    weights.shelf = Shelf(weights.files, f"{format}/test")
     decoder = Decoder(weights.spec, weights, kernels, 8, 8, format=format)
     weights.shelf.close()
     return Paged(decoder).step(Rows(0, tiny.TOKENS[:8]))[0]
@@ -42,7 +43,6 @@ def test_the_second_start_packs_nothing(checkpoint, folder, monkeypatch):
     first = logits(checkpoint, "int4")
     (kept,) = folder.iterdir()
     monkeypatch.setattr(int4, "quantise", lambda weight: pytest.fail("packed again"))
-    monkeypatch.setattr(shelf, "_PIECE", 1000)
     assert torch.equal(logits(checkpoint, "int4"), first) and [*folder.iterdir()] == [kept]
 
 
@@ -86,11 +86,19 @@ def test_off(checkpoint, folder, monkeypatch):
     assert not folder.exists()
 
 
-def test_large_tensors_are_read_in_pieces_by_all_readers(checkpoint, folder, monkeypatch):
-    first = logits(checkpoint, "int4")
-    reads, fill = [], shelf._fill
-    monkeypatch.setattr(shelf, "_PIECE", 256)
-    monkeypatch.setattr(shelf, "_fill", lambda *piece: (reads.append(len(piece[1])), fill(*piece)))
-    assert torch.equal(logits(checkpoint, "int4"), first)
+def test_what_is_kept_is_used_where_it_lies_and_begins_at_a_line_of_the_cache(checkpoint, folder):
+    logits(checkpoint, "int4")
     (kept,) = folder.iterdir()
-    assert max(reads) <= 256 and 0 <= kept.stat().st_size - sum(reads) < 2**16  # the header, once
+    weights = load(checkpoint)
+    found = Shelf(weights.files, "int4/test").get("")
+    panels = [tensor for name, tensor in found.items() if name.endswith("/panels")]
+    assert len(panels) > 5 and all(tensor.data_ptr() % 64 == 0 for tensor in panels)
+    places = [line.split()[0].split("-") for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(str(kept))]
+    assert all(any(int(a, 16) <= tensor.data_ptr() < int(b, 16) for a, b in places) for tensor in panels)
+
+
+def test_it_is_written_by_large_pages(tmp_path, monkeypatch):
+    parts, writes = [bytes(range(200)), b"", bytes(7), bytes(range(100, 250)) * 9], []
+    monkeypatch.setattr(shelf, "LARGE_PAGE", 512)
+    shelf._by_page(type("File", (), {"write": lambda self, page: writes.append(bytes(page))})(), parts)
+    assert b"".join(writes) == b"".join(parts) and {len(page) for page in writes[:-1]} == {512}

@@ -30,8 +30,16 @@ def _llama3_rope(factor: float) -> dict:
     return {"rope_theta": 500000.0, "rope_scaling": {"rope_type": "llama3", "factor": factor, **ramp}}
 
 
+def _experts(model: str, count: int, chosen: int, width: int) -> dict:
+    """What makes a `_llama` a mixture of experts of the architecture `model`."""
+    names = ("num_local_experts", "intermediate_size") if model == "MixtralForCausalLM" else ("num_experts", "moe_intermediate_size")
+    sizes = dict(zip(names, (count, width), strict=True))
+    return {"architectures": [model], "num_experts_per_tok": chosen, "norm_topk_prob": True, **sizes}
+
+
 SHAPES = {
     "tiny": _llama(64, 160, 2, 4, 2, 512, 2048),
+    "tiny-moe": _llama(64, 96, 2, 4, 2, 512, 2048, **_experts("MixtralForCausalLM", 6, 2, 96)),
     "demo": _llama(256, 704, 8, 8, 4, 4096, 1024, tie_word_embeddings=True),
     "llama-2-7b": _llama(4096, 11008, 32, 32, 32, 32000, 4096),
     "llama-3-8b": _llama(4096, 14336, 32, 32, 8, 128256, 8192, rope_theta=500000.0),
@@ -39,6 +47,7 @@ SHAPES = {
     "llama-3.1-70b": _llama(8192, 28672, 80, 64, 8, 128256, 131072, **_llama3_rope(8.0)),
     "llama-3.2-1b": _llama(2048, 8192, 16, 32, 8, 128256, 131072, tie_word_embeddings=True, **_llama3_rope(32.0)),
     "llama-3.2-3b": _llama(3072, 8192, 28, 24, 8, 128256, 131072, tie_word_embeddings=True, head_dim=128, **_llama3_rope(32.0)),
+    "qwen3-30b-a3b": _llama(2048, 6144, 48, 32, 4, 151936, 40960, head_dim=128, **_experts("Qwen3MoeForCausalLM", 128, 8, 768)),
 }
 
 

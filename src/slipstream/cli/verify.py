@@ -82,7 +82,7 @@ def same_text(source: str, options: Mapping[str, Any]) -> Iterator[Check]:
     from slipstream.base.errors import InputError
     from slipstream.speculate.choose import DRAFTERS
 
-    with opened(source, options, max_batch=1, prefix_cache=False) as llm:
+    with opened(source, options, max_batch=1, prefix_cache=False, speculate="none") as llm:
         asked = prompts(llm)
         params = [each(number, llm) for number in range(len(asked))]
         expected = [answer for prompt, own in zip(asked, params, strict=True) for answer in said(llm, [prompt], [own])]

@@ -65,7 +65,7 @@ def build(options: Options) -> Engine:
     )
     set_threads(config.threads)
     if weights.files and config.weight_format not in PLAIN:
-        weights.shelf = Shelf(weights.files, f"{config.weight_format}/{kernels.profile}", config.threads)
+        weights.shelf = Shelf(weights.files, f"{config.weight_format}/{kernels.profile}")
     rows = options.max_step_tokens
     decoder = Decoder(
         weights.spec, weights, kernels, rows, config.max_logit_rows, format=config.weight_format, max_len=config.max_len

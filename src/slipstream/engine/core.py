@@ -83,7 +83,8 @@ class Core:
             done = self.meter.record(plan, result, self._clock() - began)
             for event in self.scheduler.commit(plan, result):
                 self._emit(event)
-            self.scheduler.observe(done.work, self._clock() - entered - result.drafting, result.passes)
+            if result.steady:
+                self.scheduler.observe(done.work, self._clock() - entered - result.drafting, result.passes)
         except BaseException:  # Ctrl-C included, wherever in the step it comes
             self.fail()
             raise

@@ -48,7 +48,7 @@ class Linear:
     ):
         whole = torch.cat([weights.get(f"{name}.bias") for name in ([bias_of] if bias_of else names)]) if bias else None
         self._parts: list[_Part] = []
-        for op, members in groupby(names, key=lambda name: _op(f"{name}.weight", format)):
+        for op, members in groupby(names, key=lambda name: linear_format(f"{name}.weight", format)):
             fused = list(members)
             kernel, place = kernels.linear(op), f"{'+'.join(fused)}/{op}/"
             kept = weights.shelf.get(place) if weights.shelf is not None and hasattr(kernel, "restore") else {}
@@ -89,14 +89,14 @@ def plain(reads: torch.dtype) -> torch.dtype:
     return torch.bfloat16 if reads.itemsize == 1 else reads
 
 
-def _op(name: str, format: WeightFormat) -> str:
+def linear_format(name: str, format: WeightFormat) -> str:
     """The linear format that a weight runs in."""
     return registry.load(FORMATS, format).OP if isinstance(format, str) else format_of(format, name)
 
 
 def _pack(weights: Weights, names: list[str], format: WeightFormat, kernel: LinearKernel, place: str) -> tuple[Any, int]:
     """(what the kernel runs, outputs) of layers fused into one; kept on the shelf, if there is one."""
-    tensors = [_stored(weights, f"{name}.weight", format) for name in names]
+    tensors = [stored_of(weights, f"{name}.weight", format) for name in names]
     fused = tensors[0] if len(tensors) == 1 else {key: torch.cat([part[key] for part in tensors]) for key in tensors[0]}
     prepared = kernel.prepare(fused)
     if weights.shelf is not None and hasattr(kernel, "save"):
@@ -104,7 +104,7 @@ def _pack(weights: Weights, names: list[str], format: WeightFormat, kernel: Line
     return prepared, len(fused["weight"])
 
 
-def _stored(weights: Weights, name: str, format: WeightFormat) -> dict[str, Tensor]:
+def stored_of(weights: Weights, name: str, format: WeightFormat) -> dict[str, Tensor]:
     """What the kernel packs of one weight."""
     if isinstance(format, Mix):
         stored = weights.stored(name)

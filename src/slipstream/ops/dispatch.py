@@ -14,12 +14,14 @@ from slipstream.base.errors import BackendError
 from slipstream.base.registry import load, unknown
 from slipstream.ops.types import (
     E4M3,
+    EXPERTS_OPS,
     FAMILY_OPS,
     LINEAR_FORMATS,
     LINEAR_OPS,
     OPS,
     SPANS,
     Declined,
+    ExpertsKernel,
     LinearKernel,
     Op,
     check_activations,
@@ -50,7 +52,8 @@ class Kernels:
     """The kernels of one device, one attribute per op (arguments: docs/numerics.md and ops/reference).
 
     `profile` names the arithmetic of all that serve, as "cpu-avx512.1" or "reference.1". An op of FAMILY_OPS or a linear
-    format that nobody serves is missing until it is asked for; then it is a BackendError with the reasons.
+    format that nobody serves is missing until it is asked for; then it is a BackendError with the reasons. `recordings` counts runs of ops
+    that were recorded, or run so as to be (ops/replay.py): the time that they took says nothing about those to come.
 
     Args:
         device: "cpu", "cuda" or "cuda:N".
@@ -82,7 +85,7 @@ class Kernels:
         if deterministic:
             candidates = [load("slipstream.ops", DETERMINISTIC), *candidates]
             linears = [module for module in candidates if module.NAME != "triton"]
-        self.device, self.activations = device, activations
+        self.device, self.activations, self.recordings = device, activations, 0
         self._choices: list[Choice] = []
         self._linear: dict[str, LinearKernel] = {}
         for op in OPS:
@@ -99,6 +102,8 @@ class Kernels:
                 self._linear[op] = self._choose(op, [module for module in linears if not (oracle and module.NAME == "reference")])
             except BackendError as error:
                 self._missing[op] = error
+        offers = [(op, module.offer(op, device)) for op in EXPERTS_OPS for module in reversed(linears)]  # the best comes last
+        self._experts: dict[str, ExpertsKernel] = {op: offer for op, offer in offers if not isinstance(offer, Declined)}
         serving = {choice.chosen for choice in self._choices}
         self._serving = {module.NAME: module for module in candidates if module.NAME in serving}
         self.profile = "+".join(module.PROFILE for module in self._serving.values())
@@ -119,6 +124,10 @@ class Kernels:
         if op in self._missing:
             raise self._missing[op]
         return self._linear[op]
+
+    def experts(self, format: str) -> ExpertsKernel | None:
+        """What computes all experts of a layer at once; None where they go one after the other (`routed`)."""
+        return self._experts.get(f"experts_{format}")
 
     def choices(self) -> list[Choice]:
         """One Choice per op, for `slipstream doctor`."""

@@ -54,6 +54,7 @@ class Replay:
         size = (rows, tails > 0) if self._kernels.pads else ()
         recorded = self._recorded.get(size)
         if recorded is None or recorded.bound != bound:
+            self._kernels.recordings += 1
             if self._kernels.pads and self._seen.get(size) != bound:
                 self._seen[size] = bound  # a capture pays if the same comes again, and needs kernels that have run
                 ops()

@@ -4,7 +4,7 @@ Owns data definitions only. Must not know any candidate, the cache's bookkeeping
 All tensors are contiguous and on the device of the kernels; ids and indices are int32, other numbers fp32 unless said.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -66,6 +66,7 @@ def of_linear_op(op: str) -> tuple[str, str]:
     return format, activations or "32"
 
 
+EXPERTS_OPS = tuple(f"experts_{format}" for format in LINEAR_FORMATS)
 LINEAR_OPS = tuple(linear_op(format, activations) for format in LINEAR_FORMATS for activations in ("32", *COARSER.get(format, ())))
 
 
@@ -112,6 +113,44 @@ class LinearKernel(Protocol):
 
     def gather(self, ids: Tensor, prepared: Any, out: Tensor) -> None:
         """Writes rows `ids` [rows] of the weight, unpacked, to out [rows, k]. Only kernels whose scales are shared by inputs have it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """What a gated layer makes of gate and up: a name of `MoeSpec.activation`, and the limit and the slope of "clamped"."""
+
+    name: str
+    limit: float = 0.0
+    slope: float = 1.0
+
+
+class ExpertsKernel(Protocol):
+    """All experts of a layer of one weight format, at once; nothing in it waits for the device.
+
+    Attributes:
+        name: "<candidate>_experts_<format>".
+    """
+
+    name: str
+
+    def prepare(self, gate_up: dict[str, Tensor], down: dict[str, Tensor], biases: Sequence[Tensor] = ()) -> Any:
+        """Packs the experts once, at load; the result is opaque to everyone but `run`.
+
+        Args:
+            gate_up, down: the tensors that LINEAR_FORMATS names, one expert behind the other: [experts, n, ...]; gate before up.
+            biases: of both, [experts, 2 * width] and [experts, hidden], or none.
+
+        Raises:
+            InputError: they do not fit.
+        """
+
+    def run(self, x: Tensor, experts: Tensor, shares: Tensor, prepared: Any, activation: Activation, out: Tensor) -> None:
+        """out [rows, hidden] = the sum over each row's experts of share * expert(x), in ascending order of the experts' numbers.
+
+        Args:
+            x: [rows, hidden]
+            experts, shares: what `route` wrote. [rows, chosen]
+        """
 
 
 @dataclass(slots=True)

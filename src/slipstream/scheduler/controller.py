@@ -30,16 +30,16 @@ from slipstream.scheduler.passes import COUNTS
 from slipstream.scheduler.purse import Purse
 from slipstream.scheduler.reach import Reach
 from slipstream.scheduler.request import Request
-from slipstream.step import Chunk, Outcome
+from slipstream.step import Chunk, Outcome, Plan, Result
 
 MARGIN, BEGIN = 1.05, 1.2  # by which drafts must be better than none; those of a model that has the text to read first
-KEEP = 16  # passes for which a prediction, or the decision that no model drafts, is kept
+KEEP = 32  # passes for which a prediction, or the decision that no model drafts, is kept
 FIRST = 2  # passes of a model of which nothing is known
 SHORT = 4  # passes for which the length of drafts is kept
 PROBE = 32  # passes from a step that goes further to the next
-LOOK, BLANK = 8, 4  # passes at most without a guess for a request where no guesses are worth checking; for one that had none
+LOOK, BLANK = 16, 4  # passes at most without a guess for a request where no guesses are worth checking; for one that had none
 BREADTH = 8  # requests that are tried together
-SELDOM, NEVER = 256, 4096  # the most where that never brings anything: for nodes, and for a model, which has to read the text first
+SELDOM, NEVER = 512, 4096  # the most where that never brings anything: for nodes, and for a model, which has to read the text first
 
 
 @dataclass(slots=True)
@@ -294,19 +294,13 @@ class Controller:
                 self._account.kept += kept
                 self._longer.hope(self._step)
 
-    def spent(self, seconds: float, passes: int, asked: bool, ran: int) -> None:
-        """Takes note of what the drafts of a step cost.
-
-        Args:
-            seconds: in which they were made.
-            passes: calls of a model, one after the other.
-            asked: whether any were asked for.
-            ran: passes of the step itself.
-        """
-        self._step += ran - 1
+    def spent(self, plan: Plan, result: Result) -> None:
+        """Takes note of what the drafts that a step ended with cost; comes before `learn`."""
+        self._step += result.passes - 1
+        seconds, passes = result.drafting, max((outcome.draft.passes for outcome in result.outcomes), default=0)
         if passes:
             self._costs.append(seconds / passes)
-        elif asked:
+        elif any(chunk.draft_budget for chunk in plan.chunks):
             self._looks.append(seconds)
         if self._model is not None and self._allowed:
             self._account.making, self._account.passes = seconds, passes

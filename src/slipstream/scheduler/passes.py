@@ -1,13 +1,14 @@
 """Passes: how often a step of plain decoding is run before the host looks at what was drawn.
 
 Owns this number. A pass more costs nothing but what the texts that end in between did not need, and time in which nobody is let in;
-it saves what the host does in a step. So there are several while nobody waits, for steps that are short. Texts do not change: a pass
-reads the token that the one before drew, with the noise of its position.
+it saves what the host does in a step. So there are several while nobody could be let in, for steps that are short, as long as few rows
+run on behind the end of their text. Texts do not change: a pass reads the token that the one before drew, with the noise of its position.
 
 Guesses are no part of it: they are looked for when all passes are over. A step that checks some takes one pass, and so gives up what the
 others save; that is counted where it is decided (scheduler/controller.py), which asks here what it would give up.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -19,6 +20,7 @@ from slipstream.step import Chunk
 Trunks = Sequence[tuple[Request, int]]  # requests and their trunk rows
 
 COUNTS = (8, 4, 2)  # few, since a device records each of them
+SPARED = 32  # rows among which one may run for nothing, since its text is as long as it may get
 STREAMED, WHOLE = 0.02, 0.1  # seconds that they may take together: while somebody reads along, and else
 
 
@@ -29,18 +31,24 @@ def most_passes(trunks: Trunks, pace: Pace | None) -> int:
         trunks: all that take part.
         pace: predicts the time of a step; None: it does not count.
     """
-    most = min((request.limit - len(request.tokens) for request, _ in trunks), default=0)
-    if most < COUNTS[-1] or not all(_plain(request, rows) for request, rows in trunks):
+    if not trunks or not all(_plain(request, rows) for request, rows in trunks):
         return 1
-    if pace is None:
-        return next(count for count in COUNTS if count <= most)
-    work = Work.of(((request.cached, 1, ()) for request, _ in trunks), len(trunks))
-    time = STREAMED if any(request.streamed for request, _ in trunks) else WHOLE
-    return next((count for count in COUNTS if count <= most and count * pace.predict(work, count) <= time), 1)
+    left = sorted(request.limit - len(request.tokens) for request, _ in trunks)
+    counts = [count for count in COUNTS if _idle(left, count) * SPARED <= count * len(left)]
+    if pace is not None and counts:
+        work = Work.of(((request.cached, 1, ()) for request, _ in trunks), len(trunks))
+        time = STREAMED if any(request.streamed for request, _ in trunks) else WHOLE
+        counts = [count for count in counts if count * pace.predict(work, count) <= time]
+    return max(counts, default=1)
+
+
+def _idle(left: Sequence[int], count: int) -> int:
+    """Rows of `count` passes that run for nothing, of requests that may say so much more, ascending."""
+    return sum(count - more for more in left[: bisect_left(left, count)])
 
 
 def passes(trunks: Trunks, chunks: list[Chunk], most: int, tables: PageTables) -> int:
-    """How often the step of these chunks is run, with pages for as many tokens of each request.
+    """How often the step of these chunks is run, with pages for as many tokens of each request or for all that it may have.
 
     Args:
         trunks: requests and their trunk rows.
@@ -48,7 +56,7 @@ def passes(trunks: Trunks, chunks: list[Chunk], most: int, tables: PageTables) -
         most: what `most_passes` said.
         tables: of pages; idle ones are given up, but never another request's.
     """
-    if most > 1 and not any(chunk.draft.tokens for chunk in chunks):
+    if most > 1 and not any(_guessed(request, chunk) for (request, _), chunk in zip(trunks, chunks, strict=True)):
         for count in COUNTS:
             if count <= most and _grown(trunks, chunks, count, tables):
                 return count
@@ -64,13 +72,19 @@ def _plain(request: Request, rows: int) -> bool:
     return rows == request.owed == 1 and not edited and not penalties and params.logprobs is None and not request.scores_wanted
 
 
+def _guessed(request: Request, chunk: Chunk) -> bool:
+    """Whether guesses are checked, or may be looked for as soon as the text begins: it may be known from its first token on."""
+    return bool(chunk.draft.tokens) or (chunk.draft_budget > 0 and len(request.tokens) == request.prompt_len)
+
+
 def _grown(trunks: Trunks, chunks: list[Chunk], count: int, tables: PageTables) -> bool:
     """Gives every request pages for `count` tokens more, if there are enough for all."""
-    missing = [tables.missing(request.table, request.cached + count) for request, _ in trunks]
+    slots = [min(request.cached + count, request.limit) for request, _ in trunks]
+    missing = [tables.missing(request.table, most) for (request, _), most in zip(trunks, slots, strict=True)]
     if sum(missing) > tables.available:
         return False
     for at, (request, _) in enumerate(trunks):
         if missing[at]:
-            tables.grow(request.table, request.cached + count)
+            tables.grow(request.table, slots[at])
             chunks[at] = request.planned = replace(chunks[at], pages=request.table.ids)
     return True

@@ -8,7 +8,7 @@ last of them its draft. How a step is filled:
        (where pages are short: idle pages of the prefix tree go first, then the last running request is preempted)
     2. waiting requests, in policy order, while there are seats, budget and pages for all they bring
     3. drafts, with the budget and the pages that nobody else wanted
-    4. where there is nothing but one row each then and nobody waits, several passes at a time
+    4. where there is nothing but one row each then and nobody who waits has a seat, several passes at a time
 """
 
 import time
@@ -130,7 +130,7 @@ class Scheduler:
             self._waiting.order(now)
             admitted = self._admit(trunks, budget)
         queue = len(self._waiting) > 0
-        several = 1 if queue else most_passes(trunks, self._pace)
+        several = most_passes(trunks, self._pace) if not queue or len(self._running) == self._seats else 1
         chunks = make_chunks(trunks, queue, budget, self._controller, self.tables, self.options, several)
         times = passes(trunks, chunks, several, self.tables)
         released, self._released = tuple(self._released), []
@@ -204,9 +204,7 @@ class Scheduler:
         """
         events = []
         if self._controller is not None:
-            made = max((outcome.draft.passes for outcome in result.outcomes), default=0)
-            asked = any(chunk.draft_budget for chunk in plan.chunks)
-            self._controller.spent(result.drafting, made, asked, result.passes)
+            self._controller.spent(plan, result)
         if len(plan.chunks) != len(result.outcomes):
             raise BackendError(f"{len(plan.chunks)} chunks were planned, {len(result.outcomes)} outcomes came back")
         for chunk, outcome in zip(plan.chunks, result.outcomes, strict=True):
@@ -228,6 +226,8 @@ class Scheduler:
         taken, reason = self._append(request, new) if new else (0, None)
         kept = min(taken, len(new) - 1) if new else 0  # the last of them was sampled, those before it were nodes
         request.cached = chunk.start + len(chunk.trunk) + kept
+        if new:  # passes behind the end of a text write where its last token lies
+            request.cached = min(request.cached, request.limit - 1)
         request.planned = None
         request.draft = outcome.draft
         if outcome.scores is not None:

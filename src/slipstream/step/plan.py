@@ -81,7 +81,8 @@ class Plan:
         copies: (from page, to page) whole-page copies to make before the forward pass (copy-on-write tails).
         released: requests that ended, were aborted or were preempted since the last plan.
         passes: how often it may be run, each pass on the tokens that the one before drew. Above 1 every chunk is one row that samples,
-            without a draft or a score, and its pages cover as many positions.
+            without a draft or a score, and its pages cover as many positions, or all that its text may have: passes behind the last
+            of these mean nothing.
     """
 
     admitted: tuple[Admission, ...] = ()
@@ -132,11 +133,13 @@ class Result:
         outcomes: in the order of the plan's chunks.
         drafting: seconds of the step in which the next drafts were made.
         passes: how often it was run.
+        steady: whether steps like it will take as long; not where its ops had to be prepared first.
     """
 
     outcomes: tuple[Outcome, ...] = field(default=())
     drafting: float = 0.0
     passes: int = 1
+    steady: bool = True
 
 
 class Executor(Protocol):

@@ -54,7 +54,7 @@ def _pieces(metadata: Mapping[str, Any], where: str) -> list[Piece]:
     for name, values, type_ in (("token_type", kinds, int), ("scores", scores, float)):
         if not isinstance(values, list) or len(values) != len(tokens) or not isinstance(values[0], type_):
             raise InputError(f"{where}: tokenizer.ggml.{name} does not belong to {len(tokens)} tokens; fetch the file again")
-    return [Piece(*fields) for fields in zip(tokens, scores, kinds, strict=True)]
+    return list(map(Piece, tokens, scores, kinds))
 
 
 def _around(metadata: Mapping[str, Any], pieces: list[Piece], where: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -80,14 +80,16 @@ def _byte_level(metadata: Mapping[str, Any], pieces: list[Piece], where: str) ->
         at = merge.index(" ", 1)
         pairs.append((merge[:at], merge[at + 1 :]))
     try:
-        backend = Backend(models.BPE({piece.text: number for number, piece in enumerate(pieces)}, pairs, ignore_merges=kind.whole))
+        texts = [piece.text for piece in pieces]
+        backend = Backend(models.BPE(dict(zip(texts, range(len(texts)), strict=True)), pairs, ignore_merges=kind.whole))
     except Exception as error:  # tokenizers raises plain Exception
         raise InputError(f"{where}: the vocabulary cannot be used ({error}); fetch the file again") from error
     backend.pre_tokenizer = pre_tokenizer(kind)
     backend.decoder = decoders.ByteLevel()
-    special = [piece.text for piece in pieces if piece.kind in (CONTROL, UNKNOWN) and piece.text]
+    odd = [piece for piece in pieces if piece.kind != NORMAL and piece.text]
+    special = [piece.text for piece in odd if piece.kind in (CONTROL, UNKNOWN)]
     backend.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in special])
-    own = [piece.text for piece in pieces if piece.kind == USER and piece.text]
+    own = [piece.text for piece in odd if piece.kind == USER]
     backend.add_tokens([AddedToken(text, special=False, normalized=False) for text in own])
     return backend
 
@@ -95,5 +97,5 @@ def _byte_level(metadata: Mapping[str, Any], pieces: list[Piece], where: str) ->
 def _ends(metadata: Mapping[str, Any], pieces: list[Piece]) -> tuple[int, ...]:
     usual = 2 if metadata.get(f"{_KEY}model") == "llama" else None
     named = [metadata.get(f"{_KEY}{name}", usual if name == "eos_token_id" else None) for name in _ENDS]
-    turns = [number for number, piece in enumerate(pieces) if piece.kind in (CONTROL, USER) and piece.text in _TURN_ENDS]
+    turns = [number for number, piece in enumerate(pieces) if piece.text in _TURN_ENDS and piece.kind in (CONTROL, USER)]
     return tuple(dict.fromkeys(number for number in (*named, *turns) if type(number) is int and 0 <= number < len(pieces)))

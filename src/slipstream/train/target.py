@@ -80,7 +80,7 @@ def continued(
     Yields:
         One text per beginning, in order.
     """
-    llm = LLM(source, device=device, max_batch=TOGETHER, max_len=length, threads=torch.get_num_threads())
+    llm = LLM(source, device=device, max_batch=TOGETHER, max_len=length, speculate="none", threads=torch.get_num_threads())
     for at in range(0, len(beginnings), 8 * TOGETHER):
         some = beginnings[at : at + 8 * TOGETHER]
         asked = [

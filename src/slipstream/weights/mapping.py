@@ -1,5 +1,6 @@
 """Files mapped into memory, as tensors. Nothing is read until it is used. Must not know names or what a tensor is for."""
 
+import contextlib
 import mmap
 import warnings
 from pathlib import Path
@@ -15,13 +16,20 @@ TYPES = {
     "I32": torch.int32, "I64": torch.int64, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
 }  # fmt: skip
 FLOATS = ("F32", "BF16", "F16")
+LARGE_PAGE = 1 << 21  # bytes
+_POPULATE_READ = 22  # of madvise on Linux, which Python does not name: map all pages now
 
 
 class Mappings:
-    """The mappings of some files, each opened when it is first needed."""
+    """The mappings of some files, each opened when it is first needed.
 
-    def __init__(self) -> None:
+    Args:
+        large_pages: all of a file will be read many times: it is mapped at once, in large pages where the system can.
+    """
+
+    def __init__(self, large_pages: bool = False) -> None:
         self._maps: dict[Path, mmap.mmap] = {}
+        self._large_pages = large_pages
 
     def view(self, entry: Entry, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
         """The bytes of an entry as a read-only tensor in the file; writing to it ends the process.
@@ -50,4 +58,8 @@ class Mappings:
                     self._maps[file] = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
             except OSError as error:
                 raise CheckpointError(f"{file}: cannot be mapped ({error.strerror})") from error
+            if self._large_pages and hasattr(mmap, "MADV_HUGEPAGE"):
+                for advice in (mmap.MADV_HUGEPAGE, _POPULATE_READ):
+                    with contextlib.suppress(OSError):  # a system without either reads as it always does
+                        self._maps[file].madvise(advice)
         return self._maps[file]

@@ -1,7 +1,8 @@
-"""Shelf: packed weights of one model in one format, kept on disk so that the next start reads them in place of packing again.
+"""Shelf: packed weights of one model in one format, kept on disk so that the next start maps them in place of packing again.
 
-Owns the file, its name and its age. Must not know how anything is packed. The file is a safetensors file; it is read into memory in
-large pages, not mapped: weights in 4 KiB pages are read a quarter slower in every step, and reading them once costs less.
+Owns the file, its name and its age. Must not know how anything is packed. The file is a safetensors file. It is used where the system
+holds it, in large pages: weights in 4 KiB pages are read a quarter slower in every step. Linux keeps a file in pages as large as the
+writes that made it, so it is written a large page at a time.
 """
 
 import hashlib
@@ -9,22 +10,22 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
 
-from slipstream.base import log, native
+from slipstream.base import log
 from slipstream.base.errors import CheckpointError
 from slipstream.files.safetensors import Entry, read_file
-from slipstream.weights.mapping import TYPES
+from slipstream.weights.mapping import LARGE_PAGE, TYPES, Mappings
 
 VARIABLE = "SLIPSTREAM_PACKED"  # a folder, or "off"
 _HEAD = 1 << 20  # bytes of a file that its identity takes in; its size and time of change cover the rest
-_PIECE = 1 << 21  # bytes read at a time by one thread: a large page, so that no two threads wait for the same one
+_LINE = 64  # bytes; what is packed begins at a line of the cache, in the file as in memory
+_LAYOUT = 2  # of the file
 _NAMES = {dtype: name for name, dtype in TYPES.items()}
 _log = log.get(__name__)
 
@@ -43,11 +44,10 @@ class Shelf:
     Args:
         files: the checkpoint's; when one of them changes, what is kept no longer counts.
         format: of the weights, and version of the packing.
-        threads: that read.
     """
 
-    def __init__(self, files: Sequence[Path], format: str, threads: int):
-        self._readers, self._file = ThreadPoolExecutor(threads, thread_name_prefix="shelf"), None
+    def __init__(self, files: Sequence[Path], format: str):
+        self._mappings = Mappings(large_pages=True)
         place, identity = _identity(files, format)
         self._folder = folder()
         self._path = (self._folder or Path()) / f"{place}-{identity}.safetensors"
@@ -63,8 +63,12 @@ class Shelf:
             self._made = {}
 
     def get(self, prefix: str) -> dict[str, Tensor]:
-        """The tensors whose names begin with `prefix`, without it; none if they are not kept."""
-        return {name.removeprefix(prefix): self._read(entry) for name, entry in self._found.items() if name.startswith(prefix)}
+        """The tensors whose names begin with `prefix`, without it, to be read only; none if they are not kept."""
+        return {
+            name.removeprefix(prefix): self._mappings.view(entry, TYPES[entry.dtype], entry.shape)
+            for name, entry in self._found.items()
+            if name.startswith(prefix)
+        }
 
     def put(self, prefix: str, tensors: dict[str, Tensor]) -> None:
         """Keeps tensors, which must not change before `close`."""
@@ -73,9 +77,6 @@ class Shelf:
 
     def close(self) -> None:
         """Writes what was put, if anything. A disk that is full or not writable is said, and nothing is kept."""
-        self._readers.shutdown()
-        if self._file is not None:
-            self._file.close()
         made, self._made, self._found = self._made, None, {}
         if not made:
             return
@@ -94,32 +95,10 @@ class Shelf:
             part.unlink(missing_ok=True)
             _log.warning("%s: packed weights are not kept: %s", self._path, error)
 
-    def _read(self, entry: Entry) -> Tensor:
-        size = entry.end - entry.start
-        raw = torch.empty(size, dtype=torch.uint8)
-        if native.module is not None:
-            native.module.advise_huge(raw.data_ptr(), size)
-        view = memoryview(raw.numpy())
-        if self._file is None:
-            self._file = entry.file.open("rb")
-        first = -raw.data_ptr() % _PIECE  # bytes before the first large page
-        edges = [0, *range(first, size, _PIECE), size] if first else [*range(0, size, _PIECE), size]
-        pieces = [(view[begin:end], entry.start + begin) for begin, end in pairwise(edges)]
-        list(self._readers.map(lambda piece: _fill(self._file.fileno(), *piece, entry.file), pieces))
-        return raw.view(TYPES[entry.dtype]).view(entry.shape)
-
-
-def _fill(descriptor: int, view: memoryview, at: int, path: Path) -> None:
-    while view:
-        count = os.preadv(descriptor, [view], at)
-        if count == 0:
-            raise CheckpointError(f"{path}: ends too early; remove it, and it will be made again")
-        view, at = view[count:], at + count
-
 
 def _identity(files: Sequence[Path], format: str) -> tuple[str, str]:
     """(what names the same files in every state, what names this state)."""
-    place, state = hashlib.sha256(format.encode()), hashlib.sha256(format.encode())
+    place, state = hashlib.sha256(format.encode()), hashlib.sha256(f"{format}/{_LAYOUT}".encode())
     for file in sorted(path.resolve() for path in files):
         facts = file.stat()
         place.update(str(file).encode())
@@ -131,15 +110,29 @@ def _identity(files: Sequence[Path], format: str) -> tuple[str, str]:
 
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> None:
-    """A safetensors file, one tensor after the other: the library's own writer would hold all of them twice."""
-    header, at = {}, 0
-    for name, tensor in tensors.items():
+    """A safetensors file, one tensor after the other: the library's own writer would hold all of them twice. Those that leave what
+    follows at the beginning of a line come first."""
+    ordered, header, at = dict(sorted(tensors.items(), key=lambda item: item[1].nbytes % _LINE > 0)), {}, 0
+    for name, tensor in ordered.items():
         header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [at, at + tensor.nbytes]}
         at += tensor.nbytes
     text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 64)
+    text += b" " * (-(8 + len(text)) % _LINE)
+    data = (memoryview(tensor.contiguous().view(torch.uint8).numpy()).cast("B") for tensor in ordered.values() if tensor.nbytes)
     with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little"))
-        file.write(text)
-        for tensor in tensors.values():
-            file.write(memoryview(tensor.contiguous().view(torch.uint8).numpy()))
+        _by_page(file, [len(text).to_bytes(8, "little"), text, *data])
+
+
+def _by_page(file: BinaryIO, parts: Iterable[bytes | memoryview]) -> None:
+    """Writes parts one after the other, a large page at a time."""
+    page = bytearray()
+    for part in parts:
+        left = memoryview(part)
+        while left:
+            taken = left[: LARGE_PAGE - len(page)]
+            page += taken
+            left = left[len(taken) :]
+            if len(page) == LARGE_PAGE:
+                file.write(page)
+                page.clear()
+    file.write(page)

@@ -46,8 +46,9 @@ class Ahead:
         self._every = torch.arange(requests, dtype=torch.int32, device=self._device)
 
     def run(
-        self, tokens: Sequence[int], seats: Sequence[int], places: Sequence[int], voices: Sequence[Voice], first: Sequence[int], count: int
-    ) -> list[list[int]]:
+        self, tokens: Sequence[int], seats: Sequence[int], places: Sequence[int], voices: Sequence[Voice], first: Sequence[int], count: int,
+        last: Sequence[int] | None = None,
+    ) -> list[list[int]]:  # fmt: skip
         """Goes on.
 
         Args:
@@ -57,13 +58,16 @@ class Ahead:
             voices: how it samples; without processors, which only the host can run.
             first: position of the first token drawn, for the noise.
             count: tokens to draw, at least one.
+            last: the last place of each; passes that would lie behind it stay there, and what they draw means nothing. None: there is
+                room for all.
 
         Returns:
             The tokens drawn, per request. [requests][count]
         """
         asked = len(tokens)
         rows = min(self._kernels.padded(asked), self._requests)
-        self._lay_out(tokens, np.array(seats), np.array(places), np.array(first), count, rows)
+        ends = np.array(places) + count if last is None else np.array(last)
+        self._lay_out(tokens, np.array(seats), np.array(places), ends, np.array(first), count, rows)
         floats, ints, seeds, params = self._floats.host, self._ints.host, self._seeds.host, [voice.params for voice in voices]
         floats[:, :asked] = [[one.temperature for one in params], [one.top_p for one in params], [one.min_p for one in params]]
         floats[0, asked:rows] = 0
@@ -83,7 +87,9 @@ class Ahead:
         kept = torch.stack(self._states, 2)  # [levels, requests, passes, hidden]
         return self._model.joined(list(kept.flatten(1, 2))).unflatten(0, kept.shape[1:3])
 
-    def _lay_out(self, tokens: Sequence[int], seats: np.ndarray, places: np.ndarray, first: np.ndarray, count: int, size: int) -> None:
+    def _lay_out(
+        self, tokens: Sequence[int], seats: np.ndarray, places: np.ndarray, last: np.ndarray, first: np.ndarray, count: int, size: int
+    ) -> None:
         page = self._pool.page_size
         while len(self._passes) <= count:
             self._passes.append(Staging((6, self._requests), np.int32, self._device))
@@ -91,7 +97,7 @@ class Ahead:
             self._kept.append(torch.empty(self._levels, self._requests, self._model.spec.hidden, device=self._device))
         self._passes[0].host[IDS, : len(tokens)] = tokens
         for number, staged in enumerate(self._passes[:count]):
-            at, rows = places + number, staged.host[:, : len(tokens)]
+            at, rows = np.minimum(places + number, last), staged.host[:, : len(tokens)]
             rows[POSITIONS], rows[REQUEST], rows[LINEAR], rows[NOISE] = at, seats, at + 1, first + number
             rows[SLOTS] = self._table.host[seats, at // page] * page + at % page
             staged.host[:, len(tokens) : size] = [[0], [0], [self._pool.spare], [0], [1], [0]]  # see worker/batching.py

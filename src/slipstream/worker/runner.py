@@ -72,6 +72,11 @@ class Runner:
             self.slots.admit(admission)
         if not plan.chunks:
             return Result()
+        before = self._kernels.recordings
+        result = self._step(plan)
+        return result if self._kernels.recordings == before else replace(result, steady=False)
+
+    def _step(self, plan: Plan) -> Result:
         self.pool.copy_pages(plan.copies)
         if self._plain(plan.chunks):
             return self._decode(plan)
@@ -109,9 +114,11 @@ class Runner:
             self.slots.extend_table(slot, chunk)
         self.slots.upload()
         places = [chunk.start for chunk in plan.chunks]
+        size, most = self.pool.page_size, self.decoder.max_len
+        last = [min(len(chunk.pages) * size, most) - 1 for chunk in plan.chunks]
         drawn = self._ahead.run(
             [chunk.trunk[0] for chunk in plan.chunks], [slot.index for slot in slots], places, [slot.voice for slot in slots],
-            [place + 1 for place in places], plan.passes,
+            [place + 1 for place in places], plan.passes, last,
         )  # fmt: skip
         for slot, tokens in zip(slots, drawn, strict=True):
             slot.tokens.extend(tokens)

@@ -6,14 +6,15 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
 from slipstream.bench.gpu.bench import Bench
+from slipstream.ops.triton.chain import chained
 from slipstream.ops.triton.launch import Variant
 
 WANTED: list[Variant] = []  # a kernel cannot be sent to another process, but one that is forked has it
 
 
 def compile_ahead(bench: Bench, variants: Iterable[Variant]) -> None:
-    """Compiles each form once; in processes that are forked before this one has touched the device."""
-    # `options` asks what device there is: this process must not
+    """Compiles each form once; in forked processes, which do not touch the device."""
+    chained()  # asks what device there is, for all of them
     WANTED[:] = {(one.kernel, *one.constants.items(), one.types, one.warps, one.stages, one.registers): one for one in variants}.values()
     with ProcessPoolExecutor(os.cpu_count(), get_context("fork")) as pool:
         failures = [text for text in pool.map(_compile, range(len(WANTED))) if text]

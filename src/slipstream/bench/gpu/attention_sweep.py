@@ -23,8 +23,7 @@ def point(
     kernels = scenes.triton_kernels()
     if kernels.attention is None:
         raise Unavailable("the Triton candidate has no attention")
-    row = heads.head_dim + SCALE_BYTES if coded else 2 * heads.head_dim
-    size = 2 * batch * context * heads.kv_heads * row  # bytes of keys and values
+    size = size_of(heads, batch, context, coded)
     copies = bench.pick(max(1, min(8, -(-COLD // size))), 1)
     paged = [caches(bench, heads, batch, context, coded) for _ in range(copies)]
     rows = facts(bench, batch, new, context)
@@ -54,6 +53,19 @@ def point(
         )  # fmt: skip
 
 
+def size_of(heads: Heads, batch: int, context: int, coded: bool) -> int:
+    """Bytes of all keys and values."""
+    return 2 * batch * context * heads.kv_heads * (heads.head_dim + SCALE_BYTES if coded else 2 * heads.head_dim)
+
+
+def meant(cached: Tensor) -> Tensor:
+    """The keys or values of a cache, bf16: what is in fp8 here has a scale that changes no bits. [pages, kv_heads, PAGE, head_dim]"""
+    if cached.dtype is BF16:
+        return cached
+    codes, scales = coded_pages(cached)
+    return codes.view(FP8).to(BF16) * scales[..., None].to(BF16)
+
+
 def caches(bench: Bench, heads: Heads, batch: int, context: int, coded: bool = False) -> KV:
     """In bf16 or, coded, in fp8. Keys and values of all sequences in pages of 16; which pages is `facts`' business."""
     shape = (batch * -(-context // PAGE), heads.kv_heads, PAGE, heads.head_dim)
@@ -62,8 +74,8 @@ def caches(bench: Bench, heads: Heads, batch: int, context: int, coded: bool = F
     made = KV(*(torch.empty((*shape[:-1], shape[-1] + SCALE_BYTES), device=bench.device, dtype=FP8) for _ in range(2)))
     for cached in (made.keys, made.values):
         codes, scales = coded_pages(cached)
-        codes.copy_((torch.randn(shape, device=bench.device, dtype=BF16) * 100).to(FP8).view(torch.uint8))
-        scales.fill_(0.01)
+        codes.copy_((torch.randn(shape, device=bench.device, dtype=BF16) * 100).clamp(-448, 448).to(FP8).view(torch.uint8))
+        scales.fill_(1 / 128)
     return made
 
 

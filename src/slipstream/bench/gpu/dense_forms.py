@@ -6,28 +6,31 @@ import torch
 from torch import Tensor
 
 from slipstream.bench.gpu.shapes import Layer
-from slipstream.ops.triton import direct, fp8, plain
+from slipstream.ops.triton import bulk, direct, fp8, plain
+from slipstream.ops.triton.bulk import Bulk
 from slipstream.ops.triton.direct import Direct
 from slipstream.ops.triton.gated import gated
 from slipstream.ops.triton.launch import Variant
 from slipstream.ops.triton.norm import norm
 from slipstream.ops.triton.plain import CUBLAS, Plain, Way
-from slipstream.ops.triton.streamed import FILL
 from slipstream.ops.types import CODES_ROOM
 from slipstream.quant.formats.fp8 import quantise
 
 FORMS = (
-    *(Direct(8, *rest) for rest in ((8, 16, 64, 2), (8, 16, 128, 1), (8, 16, 64, 3), (4, 16, 64, 4), (4, 16, 64, 2), (16, 16, 64, 2))),
-    *(Direct(8, *rest) for rest in ((8, 32, 64, 1), (8, 32, 64, 2), (4, 32, 64, 2), (4, 32, 128, 1), (4, 64, 64, 1))),
-    *(Direct(8, 8, 16, 64, 2, early) for early in (512, 1024, 2048)),
-    *(Direct(8, 8, 16, 64, 2, 0, fill) for fill in (1056, 4224)),
-    *(Direct(16, *rest) for rest in ((8, 16, 64, 2), (8, 32, 64, 1), (4, 32, 64, 2), (4, 16, 64, 4), (8, 16, 64, 2, 1024))),
-    *(Direct(32, *rest) for rest in ((8, 16, 64, 2), (8, 32, 64, 1))),
+    *(Direct(8, *rest) for rest in ((8, 16, 128, 1), (4, 32, 128, 1), (4, 16, 64, 4))),
+    *(Bulk(8, *rest) for rest in ((64, 6, 528), (64, 8, 396), (64, 12, 264), (64, 4, 792), (64, 6, 1056), (64, 8, 792))),
+    *(Bulk(8, *rest) for rest in ((128, 4, 396), (128, 6, 264), (128, 12, 132), (128, 6, 528))),
+    *(Bulk(16, *rest) for rest in ((64, 6, 396), (64, 8, 264), (64, 4, 660), (128, 6, 264), (128, 4, 396))),
+    *(Bulk(32, *rest) for rest in ((64, 6, 396), (64, 4, 528), (128, 4, 264))),
+    *(Bulk(64, *rest) for rest in ((64, 4, 396), (64, 6, 264))),
 )
 NARROW = (  # of weights in e4m3
     *(Direct(8, *rest) for rest in ((8, 16, 128, 2), (8, 16, 64, 2), (8, 16, 128, 1), (4, 16, 128, 2), (8, 32, 64, 2), (4, 32, 128, 2))),
-    *(Direct(8, 8, 16, 128, 2, early) for early in (1024, 2048)),
-    *(Direct(16, *rest) for rest in ((8, 16, 64, 2), (8, 16, 128, 1), (4, 16, 128, 2), (8, 32, 64, 1))),
+    *(Bulk(8, *rest) for rest in ((64, 6, 528), (64, 8, 396), (64, 4, 792), (64, 12, 264), (128, 4, 396), (128, 6, 264))),
+    *(Direct(16, *rest) for rest in ((8, 16, 64, 2), (4, 16, 128, 2))),
+    *(Bulk(16, *rest) for rest in ((64, 6, 396), (64, 4, 660), (128, 4, 396))),
+    Bulk(32, 64, 6, 396),
+    Bulk(64, 64, 4, 396),
 )
 EPS = 1e-5
 
@@ -37,15 +40,14 @@ Weights = Plain | fp8.Packed
 
 
 def name(way: Way) -> str:
-    """In tables: rows, warps that share inputs x outputs, inputs of a stage, stages ahead, and what is unusual."""
-    if isinstance(way, str):
-        return way
-    early, fill = f"_early{way.early}" if way.early else "", f"_fill{way.fill}" if way.fill != FILL else ""
-    return f"direct{way.rows}_{way.deep}x{way.each}_{way.step}_ahead{way.ahead}{early}{fill}"
+    """In tables: rows; warps that share inputs x outputs, inputs of a stage, stages ahead; or outputs, tiles of the ring, programs."""
+    if isinstance(way, Bulk):
+        return f"bulk{way.rows}_{way.outputs}_ring{way.ring}_fill{way.fill}"
+    return f"direct{way.rows}_{way.deep}x{way.each}_{way.step}_ahead{way.ahead}" if isinstance(way, Direct) else way
 
 
 def ways(kind: str, rows: int, dry: bool) -> list[Way]:
-    """What is tried for so many rows: what is there without direct.py, and its forms of the fewest rows that are enough; without a device
+    """What is tried for so many rows: what is there without them, and the forms of the fewest rows that are enough; without a device
     one of them."""
     forms, _, other = KINDS[kind]
     enough = min((form.rows for form in forms if form.rows >= rows), default=0)
@@ -53,9 +55,13 @@ def ways(kind: str, rows: int, dry: bool) -> list[Way]:
 
 
 def variants() -> list[Variant]:
-    """Of all forms of direct.py, to be compiled before."""
-    narrow = [direct.variant(False, form, True, codes) for form in NARROW for codes in (False, True)]
-    return [direct.variant(False, form) for form in FORMS] + narrow
+    """Of all forms, to be compiled before."""
+    single = [form for form in NARROW if isinstance(form, Direct)]
+    return [
+        *((direct if isinstance(form, Direct) else bulk).variant(False, form) for form in FORMS),
+        *(direct.variant(False, form, True, codes) for form in single for codes in (False, True)),
+        *(bulk.variant(False, form, True) for form in NARROW if isinstance(form, Bulk)),
+    ]
 
 
 def random(kind: str, layer: Layer, device: str) -> Weights:
@@ -68,8 +74,8 @@ def multiply(way: Way, x: Tensor, layer: Weights, out: Tensor) -> Tensor:
     """out fp32 [m, n] = x @ weight.T, by `way` whatever the engine's tables say; x bf16 [m, k], or codes as norms write them."""
     if isinstance(layer, Plain):
         plain.product(x, layer, None, out, ((1 << 31, way),))
-    elif isinstance(way, Direct):
-        direct.product(x, layer.codes, layer.arrived, None, out, way, layer.scale[:, 0])
+    elif isinstance(way, Direct | Bulk):
+        fp8.product_of_few(x, layer, None, out, way)
     else:
         k = layer.codes.shape[1]
         fp8.product(*(fp8.split(x, k) if x.dtype is fp8.E4M3 else fp8.quantise(x, False)), layer.codes, layer.scale, out)

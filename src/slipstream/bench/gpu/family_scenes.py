@@ -10,6 +10,7 @@ from slipstream.arch import RouterSpec
 from slipstream.bench.gpu import scenes
 from slipstream.bench.gpu.scenes import Scene, noise
 from slipstream.bench.gpu.shapes import Heads
+from slipstream.ops.types import Activation
 
 IN_PLACE = {"gelu": (), "gelu_tanh": (), "scale": (1.7,), "softcap": (30.0,)}
 GATES = {"gated_gelu": (), "gated_gelu_tanh": (), "gated_clamped": (7.0, 1.702)}
@@ -98,6 +99,36 @@ def routed(rows: int, hidden: int) -> Scene:
     return Scene("routed", str(hidden), rows, tensors, run, scenes.EXACT, bytes=48 * hidden)
 
 
+def experts(rows: int, hidden: int, width: int) -> Scene:
+    """Six gated experts in bf16 at once, two of them for a row; where nobody computes them at once, one after the other."""
+    count = 6
+
+    def run(kernels, t, index):
+        x, out = t["x"][index], torch.full((len(index), hidden), torch.nan, device=index.device)
+        kernel, facts = kernels.experts("bf16"), (t["experts"][index], t["shares"][index])
+        if kernel is not None:
+            kernel.run(x, *facts, kernel.prepare({"weight": t["gate_up"]}, {"weight": t["down"]}), Activation("silu"), out)
+            return [out]
+        layers = [partial(_gated, kernels, t["gate_up"][number], t["down"][number]) for number in range(count)]
+        kernels.routed(x, *facts, layers, *(torch.empty_like(x) for _ in range(2)), out)
+        return [out]
+
+    tensors = {
+        "x": noise(rows, hidden, seed=1), "shares": noise(rows, 2, seed=2).abs(),
+        "experts": noise(rows, count - 1, seed=3).topk(2).indices.sort().values.int(),  # the last one has no rows
+        "gate_up": (noise(count, 2 * width, hidden, seed=4) / hidden**0.5).bfloat16(),
+        "down": (noise(count, hidden, width, seed=5) / width**0.5).bfloat16(),
+    }  # fmt: skip
+    return Scene("experts", f"{hidden} {width}", rows, tensors, run, 1e-2)
+
+
+def _gated(kernels, gate_up: Tensor, down: Tensor, x: Tensor, out: Tensor) -> None:
+    linear, both, inner = kernels.linear("bf16"), torch.empty(len(x), len(gate_up)), torch.empty(len(x), len(gate_up) // 2)
+    linear.run(x, linear.prepare({"weight": gate_up}), None, both)
+    kernels.gated(both, inner)
+    linear.run(inner, linear.prepare({"weight": down}), None, out)
+
+
 def _times(factor: float, x: Tensor, out: Tensor) -> None:
     torch.mul(x, factor, out=out)
 
@@ -134,5 +165,6 @@ def all_of(few: int, hidden: int, heads: Heads, dtype: torch.dtype, context: int
         *((op, lambda op=op: gate(op, few, hidden)) for op in GATES),
         *((f"route {router.scoring}", lambda router=router: route(few, router)) for router in routers),
         ("routed", lambda: routed(few, hidden)),
+        ("experts", lambda: experts(few, hidden, hidden // 2)),
         *((op, lambda op=op: attention(op, few, heads, dtype, context, tree=tree)) for op in ("attention_softcap", "attention_sinks")),
     ]

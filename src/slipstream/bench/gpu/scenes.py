@@ -62,13 +62,14 @@ class Scene:
 
 
 def triton_kernels(deterministic: bool = False) -> SimpleNamespace:
-    """The Triton candidate's callables, whatever device there is; `linear(format)` too, those of deterministic settings if asked
-    for. An op that it does not have is None."""
+    """The Triton candidate's callables, whatever device there is; `linear(format)` and `experts(format)` too, those of deterministic
+    settings if asked for. An op that it does not have is None."""
     linear = triton_deterministic if deterministic else candidate
     fixed = triton_deterministic.ATTENTION if deterministic else ()
     ops = {op: (linear if op in fixed else candidate).offer(op, "cuda") for op in OPS + FAMILY_OPS}
     served = {op: None if isinstance(answer, Declined) else answer for op, answer in ops.items()}
-    return SimpleNamespace(**served, linear=lambda format: linear.offer(f"linear_{format}", "cuda"))
+    by_format = {name: lambda format, name=name: linear.offer(f"{name}_{format}", "cuda") for name in ("linear", "experts")}
+    return SimpleNamespace(**served, **by_format)
 
 
 def noise(*shape: int, seed: int) -> Tensor:

@@ -15,7 +15,7 @@ class Session:
         from slipstream import LLM, SamplingParams, __version__
 
         sizes = {"max_batch": batch, "max_len": length, "max_step_tokens": max(ROWS, batch)}
-        self._llm = LLM(weights, threads=threads, kv="bf16", prefix_cache=False, **sizes)
+        self._llm = LLM(weights, threads=threads, kv="bf16", prefix_cache=False, speculate="none", **sizes)
         self._params = lambda tokens: SamplingParams(max_tokens=tokens, temperature=0, ignore_eos=True)
         config = self._llm.engine.config
         self.facts = {"version": __version__, "profile": config.profile, "threads": str(config.threads), "rows": str(max(ROWS, batch))}

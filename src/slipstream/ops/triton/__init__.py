@@ -1,6 +1,7 @@
 """Candidate "triton": plain Triton kernels for one CUDA device, linear layers by torch or by kernels of their own.
 
     norm rope attention gated elementwise experts sample logprobs embed move linear    one file per family of kernels
+    mixture      experts of a layer all at once
     gemm packed widened fp8 cublas  the products that a linear layer may use; packing: how whole-number weights lie
     attend       the kernels of attention
     elementary   functions that several kernels use
@@ -22,7 +23,7 @@ import importlib
 import importlib.util
 from typing import Any
 
-from slipstream.ops.types import OPS, Declined, LinearKernel, Op
+from slipstream.ops.types import OPS, Declined, ExpertsKernel, LinearKernel, Op
 
 NAME = "triton"
 VERSION = 3
@@ -47,13 +48,15 @@ def padded(rows: int) -> int:
     return importlib.import_module(f"{__name__}.graph").padded(rows)
 
 
-def offer(op: str, device: str) -> Op | LinearKernel | Declined:
-    """The callable (linear ops: the LinearKernel) that serves `op` on `device`, or Declined with the reason."""
+def offer(op: str, device: str) -> Op | LinearKernel | ExpertsKernel | Declined:
+    """What serves `op` on `device`: a callable, of "linear_*" the LinearKernel, of "experts_*" the ExpertsKernel; or Declined."""
     if device.partition(":")[0] != "cuda":
         return Declined(f"runs on cuda, not on {device}")
     if importlib.util.find_spec("triton") is None:
         return Declined("triton is not installed")
     if op in _FILES:
         return getattr(importlib.import_module(f"{__name__}.{_FILES[op]}"), op)
+    if op.startswith("experts_"):
+        return importlib.import_module(f"{__name__}.mixture").KERNELS.get(op) or Declined(f"has no kernel for {op}")
     linear = importlib.import_module(f"{__name__}.linear").KERNELS
     return linear.get(op) or Declined(f"has no kernel for {op}")

@@ -10,7 +10,6 @@ Soft caps and sinks are variants of the same kernels: a cap bounds scores before
 has a mass and no values.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -52,15 +51,18 @@ ALONE = replace(FEW, segment=128)  # one or two rows: what counts is how early e
 DRAFT, DRAFTS = Form(16, 64, 4, 2, 1056), Form(64, 64, 4, 3, 1280)
 MANY = Form(64, 64, 4, 3, 264)
 IN_FP32 = Form(16, 64, 4, 3)  # for caches in fp32, whatever the rows: their products have no tensor cores
-CODED = {  # the same for caches in e4m3: a block has half the bytes, and codes are widened between memory and products
-    FEW: Form(16, 64, 2, 3),
-    ALONE: Form(16, 64, 2, 3, segment=128),
-    DRAFTS: replace(DRAFTS, warps=8),
-    MANY: replace(MANY, warps=8),
-}
-Forms = Sequence[tuple[int, Form, Form]]
+Forms = tuple[tuple[int, Form, Form], ...]
 BY_ROWS = ((2, ALONE, DRAFT), (16, FEW, DRAFT), (256, FEW, DRAFTS), (1 << 31, MANY, MANY))  # fast: (most rows, form, that with tail slots)
 ONE = ((1 << 31, MANY, MANY),)  # deterministic settings
+# The same for caches in e4m3: a block has half the bytes, and codes are widened between memory and products.
+FEW_CODED, DRAFTS_CODED, MANY_CODED = Form(16, 64, 2, 3), replace(DRAFTS, warps=8), replace(MANY, warps=8)
+CODED = {
+    BY_ROWS: (
+        (2, replace(FEW_CODED, segment=128), DRAFT), (16, FEW_CODED, DRAFT), (256, FEW_CODED, DRAFTS_CODED),
+        (1 << 31, MANY_CODED, MANY_CODED),
+    ),
+    ONE: ((1 << 31, MANY_CODED, MANY_CODED),),
+}  # fmt: skip
 BY_TILE = 512  # rows from which on programs go by tiles: most rows then are neighbours of one request, and one program each idles
 WAYS = {"by row": {}, "by row in parts": {"in_parts": True}, "by tile": {"by_row": False}}  # in which a form is compiled
 PAGE = 16  # tokens of a page where nothing else is said
@@ -107,16 +109,15 @@ def form_of(forms: Forms, rows: int, tails: int, cache_type: str) -> Form:
     """The form for this many rows and tail slots; one slot may stand for none, since a tensor must have an address."""
     if cache_type == "*fp32":
         return IN_FP32
-    form = next(draft if tails > 1 else plain for most, plain, draft in forms if rows <= most)
-    return CODED.get(form, form) if cache_type == "*fp8e4nv" else form
+    forms = CODED.get(forms, forms) if cache_type == "*fp8e4nv" else forms
+    return next(draft if tails > 1 else plain for most, plain, draft in forms if rows <= most)
 
 
 def shipped(cache_type: str) -> list[tuple[Form, str]]:
     """Every form and way that a cache of this type may ask for."""
-    table = ((1 << 31, IN_FP32, IN_FP32),) if cache_type == "*fp32" else (*BY_ROWS, *ONE)
+    tables = CODED.values() if cache_type == "*fp8e4nv" else (BY_ROWS, ONE)
+    table = ((1 << 31, IN_FP32, IN_FP32),) if cache_type == "*fp32" else [entry for entries in tables for entry in entries]
     reached = [(form, way) for most, *pair in table for form in pair for way in WAYS if way != "by tile" or most >= BY_TILE]
-    if cache_type == "*fp8e4nv":
-        reached = [(CODED.get(form, form), way) for form, way in reached]
     return list(dict.fromkeys(reached))
 
 

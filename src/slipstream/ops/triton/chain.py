@@ -6,6 +6,8 @@ lies further back. Weights and tables, which no kernel writes, may be read befor
 On older GPUs and in Triton's interpreter all of this is nothing.
 """
 
+from functools import cache
+
 import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
@@ -15,13 +17,21 @@ from triton.runtime.jit import constexpr_function
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 
-@constexpr_function
-def chained():
-    """Whether kernels are compiled for such launches; where they are compiled ahead of time, without a GPU, they are."""
+@cache  # asked for once: processes forked later to compile must not touch the device
+def _chained() -> bool:
     if triton.knobs.runtime.interpret:
         return False
     target = current_target()
     return target is None or (target.backend == "cuda" and target.arch >= 90)
+
+
+_chained.__triton_builtin__ = True  # as Triton's own are marked: it may be asked where kernels are compiled
+
+
+@constexpr_function
+def chained():
+    """Whether kernels are compiled for such launches; where they are compiled ahead of time, without a GPU, they are."""
+    return _chained()
 
 
 @triton.jit

@@ -25,6 +25,7 @@ from slipstream.arch.spec import ModelSpec, RouterSpec
 from slipstream.base.errors import BackendError
 from slipstream.ops.triton import (
     attention,
+    bulk,
     direct,
     elementwise,
     embed,
@@ -32,6 +33,7 @@ from slipstream.ops.triton import (
     fp8,
     gated,
     logprobs,
+    mixture,
     move,
     norm,
     plain,
@@ -39,6 +41,7 @@ from slipstream.ops.triton import (
     sample,
     whole,
 )
+from slipstream.ops.triton.bulk import Bulk
 from slipstream.ops.triton.launch import Variant
 from slipstream.ops.triton.packing import Form
 
@@ -51,6 +54,11 @@ ROUTERS = {
     "mixtral": RouterSpec(8, 2),
     "qwen3-moe": RouterSpec(128, 8),
     "deepseek-v3": RouterSpec(256, 8, "sigmoid", groups=8, kept=4, group_best=2, scale=2.5, correction=True),
+}
+MIXTURES = {  # hidden, inner size, experts, experts of a row, activation, biases
+    "mixtral": (4096, 14336, 8, 2, "silu", False),
+    "qwen3-moe": (2048, 768, 128, 8, "silu", False),
+    "gpt-oss": (2880, 2880, 32, 4, "clamped", True),
 }
 PACKED = {  # format -> (name, Form of n outputs and k inputs); the 4-bit formats of checkpoints also in the groups that GPTQ and AWQ use
     "int4": (("group 32", lambda n, k: Form(n, k, 4, 32, "*fp16", middle=8)),),
@@ -165,8 +173,12 @@ def families() -> Iterator[tuple[str, str, Variant]]:
         yield "norm_slices", f"of {size}", norm.parts_variant(size)
     for (_, tile), (n, parts), (label, by_block) in product(fp8.BY_ROWS, ((28672, False), (4096, True)), (("", False), ("blocks ", True))):
         yield "fp8", f"{label}rows {tile.m}{' in parts' if parts else ''}", fp8.variant(n, 4096, by_block, parts, tile=tile)
-    for (_, form), codes in product(fp8.FEW, (False, True)):
-        yield "direct", f"fp8 rows {form.rows}{' codes' if codes else ''}", direct.variant(False, form, narrow=True, codes=codes)
+    for _, form in fp8.FEW:
+        if isinstance(form, Bulk):
+            yield "bulk", f"fp8 rows {form.rows}", bulk.variant(False, form, narrow=True)
+        else:
+            for codes in (False, True):
+                yield "direct", f"fp8 rows {form.rows}{' codes' if codes else ''}", direct.variant(False, form, True, codes)
     yield "fp8", "a scale per row and group", fp8.variant(4096, 4096, True, False, shared=1)
     for label, by_block in (("rows", False), ("blocks", True)):
         yield "fp8_quantise", label, fp8.quantise_variant(14336, by_block)
@@ -174,6 +186,13 @@ def families() -> Iterator[tuple[str, str, Variant]]:
     for label, router in ROUTERS.items():
         yield "route", label, experts.route_variant(router, router.correction)
     yield "add_rows", "", experts.add_variant()
+    yield "experts_members", "", mixture.members_variant()
+    for label, (hidden, width, count, chosen, activation, has_bias) in MIXTURES.items():
+        for tile in (mixture.FEW, mixture.MANY):
+            gate_up = mixture.variant(count, width, hidden, "*bf16", tile, activation=activation, per_row=chosen, has_bias=has_bias)
+            yield "experts_product", f"{label} gate_up rows {tile.m}", gate_up
+            yield "experts_product", f"{label} down rows {tile.m}", mixture.variant(count, hidden, width, "*bf16", tile, has_bias=has_bias)
+        yield "experts_sum", label, mixture.sum_variant(hidden, chosen)
 
 
 def compiled(variant: Variant):

@@ -25,8 +25,6 @@ from slipstream.ops.triton.launch import Variant, fits, row_facts
 from slipstream.ops.triton.streamed import FILL, along, cut, place, settle
 from slipstream.ops.types import CODES_ROOM, SCALE_BYTES
 
-# $2 bytes from $1 on, none if it is not positive, into L2.
-PREFETCH = gl.constexpr("{ .reg .pred some; setp.gt.s32 some, $2, 0; @some cp.async.bulk.prefetch.L2.global [$1], $2; mov.b32 $0, 0; }")
 # Four codes as bf16, those of the even bytes first: sign, exponent and fraction at their places are 2^-120 times the number, also where
 # that is subnormal.
 WIDEN = gl.constexpr(
@@ -48,7 +46,6 @@ class Direct:
         each: outputs of a program, 16, 32 or 64.
         step: inputs of a stage of a warp: 32, 64 or 128, of e4m3 weights 64 or 128.
         ahead: stages that are read before the first is multiplied.
-        early: inputs per output, behind those, that are brought into L2 before the kernel's turn.
         fill: a layer has as many segments as such a number of warps takes.
     """
 
@@ -57,7 +54,6 @@ class Direct:
     each: int = 16
     step: int = 64
     ahead: int = 2
-    early: int = 0
     fill: int = FILL
 
 
@@ -84,19 +80,6 @@ def _fetch(
     offset = line * (k // part) + at // part + along(step // part, 2, layout)
     numbers = weight.to(gl.pointer_type(gl.int32), bitcast=True) if narrow else weight
     return gl.load(numbers + offset, mask=gl.broadcast(inside, offset)[0], other=0, cache_modifier=".cg")  # read once
-
-
-@gluon.jit
-def _bring_near(
-    weight, first, at, end, n, k, deep: gl.constexpr, each: gl.constexpr, early: gl.constexpr, size: gl.constexpr
-):  # fmt: skip
-    """Lets L2 fetch `early` inputs from `at` on, those before `end`, of a program's outputs; each thread asks for a piece of one.
-    `size`: bytes of a weight."""
-    piece: gl.constexpr = each * early // (32 * deep)
-    index = gl.arange(0, 32 * deep, layout=gl.BlockedLayout([1], [32], [deep], [0]))
-    begin = at + index // each * piece
-    line = weight + (gl.minimum(first + index % each, n - 1) * k + begin)
-    gl.inline_asm_elementwise(PREFETCH, "=r,l,r", [line, gl.minimum(end - begin, piece) * size], gl.int32, False, 1)
 
 
 @gluon.jit
@@ -146,7 +129,7 @@ def _stage(total, taken, x, stage, end, m, k, step: gl.constexpr, narrow: gl.con
 def _product(
     x, weight, x_scale, scale, bias, out, scratch, arrived, m, stride, n, units_k, per,
     narrow: gl.constexpr, room: gl.constexpr, has_bias: gl.constexpr, rows: gl.constexpr, deep: gl.constexpr, each: gl.constexpr,
-    step: gl.constexpr, ahead: gl.constexpr, early: gl.constexpr,
+    step: gl.constexpr, ahead: gl.constexpr,
 ):  # fmt: skip
     mma: gl.constexpr = gl.NVMMADistributedLayout([2, 0], [deep, 1, 1], [1, 16, 8])
     k = units_k * 128
@@ -161,8 +144,6 @@ def _product(
     if narrow:
         column = first + gl.arange(0, each, layout=gl.SliceLayout(1, gl.SliceLayout(0, mma)))
         factor = gl.expand_dims(gl.load(scale + gl.minimum(column, n - 1)), 1)
-    if early:
-        _bring_near(weight, first, (stage + ahead * deep) * step, end, n, k, deep, each, early, 1 if narrow else 2)
     await_turn()
     for now in range(stage, last, deep * ahead):
         coming = ()
@@ -184,7 +165,7 @@ def variant(has_bias: bool, direct: Direct, narrow: bool = False, codes: bool = 
     """The form for layers of all measures; `narrow`: of e4m3 weights, `codes`: x comes as codes, too."""
     constants = {
         "narrow": narrow, "room": CODES_ROOM if codes else 0, "has_bias": has_bias, "rows": direct.rows, "deep": direct.deep,
-        "each": direct.each, "step": direct.step, "ahead": direct.ahead, "early": direct.early,
+        "each": direct.each, "step": direct.step, "ahead": direct.ahead,
     }  # fmt: skip
     types = ("*fp8e4nv" if codes else "*bf16", "*fp8e4nv" if narrow else "*bf16", *["*fp32"] * 5, "*i32", *["i32"] * 5)
     return Variant(_product, constants, types, direct.deep)

@@ -5,8 +5,8 @@ Owns the kernels, and whose product serves how many rows.
 Tensor cores sum e4m3 products with few bits, so 128 inputs are summed from zero and added in fp32, whatever the scales: that is
 `total += dot`, or `total = fma(dot, scale of the row's group * scale of the weight's block, total)`. K is cut into segments and
 these are added as in gemm.py, so a row has the same bits in every company. For many rows torch's product is faster: cuBLAS sums the
-codes as they are, and a kernel scales the sums. It may choose by the number of rows, so it is for fast settings only. So is direct.py,
-for few rows of layers with a scale per output: codes are widened to bf16, and activations that come in bf16 are not quantised.
+codes as they are, and a kernel scales the sums. It may choose by the number of rows, so it is for fast settings only. So are
+direct.py and bulk.py, for few rows of layers with a scale per output; in direct.py activations that come in bf16 are not quantised.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,8 @@ import triton.language as tl
 from torch import Tensor
 
 from slipstream.base.errors import InputError
-from slipstream.ops.triton import direct, gemm
+from slipstream.ops.triton import bulk, direct, gemm
+from slipstream.ops.triton.bulk import Bulk
 from slipstream.ops.triton.chain import await_turn
 from slipstream.ops.triton.direct import Direct
 from slipstream.ops.triton.elementary import e4m3
@@ -34,7 +35,7 @@ BY_ROWS = (  # (up to how many rows, tile): of as many outputs and inputs, so th
 )
 E4M3 = torch.float8_e4m3fn
 OWN_UP_TO = {"fp8": 64, "fp8_block": 1 << 31}  # rows to which the own product is faster than torch's (decode_gemm on an H200)
-FEW = ((8, Direct(8, 8, 16, 128, 2)), (16, Direct(16, 8, 16, 64, 2)))  # (up to how many rows, form) of direct.py; not yet measured
+FEW: tuple[tuple[int, Direct | Bulk], ...] = ((8, Direct(8, 8, 16, 128, 2)),)  # (up to how many rows, form); not measured yet
 UNIT = 16  # outputs and inputs that torch's product takes multiples of
 BLOCK = 1024  # numbers of a row per program that scales sums
 
@@ -67,11 +68,21 @@ def pack(stored: Mapping[str, Tensor]) -> Packed:
     return Packed(codes, scale.contiguous(), torch.ones((), device=codes.device), direct.counters(len(codes), codes.device))
 
 
-def few(rows: int, packed: Packed) -> Direct | None:
-    """The form that serves so many rows of a layer in fast settings, if there is one: a scale per output, and codes that `direct` takes."""
+def few(rows: int, packed: Packed) -> Direct | Bulk | None:
+    """The form that serves so many rows of a layer in fast settings, if there is one and the layer has a scale per output."""
     if packed.scale.shape[1] > 1 or len(packed.scale) < len(packed.codes) or not direct.serves(*packed.codes.shape):
         return None
     return next((form for most, form in FEW if rows <= most), None)
+
+
+def product_of_few(x: Tensor, packed: Packed, bias: Tensor | None, out: Tensor, form: Direct | Bulk) -> None:
+    """out = x @ weight.T + bias, by `form`; x [m, k] fp32 or bf16, or codes [m, k + CODES_ROOM]. See direct.product."""
+    if isinstance(form, Bulk):
+        narrow = x if x.dtype is E4M3 else coded(x)
+        bulk.product(narrow, packed.codes, packed.arrived, bias, out, form, packed.scale[:, 0])
+    else:
+        narrow = x if x.dtype is E4M3 else x.bfloat16()
+        direct.product(narrow, packed.codes, packed.arrived, bias, out, form, packed.scale[:, 0])
 
 
 @triton.jit
@@ -177,13 +188,27 @@ def scaled_variant(n: int, k: int, has_bias: bool) -> Variant:
 def quantise(x: Tensor, by_block: bool) -> tuple[Tensor, Tensor]:
     """x [m, k], bf16 or rounded to it, as e4m3 [m, k] and its scales fp32: [m, k / 128] by block, otherwise [m, 1], as `split` has them."""
     m, k = x.shape
+    if not by_block:
+        return split(coded(x), k)
+    codes, scale = torch.empty(m, k, dtype=E4M3, device=x.device), torch.empty(m, k // GROUP, device=x.device)
+    _quantised(x, codes, scale)
+    return codes, scale
+
+
+def coded(x: Tensor) -> Tensor:
+    """x [m, k] as e4m3 [m, k + CODES_ROOM], codes with the row's scale behind them, as norms write them too."""
+    m, k = x.shape
+    codes = torch.empty(m, k + CODES_ROOM, dtype=E4M3, device=x.device)
+    _quantised(x, *split(codes, k))
+    return codes
+
+
+def _quantised(x: Tensor, codes: Tensor, scale: Tensor) -> None:
+    """Writes codes [m, k] and scales [m, 1], which are behind them, or [m, k / 128]."""
+    (m, k), scales = x.shape, scale.shape[1]
     _whole_groups("quantise", k)
     kind = type_name("quantise", "x", fits("quantise", "x", x, (m, k), x.dtype))
-    size, (width, _) = GROUP if by_block else k, _places(k, by_block)
-    codes = torch.empty(m, width, dtype=E4M3, device=x.device)
-    codes, scale = (codes, torch.empty(m, k // size, device=x.device)) if by_block else split(codes, k)
-    quantise_variant(k, by_block, kind).launch((m, k // size), x, codes, scale)
-    return codes, scale
+    quantise_variant(k, scales > 1 or codes.stride(0) == k, kind).launch((m, scales), x, codes, scale)
 
 
 def split(x: Tensor, k: int) -> tuple[Tensor, Tensor]:

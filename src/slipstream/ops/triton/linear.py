@@ -4,7 +4,7 @@
     bf16                   activations rounded to bf16, tensor cores, sums and results in fp32: plain.py says by what, or gemm.py
     whole-number weights   activations rounded to bf16, weights as they are: whole.py says by what
     8-bit floats           activations rounded to bf16, then to e4m3 as they come, weights as they are: fp8.py, and cuBLAS for many rows;
-                           for few, direct.py, activations in bf16 where they come so
+                           for few, bulk.py or direct.py, which does not round activations that come in bf16
 
 Who multiplies follows from the number of rows, and cuBLAS has several ways, too, so a row's bits may depend on it: those layers are
 fast, not deterministic.
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from slipstream.base.errors import BackendError, InputError
-from slipstream.ops.triton import direct, fp8, gemm, packed, plain, whole
+from slipstream.ops.triton import fp8, gemm, packed, plain, whole
 from slipstream.ops.triton.launch import FLOATS, fits
 from slipstream.ops.triton.packing import Packed, pack
 from slipstream.ops.types import CODES_ROOM, E4M3, LINEAR_FORMATS, check_stored
@@ -157,8 +157,7 @@ class NarrowLinear:
         form = fp8.few(rows, prepared) if x.is_cuda and self.format == "fp8" and not self.invariant else None
         if form is not None:
             _check_out(self.name, rows, out, n)
-            narrow = x if x.dtype is fp8.E4M3 else x.bfloat16()
-            direct.product(narrow, prepared.codes, prepared.arrived, bias, out, form, prepared.scale[:, 0])
+            fp8.product_of_few(x, prepared, bias, out, form)
             return
         if x.dtype is fp8.E4M3:
             codes, scale = fp8.split(fits(self.name, "x", x, (rows, k + CODES_ROOM), x.dtype), k)

@@ -1,7 +1,8 @@
 """Which product of bf16 weights serves how many rows. Owns the tables, nothing else.
 
     Direct     direct.py: few rows, weights from memory straight into registers, mma.sync
-    CUBLAS     cublas.py: more rows, and layers whose inputs are no multiple of direct.UNIT
+    Bulk       bulk.py: few rows, weights by bulk copies through shared memory, wgmma
+    CUBLAS     cublas.py: more rows, and layers whose inputs the others do not take
 
 Only for fast settings: who adds, and in which order, follows from the number of rows.
 """
@@ -12,17 +13,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from slipstream.ops.triton import direct
+from slipstream.ops.triton import bulk, direct
+from slipstream.ops.triton.bulk import Bulk
 from slipstream.ops.triton.cublas import cublas
 from slipstream.ops.triton.direct import Direct
 from slipstream.ops.triton.launch import Variant, row_facts
 
 CUBLAS = "cublas"
-Way = Direct | str
+Way = Direct | Bulk | str
 Table = tuple[tuple[int, Way], ...]
 
-# (up to how many rows, way), to be set by `bench gpu-suite --only dense_forms` on an H200, the layers of Llama-3.2-1B and 3.1-8B.
-FAST: Table = ((8, Direct(8)), (16, Direct(16)), (1 << 31, CUBLAS))
+# (up to how many rows, way), by `bench gpu-suite --only dense_forms` on an H200, the layers of Llama-3.2-1B and 3.1-8B.
+SMALL: Table = ((8, Direct(8, 8, 16, 128, 1)), (1 << 31, CUBLAS))
+LARGE: Table = ((1 << 31, CUBLAS),)
+MOST_SMALL = 1 << 24  # weights of a layer that is small
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,7 @@ class Plain:
 
     Attributes:
         weight: fp32 or bf16 [n, k], as stored.
-        arrived: counters of direct.py.
+        arrived: counters, see direct.py.
     """
 
     weight: Tensor
@@ -43,17 +47,26 @@ def plain(weight: Tensor) -> Plain:
     return Plain(weight, direct.counters(weight.shape[0], weight.device))
 
 
+def fast(n: int, k: int) -> Table:
+    """The table of fast settings for a layer [n, k]."""
+    return SMALL if n * k <= MOST_SMALL else LARGE
+
+
 def way(n: int, k: int, rows: int, table: Table) -> Way:
     """What serves so many rows of a layer [n, k] of bf16."""
-    return next(way for most, way in table if rows <= most) if direct.serves(n, k) else CUBLAS
+    found = next(way for most, way in table if rows <= most)
+    return found if found == CUBLAS or (direct if isinstance(found, Direct) else bulk).serves(n, k) else CUBLAS
 
 
-def product(x: Tensor, layer: Plain, bias: Tensor | None, out: Tensor, table: Table = FAST) -> None:
+def product(x: Tensor, layer: Plain, bias: Tensor | None, out: Tensor, table: Table | None = None) -> None:
     """out = x @ weight.T + bias, by the way for so many rows; arguments as in direct.product, x [m, k] of the weight's type. On the CPU,
     where Triton's interpreter knows no Gluon, what stands in for cuBLAS there serves all rows."""
-    chosen = way(*layer.weight.shape, len(x), table) if x.is_cuda and x.dtype is torch.bfloat16 else CUBLAS
+    n, k = layer.weight.shape
+    chosen = way(n, k, len(x), table or fast(n, k)) if x.is_cuda and x.dtype is torch.bfloat16 else CUBLAS
     if isinstance(chosen, Direct):
         direct.product(x, layer.weight, layer.arrived, bias, out, chosen)
+    elif isinstance(chosen, Bulk):
+        bulk.product(x, layer.weight, layer.arrived, bias, out, chosen)
     else:
         cublas(x, layer.weight, out)
         if bias is not None:
@@ -61,7 +74,9 @@ def product(x: Tensor, layer: Plain, bias: Tensor | None, out: Tensor, table: Ta
 
 
 def variants() -> Iterator[tuple[str, str, Variant]]:
-    """(kernel, what for, variant) of all that the table launches."""
-    for _, chosen in FAST:
+    """(kernel, what for, variant) of all that the tables launch."""
+    for chosen in dict.fromkeys(way for _, way in SMALL + LARGE):
         if isinstance(chosen, Direct):
             yield "direct", f"rows {chosen.rows}", direct.variant(False, chosen)
+        elif isinstance(chosen, Bulk):
+            yield "bulk", f"rows {chosen.rows}", bulk.variant(False, chosen)

@@ -16,12 +16,18 @@ from slipstream.bench.gpu.shapes import Heads, heads
 from slipstream.ops.types import AttentionRows
 
 QUESTION = "Which size of the attention kernel is fastest where, is each right, and which give a row the same bits?"
-ORDER, SECONDS = 75, 45
+ORDER, SECONDS = 75, 75
 FEW = (  # query rows, keys per block, warps, stages, keys per segment
     *((16, 128, 4, 2, 128), (16, 128, 4, 2, 512), (16, 128, 8, 2, 128), (16, 128, 8, 2, 512), (16, 128, 8, 3, 128), (16, 128, 2, 2, 512)),
     *((16, 64, 4, 2, 512), (16, 64, 4, 3, 128), (16, 64, 4, 3, 512), (16, 64, 1, 3, 512), (16, 32, 2, 2, 512), (16, 32, 2, 3, 128)),
     *((16, 32, 2, 3, 512), (16, 32, 2, 4, 512), (32, 64, 4, 2, 512), (32, 64, 4, 3, 512), (32, 128, 4, 2, 512), (64, 64, 4, 3, 512)),
 )
+FEW_CODED = (  # for caches in fp8
+    *((16, 64, 2, 3, 512), (16, 64, 2, 3, 128), (16, 64, 2, 4, 512), (16, 64, 2, 2, 512), (16, 64, 4, 2, 512), (16, 64, 4, 3, 512)),
+    *((16, 32, 2, 3, 512), (16, 32, 2, 4, 512), (16, 32, 1, 4, 512), (16, 128, 4, 2, 512), (16, 128, 4, 3, 512), (16, 128, 4, 2, 128)),
+    *((16, 128, 8, 2, 512), (64, 64, 8, 3, 512)),
+)
+MANY_CODED = ((64, 64, 8, 2, 512), (64, 64, 8, 3, 512), (128, 64, 8, 2, 512), (64, 32, 4, 3, 512))
 MANY = ((64, 64, 4, 2, 512), (64, 64, 4, 3, 512), (128, 64, 8, 2, 512), (128, 64, 8, 3, 512))
 FILLS = (264, 528, 1056, 1 << 30)  # programs that are wanted; the last gives every segment one of its own
 DRY_FEW, DRY_MANY = ((16, 32, 4, 3, 512), (64, 64, 4, 3, 512)), ((64, 64, 4, 3, 512),)
@@ -30,20 +36,25 @@ SECONDS_EACH = 0.006
 
 @dataclass(frozen=True)
 class Point:
-    """`new` rows of each of `batch` requests, the last of which sees `context` keys; tails: all but the first are rows of a draft."""
+    """`new` rows of each of `batch` requests, the last of which sees `context` keys; tails: all but the first are rows of a draft;
+    coded: the cache is in fp8."""
 
     batch: int
     new: int
     context: int
     tails: bool = False
+    coded: bool = False
 
     def __str__(self) -> str:
-        return f"batch {self.batch}, {self.new} of {self.context}{' with tails' if self.tails else ''}"
+        more = f"{' with tails' if self.tails else ''}{' fp8' if self.coded else ''}"
+        return f"batch {self.batch}, {self.new} of {self.context}{more}"
 
 
 POINTS = [Point(1, 1, 1024), Point(8, 1, 8192), Point(64, 1, 1024), Point(128, 1, 4096), Point(1, 1, 32768), Point(1, 1, 256)]
+CODED_POINTS = [Point(64, 1, 4096), Point(8, 1, 8192), Point(1, 1, 1024), Point(1, 1, 32768), Point(8, 5, 2048, True), Point(1, 2048, 2048)]
 POINTS += [Point(8, 5, 2048, True), Point(1, 8, 8192, True), Point(1, 2048, 2048), Point(1, 8192, 8192)]
-DRY_POINTS = [Point(1, 2, 20, True), Point(1, 18, 18)]
+POINTS += [replace(point, coded=True) for point in CODED_POINTS]
+DRY_POINTS = [Point(1, 2, 20, True), Point(1, 18, 18), Point(2, 1, 20, coded=True)]
 
 
 def measure(bench: Bench) -> None:
@@ -55,39 +66,41 @@ def measure(bench: Bench) -> None:
         for point in bench.pick(POINTS, DRY_POINTS)
     }
     if not bench.dry:
-        compile_ahead(shape, list(dict.fromkeys(form for some in forms.values() for form in some)))
+        compile_ahead(shape, list(dict.fromkeys((form, point.coded) for point, some in forms.items() for form in some)))
     limits = bench.limits()
     bench.each(list(forms), str, lambda point: one(bench, limits, shape, point, forms[point]))
 
 
 def _sizes(bench: Bench, point: Point) -> tuple:
-    return bench.pick(FEW, DRY_FEW) if point.new < bench.pick(64, 3) else bench.pick(MANY, DRY_MANY)
+    few, many = (FEW_CODED, MANY_CODED) if point.coded else (FEW, MANY)
+    return bench.pick(few, DRY_FEW) if point.new < bench.pick(64, 3) else bench.pick(many, DRY_MANY)
 
 
 def compile_ahead(shape: Heads, forms: list) -> None:
     """Fills Triton's cache by many processes, before this one touches the device; a form that cannot be compiled fails where it is used."""
     from slipstream.ops.triton import attention
 
-    jobs = [(shape, form, way) for form in forms for way in attention.WAYS if form.query_rows >= 64 or way != "by tile"]
+    jobs = [(shape, *form, way) for form in forms for way in attention.WAYS if form[0].query_rows >= 64 or way != "by tile"]
     with multiprocessing.get_context("fork").Pool(min(len(jobs), multiprocessing.cpu_count())) as pool:
         for done in [pool.apply_async(_compile, job) for job in jobs]:
             done.wait()
 
 
-def _compile(shape: Heads, form, way: str) -> None:
+def _compile(shape: Heads, form, coded: bool, way: str) -> None:
     from slipstream.ops.triton import attention
     from slipstream.ops.triton.compile import compiled
 
-    compiled(attention.variant(shape.heads, shape.kv_heads, shape.head_dim, "*bf16", form, attention_sweep.PAGE, **attention.WAYS[way]))
+    kind = "*fp8e4nv" if coded else "*bf16"
+    compiled(attention.variant(shape.heads, shape.kv_heads, shape.head_dim, kind, form, attention_sweep.PAGE, **attention.WAYS[way]))
 
 
 def one(bench: Bench, limits: Limits, shape: Heads, point: Point, forms: list) -> None:
     """Every form, with as many programs as FILLS says; which of them are right, and what bits they give."""
     from slipstream.ops.triton import attention
 
-    size = 2 * point.batch * point.context * shape.kv_heads * shape.head_dim * 2
+    size = attention_sweep.size_of(shape, point.batch, point.context, point.coded)
     copies = bench.pick(max(1, min(8, -(-attention_sweep.COLD // size))), 1)
-    paged = [attention_sweep.caches(bench, shape, point.batch, point.context) for _ in range(copies)]
+    paged = [attention_sweep.caches(bench, shape, point.batch, point.context, point.coded) for _ in range(copies)]
     rows = facts(bench, point)
     qkv = torch.randn(point.batch * point.new, shape.width, device=bench.device).bfloat16().float()
     wanted = expected(qkv, paged[0], rows, shape, point)
@@ -112,7 +125,7 @@ def one(bench: Bench, limits: Limits, shape: Heads, point: Point, forms: list) -
             bench.failure(f"{point} {name}", timing)
             continue
         bench.row(
-            model=shape.model, batch=point.batch, new=point.new, context=point.context, tails=point.tails, form=name,
+            model=shape.model, batch=point.batch, new=point.new, context=point.context, tails=point.tails, coded=point.coded, form=name,
             us=timing.median * 1e6, spread=timing.spread, roof=least / timing.median, binds=limits.binds(moved, operations),
             **facts_of[name], timed=timing.way, raw=timing.samples,
         )  # fmt: skip
@@ -155,7 +168,9 @@ def expected(qkv: Tensor, kv, rows: AttentionRows, shape: Heads, point: Point) -
     out = []
     for request, q in enumerate(qkv[:, : shape.heads * shape.head_dim].view(point.batch, point.new, shape.heads, shape.head_dim)):
         k, v = (
-            x[rows.page_table[request].long()].transpose(0, 1).reshape(1, shape.kv_heads, -1, shape.head_dim)[:, :, : point.context]
+            attention_sweep.meant(x)[rows.page_table[request].long()].transpose(0, 1).reshape(1, shape.kv_heads, -1, shape.head_dim)[
+                :, :, : point.context
+            ]
             for x in (kv.keys, kv.values)
         )
         q = q.bfloat16().transpose(0, 1)[None]
@@ -172,10 +187,11 @@ def expected(qkv: Tensor, kv, rows: AttentionRows, shape: Heads, point: Point) -
 def answer(rows: list[dict]) -> list[str]:
     """Per point the five fastest forms, those that are wrong, and which forms give the same bits."""
     out = []
-    for point in dict.fromkeys((row["batch"], row["new"], row["context"], row["tails"]) for row in rows):
-        here = sorted((row for row in rows if (row["batch"], row["new"], row["context"], row["tails"]) == point), key=lambda row: row["us"])
+    fields = ("batch", "new", "context", "tails", "coded")
+    for point in dict.fromkeys(tuple(row[field] for field in fields) for row in rows):
+        here = sorted((row for row in rows if tuple(row[field] for field in fields) == point), key=lambda row: row["us"])
         best = ", ".join(f"{row['form']} {row['us']:.1f} us ({row['roof']:.0%})" for row in here[:5])
-        out.append(f"batch {point[0]}, {point[1]} of {point[2]}{' with tails' if point[3] else ''}: {best}")
+        out.append(f"{Point(*point)}: {best}")
         wrong = [f"{row['form']} ({row['error']:.1e})" for row in here if not row["right"]]
         if wrong:
             out.append(f"  WRONG: {', '.join(wrong)}")

@@ -18,7 +18,9 @@ from slipstream.cost import step_cost
 
 QUESTION = "How fast is the engine as it is, and how much of a step is the host?"
 ORDER, SECONDS = 90, 145
-MODELS = ("dummy:llama-3.2-1b", "dummy:llama-3.1-8b", "dummy:llama-3.1-8b int4", "dummy:llama-3.1-8b fp8")  # and `quant`, if any
+MODELS = (  # and `quant`, if any
+    *("dummy:llama-3.2-1b", "dummy:llama-3.1-8b", "dummy:llama-3.1-8b int4", "dummy:llama-3.1-8b fp8", "dummy:qwen3-30b-a3b"),
+)
 DRY_MODELS = ("dummy:tiny",)
 BATCHES, DRY_BATCHES = (1, 8, 64), (1, 2)
 MANY = {"dummy:llama-3.2-1b": (256,)}  # further batches of a model: what the host needs for many requests
@@ -53,7 +55,7 @@ def engine(bench: Bench, model: str, **options) -> LLM:
     length = PROMPT + NEW + 16
     sizes = {"max_batch": batch, "max_step_tokens": bench.pick(2048, 64), "max_len": length, "kv_tokens": batch * (length + 16)}
     source, _, quant = model.partition(" ")
-    return LLM(source, device=bench.device, quant=quant or None, prefix_cache=False, **{**sizes, **options})
+    return LLM(source, device=bench.device, quant=quant or None, prefix_cache=False, **{**sizes, "speculate": "none", **options})
 
 
 def _batches(bench: Bench, model: str) -> tuple[int, ...]:

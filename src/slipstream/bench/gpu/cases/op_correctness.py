@@ -63,6 +63,8 @@ def makers(dry: bool) -> list[tuple[str, callable]]:
         ("real logprobs", lambda: scenes.logprobs(8, 128256)),
         *((f"real {name}", make) for name, make in family_scenes.all_of(65, 4096, REAL, BF16, 1200)),
         *((f"real linear {format}", lambda format=format: scenes.linear(17, 6144, 4096, format)) for format in ("bf16", *E4M3)),
+        ("real experts many rows", lambda: family_scenes.experts(300, 2048, 768)),
+        ("deterministic experts", lambda: family_scenes.experts(65, 2048, 768)),
         *(
             (f"real linear {format} of {rows} rows", lambda format=format, rows=rows: scenes.linear(rows, 1280, 1024, format))
             for format in ("int8", "int4")

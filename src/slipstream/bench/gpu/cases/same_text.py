@@ -60,7 +60,7 @@ def tokens(
     bench: Bench, prompts: list[list[int]], params: list[SamplingParams], options: dict, alone: bool, turned: bool
 ) -> tuple[list[list[int]], str]:
     """Tokens of every request, in the order of `prompts`, from an engine of its own; its profile."""
-    sizes = {"max_batch": 16, "max_step_tokens": 256, "max_len": 128, "kv_tokens": 16 * 144, "prefix_cache": False}
+    sizes = {"max_batch": 16, "max_step_tokens": 256, "max_len": 128, "kv_tokens": 16 * 144, "prefix_cache": False, "speculate": "none"}
     llm = LLM(bench.pick(MODEL, DRY_MODEL), device=bench.device, **{**sizes, **options})
     pairs = list(zip(prompts, params, strict=True))[:: -1 if turned else 1]
     groups = [[pair] for pair in pairs] if alone else [pairs]

@@ -1,0 +1,59 @@
+"""Mixtures of experts: all experts of a layer at once, beside reading the chosen ones once."""
+
+import torch
+
+from slipstream.bench.gpu import scenes
+from slipstream.bench.gpu.bench import Bench
+from slipstream.ops.types import Activation
+
+QUESTION = "How near is a layer of experts to reading the chosen ones once, and what does one order for all numbers of rows cost?"
+ORDER, SECONDS = 85, 30
+SHAPES = {  # hidden, inner size, experts, experts of a row
+    "qwen3-30b-a3b": (2048, 768, 128, 8),
+    "mixtral-8x7b": (4096, 14336, 8, 2),
+    "gpt-oss-20b": (2880, 2880, 32, 4),
+}
+DRY_SHAPES = {"tiny-moe": (64, 96, 6, 2)}
+ROWS, DRY_ROWS = (1, 8, 64, 256, 2048), (3,)
+
+
+def measure(bench: Bench) -> None:
+    limits = bench.limits()
+    kernels = {"fast": scenes.triton_kernels().experts("bf16"), "deterministic": scenes.triton_kernels(True).experts("bf16")}
+    shapes = bench.pick(SHAPES, DRY_SHAPES)
+
+    def one(point: tuple[str, int]) -> None:
+        name, rows = point
+        hidden, width, count, chosen = shapes[name]
+        parts = ((2 * width, hidden), (hidden, width))
+        stored = [{"weight": (torch.randn(count, *shape, device=bench.device) / 50).bfloat16()} for shape in parts]
+        x, out = torch.randn(rows, hidden, device=bench.device), torch.empty(rows, hidden, device=bench.device)
+        scores = torch.rand(rows, count, device=bench.device)
+        experts = scores.topk(chosen).indices.sort().values.int().contiguous()
+        shares = torch.full((rows, chosen), 1 / chosen, device=bench.device)
+        prepared = kernels["fast"].prepare(*stored)
+        calls = {
+            settings: [lambda kernel=kernel: kernel.run(x, experts, shares, prepared, Activation("silu"), out)]
+            for settings, kernel in kernels.items()
+        }
+        used = len(experts.unique())
+        size, operations = used * 3 * hidden * width * 2, rows * chosen * 6 * hidden * width
+        least = limits.seconds(size, operations)
+        for settings, timing in bench.clock.compare(calls, seconds=0.02).items():
+            if isinstance(timing, Exception):
+                bench.failure(f"{name} rows {rows} {settings}", timing)
+                continue
+            bench.row(
+                model=name, rows=rows, settings=settings, used=used, us=timing.median * 1e6, spread=timing.spread, roof_us=least * 1e6,
+                roof=least / timing.median, binds=limits.binds(size, operations), timed=timing.way, raw=timing.samples,
+            )  # fmt: skip
+
+    points = [(name, rows) for rows in bench.pick(ROWS, DRY_ROWS) for name in shapes]
+    bench.each(points, lambda point: f"{point[0]} rows {point[1]}", one)
+
+
+def answer(rows: list[dict]) -> list[str]:
+    return [
+        f"{row['model']}, {row['rows']} rows, {row['settings']}: {row['us']:.1f} us for {row['used']} experts ({row['roof']:.0%} of roof)"
+        for row in rows
+    ]

@@ -1,0 +1,50 @@
+"""Steps of several passes in the engine: planned only where the worker takes them, and looked behind for guesses."""
+
+import pytest
+
+from slipstream import LLM, SamplingParams
+
+EDITED = [
+    dict(logprobs=1), dict(min_tokens=4), dict(logit_bias={3: -5.0}), dict(allowed_token_ids=(3, 4, 5)),
+    dict(repetition_penalty=1.2), dict(presence_penalty=0.5), dict(frequency_penalty=0.5),
+]  # fmt: skip
+
+
+def passes(llm: LLM, prompt: list[int], **params) -> list[tuple[int, int]]:
+    """(planned, taken) of every step that takes a request to its end."""
+    runner, seen = llm.engine.core.executor.runner, []
+    run = type(runner).run
+
+    def noted(plan):
+        result = run(runner, plan)
+        seen.append((plan.passes, result.passes))
+        return result
+
+    runner.run = noted
+    llm.generate(prompt, SamplingParams(**{"max_tokens": 24, "temperature": 0, "ignore_eos": True} | params))
+    return seen
+
+
+@pytest.fixture(scope="module")
+def llm():
+    made = LLM("dummy:tiny:fp32", speculate="none", max_len=64)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("params", EDITED, ids=lambda params: next(iter(params)))
+def test_a_step_that_the_host_has_a_hand_in_is_planned_as_one_pass(llm, params):
+    assert {planned for planned, _ in passes(llm, [1, 2, 3], **params)} == {1}
+
+
+def test_all_others_take_what_was_planned(llm):
+    seen = passes(llm, [1, 2, 3])
+    assert all(planned == taken for planned, taken in seen) and max(taken for _, taken in seen) > 1
+
+
+def test_guesses_are_looked_for_after_all_passes():
+    """A text that repeats itself: steps of several passes find that out, and those that check guesses take over."""
+    llm = LLM("dummy:tiny:fp32", speculate="ngram", control=False, max_len=256)
+    seen = passes(llm, [1, 2, 3, 4, 5], max_tokens=200)
+    assert max(taken for _, taken in seen) > 1 and llm.engine.core.meter.tally.accepted > 20
+    llm.close()

@@ -1,0 +1,100 @@
+"""In the interpreter: all experts at once against each row by itself in torch, for every way rows may crowd; and that a row depends on
+itself only, bit by bit."""
+
+import pytest
+import torch
+from candidate import KERNELS
+from scenes import equal_bits, random
+
+from slipstream.base.errors import InputError
+from slipstream.ops.triton import mixture
+from slipstream.ops.types import Activation
+
+HIDDEN, WIDTH, EXPERTS = 40, 24, 5
+SILU, GELU, CLAMPED = Activation("silu"), Activation("gelu_tanh"), Activation("clamped", 1.5, 1.7)
+CROWDS = {  # the experts of each row
+    "every expert, one without rows": [[0, 3], [1, 4], [0, 1], [3, 4], [0, 4]],
+    "all on one": [[2]] * 37,
+    "one row": [[1, 3, 4]],
+    "many rows": [[number % 4, 4] for number in range(90)],
+}
+
+
+def layer(dtype: torch.dtype, biased: bool):
+    """What a kernel prepares of random experts, and their numbers in fp64."""
+    gate_up, down = random(EXPERTS, 2 * WIDTH, HIDDEN, seed=1).to(dtype), random(EXPERTS, HIDDEN, WIDTH, seed=2).to(dtype)
+    biases = (random(EXPERTS, 2 * WIDTH, seed=3), random(EXPERTS, HIDDEN, seed=4)) if biased else ()
+    plain = gate_up.double(), down.double(), *(bias.double() for bias in biases)
+    return ({"weight": gate_up}, {"weight": down}, biases), plain
+
+
+def rows_of(crowd: list[list[int]]):
+    experts = torch.tensor(crowd, dtype=torch.int32)
+    return random(len(crowd), HIDDEN, seed=5), experts, random(*experts.shape, seed=6).abs()
+
+
+def run(kernel, prepared, x, experts, shares, activation=SILU):
+    out = torch.full_like(x, torch.nan)
+    kernel.run(x, experts, shares, prepared, activation, out)
+    return out
+
+
+def one_by_one(plain, x, experts, shares, activation, dtype):
+    """Row after row in fp64; what lies between two products is rounded as the kernels round it."""
+    gate_up, down, *biases = plain
+    out = torch.zeros_like(x, dtype=torch.float64)
+    for row, (numbers, parts) in enumerate(zip(experts.tolist(), shares.tolist(), strict=True)):
+        for expert, share in zip(numbers, parts, strict=True):
+            made = gate_up[expert] @ x[row].to(dtype).double() + (biases[0][expert] if biases else 0)
+            gate, up = made.chunk(2)
+            if activation.name == "clamped":
+                gate, up = gate.clamp(max=activation.limit), up.clamp(-activation.limit, activation.limit)
+                inner = gate * torch.sigmoid(gate * activation.slope) * (up + 1)
+            else:
+                act = torch.nn.functional.silu(gate) if activation is SILU else torch.nn.functional.gelu(gate, approximate="tanh")
+                inner = act * up
+            out[row] += share * (down[expert] @ inner.float().to(dtype).double() + (biases[1][expert] if biases else 0))
+    return out.float()
+
+
+@pytest.mark.parametrize("crowd", CROWDS)
+@pytest.mark.parametrize("format, activation, biased", [("fp32", GELU, False), ("bf16", SILU, False), ("bf16", CLAMPED, True)])
+def test_every_row_has_the_sum_of_its_experts(crowd, format, activation, biased):
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[format]
+    kernel, (stored, plain), given = KERNELS.experts(format), layer(dtype, biased), rows_of(CROWDS[crowd])
+    found = run(kernel, kernel.prepare(*stored), *given, activation)
+    wanted = one_by_one(plain, *given, activation, dtype)
+    size = float(wanted.abs().max())
+    torch.testing.assert_close(found, wanted, rtol=0, atol=size * (1e-6 if format == "fp32" else 2**-8))
+
+
+def test_a_row_has_the_same_bits_in_every_crowd():
+    kernel = KERNELS.experts("bf16").deterministic()
+    prepared = kernel.prepare(*layer(torch.bfloat16, False)[0])
+    x, experts, shares = rows_of(CROWDS["many rows"])
+    whole = run(kernel, prepared, x, experts, shares)
+    for index in ([89], [3, 3, 0], list(range(80, 20, -1))):
+        assert equal_bits(run(kernel, prepared, x[index], experts[index].contiguous(), shares[index]), whole[index])
+
+
+def test_fast_settings_take_small_tiles_for_few_rows():
+    few, many = (mixture.tile_of(pairs, 8, "*bf16", False) for pairs in (128, 129))
+    assert (few, many) == (mixture.FEW, mixture.MANY) and mixture.tile_of(2, 8, "*bf16", True) is mixture.MANY
+    assert [mixture.tiles_of(pairs, 8, mixture.FEW) for pairs in (2, 8, 16, 160)] == [2, 8, 9, 18]
+
+
+def test_pairs_that_no_router_made_stay_in_bounds():
+    """Rows that fill up a step may hold anything: numbers of no expert, or one expert twice. Real rows before them are not changed."""
+    kernel = KERNELS.experts("bf16")
+    prepared = kernel.prepare(*layer(torch.bfloat16, False)[0])
+    x, experts, shares = rows_of([[0, 1], [1, 2], [1, 1], [1, 1], [99, -7]])
+    found = run(kernel, prepared, x, experts, shares)
+    assert equal_bits(found[:2], run(kernel, prepared, x[:2], experts[:2].contiguous(), shares[:2]))
+
+
+def test_experts_that_do_not_fit_are_refused():
+    (gate_up, down, _), _ = layer(torch.bfloat16, False)
+    with pytest.raises(InputError, match="do not fit down"):
+        KERNELS.experts("bf16").prepare(gate_up, {"weight": down["weight"][:, :, :-1]})
+    with pytest.raises(InputError, match="bfloat16"):
+        KERNELS.experts("bf16").prepare({"weight": gate_up["weight"].float()}, down)
