@@ -67,7 +67,7 @@ def test_groups_of_warps_against_what_the_weights_mean(grouped, format):
     assert_right(product(grouped, x, packed, bias, grouped.Grouped(8, 4)), x, weight, bias)
 
 
-SHORT = dict(rows=16, warps=4, depth=64, ahead=1, sides=4, fill=64)
+SHORT = dict(rows=16, warps=4, depth=64, ahead=1, sides=4, fill=64, across=1)
 LONG = dict(rows=8, warps=4, each=32, depth=128, ahead=2, fill=16)
 
 

@@ -104,9 +104,9 @@ def group(kind: Kind, least: int, most: int, *shape: int) -> Candidate:
 
 
 def fold(kind: Kind, least: int, most: int, *shape: int) -> Candidate:
-    """The products of ops/triton/folded.py; `shape`: rows, warps, each, depth, ahead, sides, fill, registers."""
+    """The products of ops/triton/folded.py; `shape`: rows, warps, each, depth, ahead, sides, fill, registers, across."""
     chosen = folded.Folded(*shape)
-    name = f"_folded{chosen.rows}_{chosen.warps}x{chosen.each}_{chosen.depth}x{chosen.ahead}x{chosen.sides}"
+    name = f"_folded{chosen.rows}_{chosen.warps}x{chosen.each}_{chosen.depth}x{chosen.ahead}x{chosen.sides}_across{chosen.across}"
     return Candidate(
         kind, name + (f"_fill{chosen.fill}" if chosen.fill != folded.FILL else ""), least, most,
         lambda x, layer, bias, out: folded.product(x, layer, bias, out, folded.fitting(layer.form, chosen)),
@@ -122,11 +122,11 @@ FOLDED = (
 MORE_FOLDED = (
     (8, 16, 16, 8, 16, 128, 2, 2, 3584), (8, 16, 16, 4, 32), (32, 32, 32, 8, 16, 128, 2, 2, 1056), (32, 32, 32, 4, 32),
     (64, 64, 64, 8, 16, 128, 2, 2, 1056), (64, 64, 64, 16, 16), (64, 64, 64, 4, 32, 128, 1, 2),
+    (64, 64, 64, 16, 16, 128, 2, 2, 2112, 0, 1), (64, 64, 64, 8, 16, 128, 2, 2, 2112, 128, 1),
     (128, 2048, 128, 16, 16, 64, 2, 4), (256, 2048, 256, 8, 16, 64, 2, 2, 1056),
 )  # fmt: skip
 
 CANDIDATES = (
-    tiled(ZERO_128, "", 32, 64),
     *(single(ZERO_128, 1, 8, 8, deep, 1, 32, ahead) for deep, ahead in ((4, 1), (2, 2))),
     single(ZERO_128, 16, 16, 16, 4, 2, 32, 1),
     group(ZERO_128, 64, 64, 64, 8, 1056),

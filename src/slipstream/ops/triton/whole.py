@@ -3,12 +3,15 @@
     Stream     streamed.py: few rows, weights from memory straight into registers, mma.sync
     Grouped    grouped.py: tens of rows, the same with wgmma
     Folded     folded.py: likewise, and more; scales go into the weight, which is for fast settings only
-    TILES      packed.py: plain Triton, which has a tile for any number of rows and every format
     UNPACKED   widened.py: many rows, the layer unpacked to bf16 and multiplied by cuBLAS
+
+Where there is no GPU packed.py (plain Triton) stands in for the first three, and for Grouped and Folded where there is no Hopper.
 """
 
 from collections.abc import Iterator
+from functools import cache
 
+import torch
 from torch import Tensor
 
 from slipstream.ops.triton import folded, grouped, packed, streamed, widened
@@ -18,7 +21,7 @@ from slipstream.ops.triton.launch import Variant
 from slipstream.ops.triton.packing import Form, Packed
 from slipstream.ops.triton.streamed import Stream
 
-TILES, UNPACKED = "tiles", "unpacked"
+UNPACKED = "unpacked"
 Way = Stream | Grouped | Folded | str
 Table = tuple[tuple[int, Way], ...]
 
@@ -44,17 +47,16 @@ def way(form: Form, rows: int, table: Table) -> Way:
     if isinstance(found, Folded):
         return folded.fitting(form, found)
     if isinstance(found, Grouped):
-        return grouped.fitting(form, found) if grouped.serves(form) else TILES
+        return grouped.fitting(form, found) if grouped.serves(form) else folded.fitting(form, Folded(found.rows))
     return streamed.fitting(form, found) if isinstance(found, Stream) else found
 
 
 def product(x: Tensor, layer: Packed, bias: Tensor | None, out: Tensor, invariant: bool = False) -> None:
-    """out = x @ weight.T + bias, by the way for so many rows; arguments as in streamed.product. In Triton's interpreter, which knows
-    no Gluon, tiles stand in for streams and groups."""
+    """out = x @ weight.T + bias, by the way for so many rows; arguments as in streamed.product. Triton's interpreter knows no Gluon."""
     chosen = way(layer.form, x.shape[0], INVARIANT if invariant else fast(layer.form))
     if chosen == UNPACKED:
         widened.product(x, layer, bias, out)
-    elif chosen == TILES or not x.is_cuda:
+    elif not x.is_cuda or not (isinstance(chosen, Stream) or _has_groups(x.device)):
         packed.product(x, layer, bias, out)
     elif isinstance(chosen, Folded):
         folded.product(x, layer, bias, out, chosen)
@@ -62,6 +64,12 @@ def product(x: Tensor, layer: Packed, bias: Tensor | None, out: Tensor, invarian
         grouped.product(x, layer, bias, out, chosen)
     else:
         streamed.product(x, layer, bias, out, chosen)
+
+
+@cache
+def _has_groups(device: torch.device) -> bool:
+    """Whether four warps multiply together there (wgmma)."""
+    return torch.cuda.get_device_capability(device)[0] == 9
 
 
 def variants(form: Form) -> Iterator[tuple[str, str, Variant]]:
@@ -73,10 +81,5 @@ def variants(form: Form) -> Iterator[tuple[str, str, Variant]]:
             yield "packed_fold", f"rows {chosen.rows} {chosen.warps}x{chosen.each}", folded.variant(form, False, chosen)
         elif isinstance(chosen, Grouped):
             yield "packed_group", f"rows {chosen.rows}", grouped.variant(form, False, chosen)
-        elif isinstance(chosen, Stream):
-            yield "packed_stream", f"rows {chosen.rows} {chosen.deep}x{chosen.wide}", streamed.variant(form, False, chosen)
         else:
-            for tile in dict.fromkeys(packed.tile_of(form, most) for most, _ in packed.BY_ROWS):
-                for kernel, *merge in (packed.variants(form, rows, False, tile) for rows in (1, 1 << 20)):
-                    yield "packed", f"rows {tile.m}{' in parts' if merge else ''}", kernel
-                    yield from (("packed_merge", "", variant) for variant in merge)
+            yield "packed_stream", f"rows {chosen.rows} {chosen.deep}x{chosen.wide}", streamed.variant(form, False, chosen)
