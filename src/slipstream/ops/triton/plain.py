@@ -17,16 +17,16 @@ from slipstream.ops.triton import bulk, direct
 from slipstream.ops.triton.bulk import Bulk
 from slipstream.ops.triton.cublas import cublas
 from slipstream.ops.triton.direct import Direct
-from slipstream.ops.triton.launch import Variant, row_facts
+from slipstream.ops.triton.launch import Variant, has_groups, row_facts
 
 CUBLAS = "cublas"
 Way = Direct | Bulk | str
 Table = tuple[tuple[int, Way], ...]
 
 # (up to how many rows, way), by `bench gpu-suite --only dense_forms` on an H200, the layers of Llama-3.2-1B and 3.1-8B.
-SMALL: Table = ((8, Direct(8, 8, 16, 128, 1)), (1 << 31, CUBLAS))
-LARGE: Table = ((1 << 31, CUBLAS),)
-MOST_SMALL = 1 << 24  # weights of a layer that is small
+SMALL: Table = ((8, Bulk(8, 64, 12, 264)), (16, Bulk(16, 64, 8, 264)), (1 << 31, CUBLAS))
+LARGE: Table = (*SMALL[:2], (32, Bulk(32, 64, 4, 528)), (64, Bulk(64, 64, 6, 264)), SMALL[2])
+MOST_SMALL = 1 << 26  # weights of a layer that is small
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ def product(x: Tensor, layer: Plain, bias: Tensor | None, out: Tensor, table: Ta
     chosen = way(n, k, len(x), table or fast(n, k)) if x.is_cuda and x.dtype is torch.bfloat16 else CUBLAS
     if isinstance(chosen, Direct):
         direct.product(x, layer.weight, layer.arrived, bias, out, chosen)
-    elif isinstance(chosen, Bulk):
+    elif isinstance(chosen, Bulk) and has_groups(x.device):
         bulk.product(x, layer.weight, layer.arrived, bias, out, chosen)
     else:
         cublas(x, layer.weight, out)

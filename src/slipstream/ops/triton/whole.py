@@ -9,15 +9,13 @@ Where there is no GPU packed.py (plain Triton) stands in for the first three, an
 """
 
 from collections.abc import Iterator
-from functools import cache
 
-import torch
 from torch import Tensor
 
 from slipstream.ops.triton import folded, grouped, packed, streamed, widened
 from slipstream.ops.triton.folded import Folded
 from slipstream.ops.triton.grouped import Grouped
-from slipstream.ops.triton.launch import Variant
+from slipstream.ops.triton.launch import Variant, has_groups
 from slipstream.ops.triton.packing import Form, Packed
 from slipstream.ops.triton.streamed import Stream
 
@@ -56,7 +54,7 @@ def product(x: Tensor, layer: Packed, bias: Tensor | None, out: Tensor, invarian
     chosen = way(layer.form, x.shape[0], INVARIANT if invariant else fast(layer.form))
     if chosen == UNPACKED:
         widened.product(x, layer, bias, out)
-    elif not x.is_cuda or not (isinstance(chosen, Stream) or _has_groups(x.device)):
+    elif not x.is_cuda or not (isinstance(chosen, Stream) or has_groups(x.device)):
         packed.product(x, layer, bias, out)
     elif isinstance(chosen, Folded):
         folded.product(x, layer, bias, out, chosen)
@@ -64,12 +62,6 @@ def product(x: Tensor, layer: Packed, bias: Tensor | None, out: Tensor, invarian
         grouped.product(x, layer, bias, out, chosen)
     else:
         streamed.product(x, layer, bias, out, chosen)
-
-
-@cache
-def _has_groups(device: torch.device) -> bool:
-    """Whether four warps multiply together there (wgmma)."""
-    return torch.cuda.get_device_capability(device)[0] == 9
 
 
 def variants(form: Form) -> Iterator[tuple[str, str, Variant]]:
