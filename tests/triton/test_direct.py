@@ -106,13 +106,13 @@ def test_what_does_not_fit_is_named(direct, m, k, name):
 def test_who_serves_how_many_rows():
     from slipstream.ops.triton import plain
 
-    for table in (plain.SMALL, plain.LARGE):
+    for table in (plain.SMALL, plain.LARGE, plain.HUGE):
         for most, chosen in table:
             assert plain.way(4096, 4096, most, table) == chosen
             assert chosen == plain.CUBLAS or most <= chosen.rows, "more rows than a program takes"
         assert table[-1] == (1 << 31, plain.CUBLAS)
         assert plain.way(4096, 4100, 1, table) == plain.CUBLAS
-    assert plain.fast(4096, 4096) is plain.SMALL and plain.fast(28672, 4096) is plain.LARGE
+    assert [plain.fast(n, 2048) for n in (3072, 8192, 128256)] == [plain.SMALL, plain.LARGE, plain.HUGE]
 
 
 def test_which_layers_of_codes_it_serves():

@@ -35,8 +35,9 @@ BY_ROWS = (  # (up to how many rows, tile): of as many outputs and inputs, so th
 )
 E4M3 = torch.float8_e4m3fn
 OWN_UP_TO = {"fp8": 64, "fp8_block": 1 << 31}  # rows to which the own product is faster than torch's (decode_gemm on an H200)
-# (up to how many rows, form), as dense_forms has them on an H200
-FEW: tuple[tuple[int, Direct | Bulk], ...] = ((8, Bulk(8, 64, 12, 264)), (16, Bulk(16, 64, 6, 396)), (32, Bulk(32, 64, 6, 396)))
+FEW = (  # (up to how many rows, form of bulk.py), by dense_forms on an H200
+    (8, Bulk(8, 64, 12, 264)), (16, Bulk(16, 64, 6, 396)), (32, Bulk(32, 64, 6, 396)),
+)  # fmt: skip
 UNIT = 16  # outputs and inputs that torch's product takes multiples of
 BLOCK = 1024  # numbers of a row per program that scales sums
 

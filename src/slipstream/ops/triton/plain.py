@@ -23,10 +23,13 @@ CUBLAS = "cublas"
 Way = Direct | Bulk | str
 Table = tuple[tuple[int, Way], ...]
 
-# (up to how many rows, way), by `bench gpu-suite --only dense_forms` on an H200, the layers of Llama-3.2-1B and 3.1-8B.
-SMALL: Table = ((8, Bulk(8, 64, 12, 264)), (16, Bulk(16, 64, 8, 264)), (1 << 31, CUBLAS))
-LARGE: Table = (*SMALL[:2], (32, Bulk(32, 64, 4, 528)), (64, Bulk(64, 64, 6, 264)), SMALL[2])
-MOST_SMALL = 1 << 26  # weights of a layer that is small
+# (up to how many rows, way), by `bench gpu-suite --only dense_forms` on an H200, the layers of Llama-3.2-1B and 3.1-8B, by their size.
+SMALL: Table = ((8, Bulk(8, 64, 12, 264)), (1 << 31, CUBLAS))
+LARGE: Table = ((8, Bulk(8, 64, 12, 264)), (16, Bulk(16, 64, 8, 264)), (1 << 31, CUBLAS))
+HUGE: Table = (
+    (8, Bulk(8, 64, 6, 528)), (16, Bulk(16, 64, 4, 660)), (32, Bulk(32, 64, 4, 528)), (64, Bulk(64, 64, 6, 264)), (1 << 31, CUBLAS),
+)  # fmt: skip
+MOST_SMALL, LEAST_HUGE = 1 << 23, 1 << 26  # weights of a layer
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,7 @@ def plain(weight: Tensor) -> Plain:
 
 def fast(n: int, k: int) -> Table:
     """The table of fast settings for a layer [n, k]."""
-    return SMALL if n * k <= MOST_SMALL else LARGE
+    return SMALL if n * k <= MOST_SMALL else LARGE if n * k < LEAST_HUGE else HUGE
 
 
 def way(n: int, k: int, rows: int, table: Table) -> Way:
@@ -75,7 +78,7 @@ def product(x: Tensor, layer: Plain, bias: Tensor | None, out: Tensor, table: Ta
 
 def variants() -> Iterator[tuple[str, str, Variant]]:
     """(kernel, what for, variant) of all that the tables launch."""
-    for chosen in dict.fromkeys(way for _, way in SMALL + LARGE):
+    for chosen in dict.fromkeys(way for _, way in SMALL + LARGE + HUGE):
         if isinstance(chosen, Direct):
             yield "direct", f"rows {chosen.rows}", direct.variant(False, chosen)
         elif isinstance(chosen, Bulk):
