@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from slipstream.base import registry
-from slipstream.ops.triton import folded, grouped, packed, streamed, whole, widened
+from slipstream.ops.triton import folded, packed, streamed, whole, widened
 from slipstream.ops.triton.launch import Variant
 from slipstream.ops.triton.packing import Form, Packed
 
@@ -92,17 +92,6 @@ def single(kind: Kind, least: int, most: int, *stream: int) -> Candidate:
     )  # fmt: skip
 
 
-def group(kind: Kind, least: int, most: int, *shape: int) -> Candidate:
-    """The products of ops/triton/grouped.py; `shape`: rows, warps, fill."""
-    chosen = grouped.Grouped(*shape)
-    fill = f"_fill{chosen.fill}" if chosen.fill != streamed.FILL else ""
-    return Candidate(
-        kind, f"_group{chosen.rows}_{chosen.warps}{fill}", least, most,
-        lambda x, layer, bias, out: grouped.product(x, layer, bias, out, grouped.fitting(layer.form, chosen)),
-        lambda form, rows: (grouped.variant(form, False, grouped.fitting(form, chosen)),),
-    )  # fmt: skip
-
-
 def fold(kind: Kind, least: int, most: int, *shape: int) -> Candidate:
     """The products of ops/triton/folded.py; `shape`: rows, warps, each, depth, ahead, sides, fill, registers, across."""
     chosen = folded.Folded(*shape)
@@ -129,14 +118,9 @@ MORE_FOLDED = (
 CANDIDATES = (
     *(single(ZERO_128, 1, 8, 8, deep, 1, 32, ahead) for deep, ahead in ((4, 1), (2, 2))),
     single(ZERO_128, 16, 16, 16, 4, 2, 32, 1),
-    group(ZERO_128, 64, 64, 64, 8, 1056),
     unpacked(ZERO_128, "_unpacked", 128),
     single(INT4, 1, 8, 8, 4, 1, 32, 1),
-    group(INT4, 16, 16, 16, 4),
-    group(INT4, 32, 32, 32, 4, 1056),
-    group(INT4, 64, 64, 64, 8, 1056),
     single(INT8, 1, 8, 8, 4, 1, 32, 1),
-    group(INT8, 16, 16, 16, 4),
     *(fold(INT4, *shape) for shape in FOLDED + MORE_FOLDED),
     *(fold(kind, *shape) for kind in (ZERO_128, INT8) for shape in FOLDED),
 )
