@@ -222,11 +222,12 @@ class Controller:
         """(nodes, goodput) of the best that can be made of nodes with this reach, the likeliest first, which take `spent` seconds to
         make: none of them, if `passes` without any give more."""
         octave = context.bit_length()
-        best, top = 0, requests / self._seconds(requests, rows, 0, octave, passes)
+        one = self._seconds(requests, rows, 0, octave, passes)  # a check takes no less: if so it seems, it was measured in better days
+        best, top = 0, requests / one
         least, gains = top * MARGIN, list(accumulate(reaches, initial=float(requests)))
         edges = EDGES[bisect_right(EDGES, rows) : bisect_left(EDGES, rows + len(reaches))]  # between them time hardly changes
         for count in (*(edge - rows for edge in edges), len(reaches)) if reaches else ():
-            goodput = gains[count] / (self._seconds(requests, rows, count, octave) + spent)
+            goodput = gains[count] / (max(one, self._seconds(requests, rows, count, octave)) + spent)
             if goodput > max(top, least):
                 best, top = count, goodput
         return best, top

@@ -14,7 +14,7 @@ HOPE = 0.6  # that a guess of which nothing is known is right
 FIRM = 2.0  # observations that a first belief is worth
 OWN = 8.0  # observations of all requests that outweigh one of its own
 FADE = 0.98  # weight of an observation against the next one
-FORGET = 0.999  # and against one a pass later
+FORGET = 0.9998  # and against one a pass later
 LEAST = 0.05  # reach below which a node is not looked at: predictions are not that exact
 
 
