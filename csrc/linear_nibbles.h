@@ -6,7 +6,7 @@
 namespace slip {
 namespace SLIP_ISA {
 
-constexpr i64 FEW_ROWS = 11;  // from which on bytes that are stored once cost less than nibbles that every tile unpacks
+constexpr i64 FEW_ROWS = 31;  // from which on bytes that are stored once cost less than nibbles that every tile unpacks
 
 #if defined(SLIP_AVX2)
 // A unit of a panel, unpacked; and what is taken off the products of each row.

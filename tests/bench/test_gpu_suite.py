@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -265,3 +266,20 @@ def test_the_shared_tables_are_read(shared):
     assert 10e-6 < published.gemm("bfloat16", 1, 6144, 4096) < 100e-6
     assert 1e-6 < published.decode_attention(8, 1024, 32, 8, 128) < 100e-6
     assert published.prefill_attention(1, 2048, 32, 8, 128) > 10e-6
+
+
+@NEEDS_TRITON
+def test_what_is_compiled_ahead_is_chosen_without_asking_the_device(monkeypatch):
+    """A process that has touched the device cannot be forked into others that do."""
+    from slipstream.bench.gpu import ahead
+    from slipstream.ops.triton.launch import Variant
+
+    def touched(variant):
+        raise AssertionError("options ask what device there is")
+
+    pool = MagicMock()
+    pool.return_value.__enter__.return_value.map = lambda function, numbers: ["" for _ in numbers]
+    monkeypatch.setattr(Variant, "options", property(touched))
+    monkeypatch.setattr(ahead, "ProcessPoolExecutor", pool)
+    ahead.compile_ahead(MagicMock(), [Variant(print, {"n": n}, ("*fp32",)) for n in (1, 2, 1)])
+    assert [variant.constants for variant in ahead.WANTED] == [{"n": 1}, {"n": 2}]

@@ -294,7 +294,7 @@ def imported(name: str, **others: ModuleType) -> ModuleType:
     ampere.mma_v2, hopper.warpgroup_mma = mma, group_mma
     hopper.mbarrier, hopper.tma = Barriers, Barriers
     hopper.warpgroup_mma_wait = lambda outstanding, deps: deps[0] if len(deps) == 1 else tuple(deps)
-    hopper.fence_async_shared, hopper.async_copy = lambda: None, Copies()
+    hopper.async_copy = Copies()
     spec = importlib.util.spec_from_file_location(f"{name}_by_hand", importlib.util.find_spec(name).origin)
     module = importlib.util.module_from_spec(spec)
     nvidia = f"{gluon.__name__}.language.nvidia"

@@ -44,13 +44,13 @@ def test_same_text():
             assert [(output.outputs[0].token_ids, output.outputs[0].logprobs) for output in outputs] == expected
 
 
-def test_same_text_in_four_bits():
+def test_same_text_in_four_bits_over_a_cache_in_fp8():
     params = SamplingParams(max_tokens=2, ignore_eos=True, logprobs=1, temperature=0.9, seed=3)
     asked = [prompts(8, 512)[index][:7] for index in (2, 6)]
 
     def texts(groups, **options):
-        llm = engine(quant="int4", prefix_cache=False, **options)
-        assert "/w-int4/" in llm.engine.config.profile
+        llm = engine(quant="int4", kv="fp8", prefix_cache=False, **options)
+        assert "/w-int4/kv-fp8" in llm.engine.config.profile
         outputs = [output.outputs[0] for group in groups for output in llm.generate(group, params)]
         return [(sample.token_ids, sample.logprobs) for sample in outputs]
 

@@ -22,10 +22,14 @@ CROWDS = {  # the experts of each row
 
 def layer(dtype: torch.dtype, biased: bool):
     """What a kernel prepares of random experts, and their numbers in fp64."""
-    gate_up, down = random(EXPERTS, 2 * WIDTH, HIDDEN, seed=1).to(dtype), random(EXPERTS, HIDDEN, WIDTH, seed=2).to(dtype)
+    stored = [{"weight": random(EXPERTS, *shape, seed=1).to(dtype)} for shape in ((2 * WIDTH, HIDDEN), (HIDDEN, WIDTH))]
+    plain = [part["weight"].double() for part in stored]
+    if dtype is torch.float8_e4m3fn:
+        for number, part in enumerate(stored):
+            part["scale"] = random(*part["weight"].shape[:2], seed=7).abs()
+            plain[number] *= part["scale"].double()[..., None]
     biases = (random(EXPERTS, 2 * WIDTH, seed=3), random(EXPERTS, HIDDEN, seed=4)) if biased else ()
-    plain = gate_up.double(), down.double(), *(bias.double() for bias in biases)
-    return ({"weight": gate_up}, {"weight": down}, biases), plain
+    return (*stored, biases), (*plain, *(bias.double() for bias in biases))
 
 
 def rows_of(crowd: list[list[int]]):
@@ -57,13 +61,16 @@ def one_by_one(plain, x, experts, shares, activation, dtype):
     return out.float()
 
 
-@pytest.mark.parametrize("crowd", CROWDS)
-@pytest.mark.parametrize("format, activation, biased", [("fp32", GELU, False), ("bf16", SILU, False), ("bf16", CLAMPED, True)])
+WAYS = [*((crowd, "bf16", SILU, False) for crowd in CROWDS), ("one row", "fp32", GELU, False), ("one row", "bf16", CLAMPED, True)]
+WAYS.append(("every expert, one without rows", "fp8", SILU, True))
+
+
+@pytest.mark.parametrize("crowd, format, activation, biased", WAYS)
 def test_every_row_has_the_sum_of_its_experts(crowd, format, activation, biased):
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[format]
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}[format]
     kernel, (stored, plain), given = KERNELS.experts(format), layer(dtype, biased), rows_of(CROWDS[crowd])
     found = run(kernel, kernel.prepare(*stored), *given, activation)
-    wanted = one_by_one(plain, *given, activation, dtype)
+    wanted = one_by_one(plain, *given, activation, torch.bfloat16 if format == "fp8" else dtype)
     size = float(wanted.abs().max())
     torch.testing.assert_close(found, wanted, rtol=0, atol=size * (1e-6 if format == "fp32" else 2**-8))
 

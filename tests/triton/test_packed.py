@@ -28,7 +28,7 @@ def check(forms: list[dict]) -> None:
         assert form["waits"], form
         assert form["registers"] <= 255 and form["shared"] <= (64 << 10 if few else SHARED_LIMIT), form
         assert form["spills"] <= (SPILLED if few and "rows 64" in form["form"] else 16 if few else 0), form
-        assert (form["mma"] > 0) == few and (form["wgmma"] > 0) == (form["kernel"] in ("packed", "packed_group", "packed_fold")), form
+        assert (form["mma"] > 0) == few and (form["wgmma"] > 0) == (form["kernel"] in ("packed", "packed_fold")), form
 
 
 PROGRAM = """

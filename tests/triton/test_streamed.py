@@ -1,7 +1,6 @@
 """Whole-number products by single warps and by groups of warps: their source run by hand. Compiled: test_packed.py."""
 
 import importlib.util
-from types import ModuleType
 
 import pytest
 import torch
@@ -14,13 +13,6 @@ from tests.triton import by_hand  # noqa: E402
 @pytest.fixture(scope="module")
 def streamed():
     return by_hand.imported("slipstream.ops.triton.streamed")
-
-
-@pytest.fixture(scope="module")
-def grouped(streamed):
-    parent = ModuleType("slipstream.ops.triton")
-    parent.streamed = streamed
-    return by_hand.imported("slipstream.ops.triton.grouped", **{parent.__name__: parent, f"{parent.__name__}.streamed": streamed})
 
 
 @pytest.fixture(scope="module")
@@ -59,15 +51,7 @@ def test_single_warps_against_what_the_weights_mean(streamed, format, stream):
     assert_right(product(streamed, x, packed, bias, streamed.Stream(**stream)), x, weight, bias)
 
 
-@pytest.mark.parametrize("format", [name for name in INTEGERS if not name.endswith("_k")])
-def test_groups_of_warps_against_what_the_weights_mean(grouped, format):
-    packed, weight = layer(format, 130, 544)
-    assert grouped.serves(packed.form)
-    x, bias = random(11, weight.shape[1], seed=2), random(130, seed=3)
-    assert_right(product(grouped, x, packed, bias, grouped.Grouped(8, 4)), x, weight, bias)
-
-
-SHORT = dict(rows=16, warps=4, depth=64, ahead=1, sides=4, fill=64)
+SHORT = dict(rows=16, warps=4, depth=64, ahead=1, sides=4, fill=64, across=1)
 LONG = dict(rows=8, warps=4, each=32, depth=128, ahead=2, fill=16)
 
 

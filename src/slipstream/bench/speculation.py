@@ -1,8 +1,9 @@
 """What drafters bring: tokens per step, acceptance by depth and speed-up over no speculation, on text that the model does not know and on
 text that repeats itself; and what a drafter costs that is always wrong.
 
-Owns the texts, the turns and what is counted. Both engines of a turn are at hand at once and do a few steps each by turns, so that
-drift of a shared machine falls on both; the speed-up is the median over turns. Their texts must be the same, or the run fails.
+Owns the texts, the turns and what is counted. Both engines of a turn are at hand at once and say a few tokens each by turns, so that
+drift of a shared machine falls on both; the speed-up is the median over turns. Their texts must be the same, or the run fails. Two
+engines that do the same may differ by some percent all the same, by where their weights lie: `none` as a drafter shows it.
 
 Greedy text of a small model runs in circles, which flatters drafters: the share of tokens that end a repeated stretch stands beside.
 """
@@ -25,7 +26,7 @@ from slipstream.step import DraftTree, SamplingParams
 TEMPERATURES = (0.0, 0.8)
 PROMPT = 128  # tokens
 COPIES = 3  # of a passage, before it begins once more: a prompt that invites to copy
-STRIDE = 8  # steps that an engine does before it is the other's turn
+STRIDE = 24  # tokens of each request that an engine says before it is the other's turn
 REPEATED = 4  # tokens that make a stretch
 WRONG = "wrong"  # not a drafter to choose: random tokens, to see what being wrong costs
 
@@ -167,17 +168,21 @@ def measured(score: Score, plain: LLM, drafted: LLM, prompts: list[list[int]], a
 
 
 def side_by_side(llms: Sequence[LLM], prompts: Sequence[list[int]], params: SamplingParams) -> tuple[dict, dict]:
-    """(texts, seconds) of each engine. They take turns of STRIDE steps, so that both see the same weather."""
-    texts, times, busy = {}, dict.fromkeys(llms, 0.0), list(llms)
+    """(texts, seconds) of each engine. They take turns of STRIDE tokens, however many steps that takes, so that both see the same
+    weather."""
+    texts, times, busy, goal = {}, dict.fromkeys(llms, 0.0), list(llms), 0
     for llm in llms:
         made = [llm.engine.intake.request(prompt, params) for prompt in prompts]
         texts[llm] = [output.outputs[0] for output, _ in made]
         llm.engine.core.submit([ticket for _, tickets in made for ticket in tickets])
     while busy:
+        goal += STRIDE * len(prompts)
         for llm in list(busy):
             began = time.perf_counter()
-            if not all(llm.engine.core.step() for _ in range(STRIDE)):
-                busy.remove(llm)
+            while sum(len(output.token_ids) for output in texts[llm]) < goal:
+                if not llm.engine.core.step():
+                    busy.remove(llm)
+                    break
             times[llm] += time.perf_counter() - began
     return {llm: [output.token_ids for output in texts[llm]] for llm in llms}, times
 

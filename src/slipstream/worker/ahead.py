@@ -1,10 +1,11 @@
 """Ahead: a model beside goes on by itself, several tokens in one call: what it draws in one pass it reads in the next.
 
-Owns the numbers of every pass, which are known beforehand but for the tokens: where rows lie, and with what noise they draw. All passes
-are recorded as one (ops/replay.py), and the host waits once, at the end. Must not know who asks or why.
+Owns the numbers of every pass, which are known beforehand but for the tokens: where rows lie, and with what noise they draw. What passes
+do is recorded (ops/replay.py), and the host waits once, at the end. Must not know who asks or why.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -38,7 +39,7 @@ class Ahead:
         self._model, self._pool, self._table, self._kernels = model, pool, table, pool.kernels
         self._requests, self._device = requests, pool.kernels.device
         self._passes: list[Staging] = []  # [6, requests] each; what a pass draws are the ids of the next
-        self._replays: dict[int, Replay] = {}  # passes -> their ops
+        self._replays: dict[range, Replay] = {}  # passes -> their ops
         self._floats = Staging((3, requests), np.float32, self._device)  # temperature, top_p, min_p
         self._ints = Staging((2, requests), np.int32, self._device)  # top_k, sample
         self._seeds = Staging((requests,), np.int64, self._device)
@@ -75,12 +76,17 @@ class Ahead:
         seeds[:asked] = [voice.seed for voice in voices]
         for staged in (self._floats, self._ints, self._seeds, *self._passes[: count + 1]):
             staged.upload()
-        if count not in self._replays:
-            self._replays[count] = Replay(self._kernels, self._model.records)
-        self._replays[count].run(lambda: self._ops(rows, count), rows, (self._pool.tensor, self._table.device))
+        for passes in self._together(count):
+            if passes not in self._replays:
+                self._replays[passes] = Replay(self._kernels, self._model.records)
+            self._replays[passes].run(partial(self._ops, rows, passes), rows, (self._pool.tensor, self._table.device))
         self._states = [kept[:, :asked] for kept in self._kept[:count]]
         drawn = torch.stack([staged.device[IDS, :asked] for staged in self._passes[1 : count + 1]]).tolist()  # one wait for all
         return [list(own) for own in zip(*drawn, strict=True)]
+
+    def _together(self, count: int) -> Sequence[range]:
+        """Passes that are recorded as one: all, with one call for them; on a GPU each, for it begins when the first is launched."""
+        return [range(number, number + 1) for number in range(count)] if self._kernels.pads else [range(count)]
 
     def states(self) -> Tensor:
         """Hidden states of the tokens that the last call read, the levels side by side. [requests, passes, levels * hidden]"""
@@ -102,10 +108,10 @@ class Ahead:
             rows[SLOTS] = self._table.host[seats, at // page] * page + at % page
             staged.host[:, len(tokens) : size] = [[0], [0], [self._pool.spare], [0], [1], [0]]  # see worker/batching.py
 
-    def _ops(self, rows: int, count: int) -> None:
-        """All ops of all passes, in order."""
+    def _ops(self, rows: int, passes: range) -> None:
+        """All ops of these passes, in order."""
         floats, ints, every = self._floats.device[:, :rows], self._ints.device[:, :rows], self._every[:rows]
-        for number in range(count):
+        for number in passes:
             now = self._passes[number].device[:, :rows]
             attention = AttentionRows(
                 request=now[REQUEST],

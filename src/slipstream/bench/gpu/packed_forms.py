@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from slipstream.base import registry
-from slipstream.ops.triton import folded, grouped, packed, streamed, whole, widened
+from slipstream.ops.triton import folded, packed, streamed, whole, widened
 from slipstream.ops.triton.launch import Variant
 from slipstream.ops.triton.packing import Form, Packed
 
@@ -92,21 +92,10 @@ def single(kind: Kind, least: int, most: int, *stream: int) -> Candidate:
     )  # fmt: skip
 
 
-def group(kind: Kind, least: int, most: int, *shape: int) -> Candidate:
-    """The products of ops/triton/grouped.py; `shape`: rows, warps, fill."""
-    chosen = grouped.Grouped(*shape)
-    fill = f"_fill{chosen.fill}" if chosen.fill != streamed.FILL else ""
-    return Candidate(
-        kind, f"_group{chosen.rows}_{chosen.warps}{fill}", least, most,
-        lambda x, layer, bias, out: grouped.product(x, layer, bias, out, grouped.fitting(layer.form, chosen)),
-        lambda form, rows: (grouped.variant(form, False, grouped.fitting(form, chosen)),),
-    )  # fmt: skip
-
-
 def fold(kind: Kind, least: int, most: int, *shape: int) -> Candidate:
-    """The products of ops/triton/folded.py; `shape`: rows, warps, each, depth, ahead, sides, fill, registers."""
+    """The products of ops/triton/folded.py; `shape`: rows, warps, each, depth, ahead, sides, fill, registers, across."""
     chosen = folded.Folded(*shape)
-    name = f"_folded{chosen.rows}_{chosen.warps}x{chosen.each}_{chosen.depth}x{chosen.ahead}x{chosen.sides}"
+    name = f"_folded{chosen.rows}_{chosen.warps}x{chosen.each}_{chosen.depth}x{chosen.ahead}x{chosen.sides}_across{chosen.across}"
     return Candidate(
         kind, name + (f"_fill{chosen.fill}" if chosen.fill != folded.FILL else ""), least, most,
         lambda x, layer, bias, out: folded.product(x, layer, bias, out, folded.fitting(layer.form, chosen)),
@@ -122,21 +111,16 @@ FOLDED = (
 MORE_FOLDED = (
     (8, 16, 16, 8, 16, 128, 2, 2, 3584), (8, 16, 16, 4, 32), (32, 32, 32, 8, 16, 128, 2, 2, 1056), (32, 32, 32, 4, 32),
     (64, 64, 64, 8, 16, 128, 2, 2, 1056), (64, 64, 64, 16, 16), (64, 64, 64, 4, 32, 128, 1, 2),
+    (64, 64, 64, 16, 16, 128, 2, 2, 2112, 0, 1), (64, 64, 64, 8, 16, 128, 2, 2, 2112, 128, 1),
     (128, 2048, 128, 16, 16, 64, 2, 4), (256, 2048, 256, 8, 16, 64, 2, 2, 1056),
 )  # fmt: skip
 
 CANDIDATES = (
-    tiled(ZERO_128, "", 32, 64),
     *(single(ZERO_128, 1, 8, 8, deep, 1, 32, ahead) for deep, ahead in ((4, 1), (2, 2))),
     single(ZERO_128, 16, 16, 16, 4, 2, 32, 1),
-    group(ZERO_128, 64, 64, 64, 8, 1056),
     unpacked(ZERO_128, "_unpacked", 128),
     single(INT4, 1, 8, 8, 4, 1, 32, 1),
-    group(INT4, 16, 16, 16, 4),
-    group(INT4, 32, 32, 32, 4, 1056),
-    group(INT4, 64, 64, 64, 8, 1056),
     single(INT8, 1, 8, 8, 4, 1, 32, 1),
-    group(INT8, 16, 16, 16, 4),
     *(fold(INT4, *shape) for shape in FOLDED + MORE_FOLDED),
     *(fold(kind, *shape) for kind in (ZERO_128, INT8) for shape in FOLDED),
 )

@@ -182,10 +182,11 @@ def families() -> Iterator[tuple[str, str, Variant]]:
     yield "add_rows", "", experts.add_variant()
     yield "experts_members", "", mixture.members_variant()
     for label, (hidden, width, count, chosen, activation, has_bias) in MIXTURES.items():
-        for tile in (mixture.FEW, mixture.MANY):
-            gate_up = mixture.variant(count, width, hidden, "*bf16", tile, activation=activation, per_row=chosen, has_bias=has_bias)
-            yield "experts_product", f"{label} gate_up rows {tile.m}", gate_up
-            yield "experts_product", f"{label} down rows {tile.m}", mixture.variant(count, hidden, width, "*bf16", tile, has_bias=has_bias)
+        for tile, kind in product((mixture.FEW, mixture.MANY), ("*bf16", mixture.CODES)):
+            gate_up = mixture.variant(count, width, hidden, kind, tile, activation=activation, per_row=chosen, has_bias=has_bias)
+            yield "experts_product", f"{label} {kind[1:]} gate_up rows {tile.m}", gate_up
+            down = mixture.variant(count, hidden, width, kind, tile, has_bias=has_bias)
+            yield "experts_product", f"{label} {kind[1:]} down rows {tile.m}", down
         yield "experts_sum", label, mixture.sum_variant(hidden, chosen)
 
 

@@ -57,6 +57,7 @@ class Folded:
         sides: stages of x that shared memory holds: what is multiplied, what is there, what is on its way.
         fill: a layer has as many segments as such a number of warps takes.
         registers: most per thread; 0 leaves it to the compiler.
+        across: lines of x, of 64 inputs, that a warp copies at a time, 1 or 2 halves of them.
     """
 
     rows: int
@@ -67,6 +68,7 @@ class Folded:
     sides: int = 2
     fill: int = FILL
     registers: int = 0
+    across: int = 2
 
     @property
     def outputs(self) -> int:
@@ -104,12 +106,13 @@ def facts_in_memory(warps, reps):
 
 
 @gluon.constexpr_function
-def in_lines(warps, lines):
-    """Layout of x [lines, HALF]: pairs to a thread; a warp copies halves of two lines, four apart, which lie in different banks."""
-    others, count = [step for step in _bits(lines, 1) if step != 4], len(_bits(warps, 1))
-    lane, warp = [*([0, step] for step in _bits(16, 2)), [4, 0]], [[step, 0] for step in others[:count]]
-    reg = [[0, 1], [0, 32], *([step, 0] for step in others[count:])]
-    return gl.DistributedLinearLayout(reg, lane, warp + [[0, 0]] * (count - len(warp)), [], [lines, 64])
+def in_lines(warps, lines, across):
+    """Layout of x [lines, HALF]: pairs to a thread; a warp copies a line, or halves of two, four apart, which lie in different banks."""
+    others, count = [step for step in _bits(lines, 1) if step != 4 or across == 1], len(_bits(warps, 1))
+    lane, warp = [[0, step] for step in _bits(16, 2)], [[step, 0] for step in others[:count]]
+    reg = [[0, 1], *([[0, 32]] if across == 2 else []), *([step, 0] for step in others[count:])]
+    last = [4, 0] if across == 2 else [0, 32]
+    return gl.DistributedLinearLayout(reg, [*lane, last], warp + [[0, 0]] * (count - len(warp)), [], [lines, 64])
 
 
 @gluon.jit
@@ -166,10 +169,10 @@ def _fetch(
 
 
 @gluon.jit
-def _bring(x, to, first, at, end, m, k, rows: gl.constexpr, warps: gl.constexpr, depth: gl.constexpr):
+def _bring(x, to, first, at, end, m, k, rows: gl.constexpr, warps: gl.constexpr, depth: gl.constexpr, across: gl.constexpr):
     """Sends inputs at .. at + depth - 1 of x to shared memory [halves * rows, HALF], in the order of the registers of the weight: pairs
     0 2 4 6 1 3 5 7 of every eight. Rows past m are the last again, and past `end` are the inputs before it."""
-    layout: gl.constexpr = in_lines(warps, depth // HALF * rows)
+    layout: gl.constexpr = in_lines(warps, depth // HALF * rows, across)
     line = gl.arange(0, depth // HALF * rows, layout=gl.SliceLayout(1, layout))
     place = gl.arange(0, HALF, layout=gl.SliceLayout(0, layout))
     column = place // 16 * 16 + place % 8 // 2 * 4 + place % 16 // 8 * 2 + place % 2
@@ -248,7 +251,7 @@ def _product(
     x, codes, scale, least, wide, wide_least, bias, out, scratch, arrived, m, stride, outputs, units_n, units_k, per,
     bits: gl.constexpr, group: gl.constexpr, kind: gl.constexpr, middle: gl.constexpr, wide_group: gl.constexpr, block: gl.constexpr,
     has_bias: gl.constexpr, rows: gl.constexpr, warps: gl.constexpr, reps: gl.constexpr, depth: gl.constexpr, ahead: gl.constexpr,
-    sides: gl.constexpr, piece: gl.constexpr,
+    sides: gl.constexpr, across: gl.constexpr, piece: gl.constexpr,
 ):  # fmt: skip
     mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [warps, 1], [16, rows, 16])
     left: gl.constexpr = gl.DotOperandLayout(0, mma, 2)
@@ -269,7 +272,7 @@ def _product(
         waiting = waiting + (fetched,)
     await_turn()
     for number in gl.static_range(sides - 1):
-        _bring(x, shared.index(number), row, begin + number * depth, end, m, k, rows, warps, depth)
+        _bring(x, shared.index(number), row, begin + number * depth, end, m, k, rows, warps, depth, across)
     turns: gl.constexpr = max(ahead, sides)
     for round in range(begin, end, depth * turns):
         for turn in gl.static_range(turns):
@@ -281,7 +284,7 @@ def _product(
                     async_copy.wait_group(sides - 2)
                     gl.thread_barrier()
                     to = shared.index((turn + sides - 1) % sides)
-                    _bring(x, to, row, round + (turn + sides - 1) * depth, end, m, k, rows, warps, depth)
+                    _bring(x, to, row, round + (turn + sides - 1) * depth, end, m, k, rows, warps, depth, across)
                 right = shared.index(turn % sides).slice(number * piece // HALF * rows, rows, 0).slice(number * piece % HALF, piece, 1)
                 total = warpgroup_mma(weight, right.permute((1, 0)), total, is_async=True)
                 total, held = warpgroup_mma_wait(1, deps=[total, held])
@@ -369,7 +372,7 @@ def variant(form: Form, has_bias: bool, folded: Folded) -> Variant:
     """The form for all layers of such weights."""
     constants = {
         **meaning(form), "has_bias": has_bias, "rows": folded.rows, "warps": folded.warps, "reps": folded.each // 16,
-        "depth": folded.depth, "ahead": folded.ahead, "sides": folded.sides, "piece": PIECE,
+        "depth": folded.depth, "ahead": folded.ahead, "sides": folded.sides, "across": folded.across, "piece": PIECE,
     }  # fmt: skip
     operands = ("*bf16", *types(form), "*fp32", "*fp32", "*fp32", "*i32")
     return Variant(_product, constants, operands + ("i32",) * 6, folded.warps, registers=folded.registers)

@@ -56,8 +56,9 @@ _plain_conversion = interpreter.InterpreterBuilder.create_fp_to_fp
 
 def _convert(builder, source, target_type, rounding_mode):
     before, after = source.dtype.scalar, target_type.scalar
-    if before == tl.float8e4nv and after in (tl.float32, tl.float16):
-        return interpreter.TensorHandle(_numbers(source).astype(np.float32 if after == tl.float32 else np.float16), after)
+    if before == tl.float8e4nv and after in (tl.float16, tl.bfloat16):
+        numbers = _numbers(source)
+        return interpreter.TensorHandle(_narrowed(numbers) if after == tl.bfloat16 else numbers.astype(np.float16), after)
     if (before, after) != (tl.float32, tl.float8e4nv):
         return _plain_conversion(builder, source, target_type, rounding_mode)
     data = torch.from_numpy(np.ascontiguousarray(source.data)).clamp(-448, 448)  # beyond, the hardware stays at the greatest

@@ -5,6 +5,7 @@ Owns compile options and checks. Must not know what any kernel computes.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -57,6 +58,12 @@ class Variant:
         options = {"num_warps": self.warps, "num_stages": self.stages, "enable_fp_fusion": False}
         options |= {"maxnreg": self.registers} if self.registers else {}
         return options | ({"launch_pdl": True} if chained() else {})
+
+
+@cache
+def has_groups(device: torch.device) -> bool:
+    """Whether four warps multiply together there (wgmma)."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9
 
 
 def fits(op: str, name: str, tensor: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from slipstream.base.errors import BackendError, InputError
 from slipstream.ops.triton import fp8, gemm, packed, plain, whole
-from slipstream.ops.triton.launch import FLOATS, fits
+from slipstream.ops.triton.launch import FLOATS, fits, has_groups
 from slipstream.ops.triton.packing import Packed, pack
 from slipstream.ops.types import CODES_ROOM, E4M3, LINEAR_FORMATS, check_stored
 
@@ -154,7 +154,7 @@ class NarrowLinear:
     def run(self, x: Tensor, prepared: fp8.Packed, bias: Tensor | None, out: Tensor) -> None:
         """See LinearKernel."""
         (n, k), rows = prepared.codes.shape, x.shape[0]
-        form = fp8.few(rows, prepared) if x.is_cuda and self.format == "fp8" and not self.invariant else None
+        form = fp8.few(rows, prepared) if has_groups(x.device) and self.format == "fp8" and not self.invariant else None
         if form is not None:
             _check_out(self.name, rows, out, n)
             fp8.product_of_few(x, prepared, bias, out, form)

@@ -10,6 +10,7 @@ Owns the kernels and their forms. A *pair* is a row and one of its experts, numb
 
 So a row's bits do not depend on its company: K goes from first to last from zero, rows of a tile do not mix, and sums of parts follow the
 row's own list. Tiles are of two sizes, chosen by the number of rows in fast settings; deterministic settings have one.
+Codes in e4m3 are widened to bf16, which is exact, and meet rows in bf16; the scale of an output is multiplied to its sum.
 """
 
 from collections.abc import Sequence
@@ -21,15 +22,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from slipstream.base.errors import InputError
+from slipstream.base.errors import BackendError, InputError
 from slipstream.ops.triton.chain import await_turn
 from slipstream.ops.triton.elementary import activated, sigmoid
 from slipstream.ops.triton.gemm import Tile
-from slipstream.ops.triton.launch import Variant, fits, power_of_two, row_facts, type_name
+from slipstream.ops.triton.launch import NARROW_FROM, Variant, fits, power_of_two, row_facts, type_name
 from slipstream.ops.types import FLOATS, Activation, check_stored
 
 FEW, MANY = Tile(16, 32, 128, 4, 4), Tile(64, 64, 64, 4, 3)  # n: outputs of gate and as many of up; down has twice as many
 TILE_FP32 = Tile(16, 32, 32, 4, 2)  # without tensor cores
+CODES = "*fp8e4nv"
 SEARCH, BLOCK = 1024, 1024  # pairs that are looked at together; numbers of a row that one program sums
 
 
@@ -48,7 +50,7 @@ def _members(experts, members, counts, pairs, rows, block: tl.constexpr):
 
 @triton.jit(do_not_specialize=["rows", "limit", "slope"])
 def _product(
-    x, weight, bias, members, counts, out, rows, limit, slope,
+    x, weight, scales, bias, members, counts, out, rows, limit, slope,
     experts: tl.constexpr, block_experts: tl.constexpr, n: tl.constexpr, k: tl.constexpr, per_row: tl.constexpr, activation: tl.constexpr,
     has_bias: tl.constexpr, block_m: tl.constexpr, block_n: tl.constexpr, block_k: tl.constexpr,
 ):  # fmt: skip
@@ -65,23 +67,29 @@ def _product(
         column, inner = tl.program_id(1) * block_n + tl.arange(0, block_n), tl.arange(0, block_k)
         there = column < n
         outputs: tl.constexpr = n if activation == "none" else 2 * n
+        coded: tl.constexpr = weight.dtype.element_ty == tl.float8e4nv
+        kind: tl.constexpr = tl.bfloat16 if coded else weight.dtype.element_ty
         left = x + (pair // per_row).to(tl.int64)[:, None] * k + inner[None, :]
         right = weight + (expert.to(tl.int64) * outputs + column)[None, :] * k + inner[:, None]
         total = tl.zeros((block_m, block_n), tl.float32)
         up = total
         for at in range(0, k, block_k):
             inside = (at + inner < k) if k % block_k else (inner >= 0)
-            a = tl.load(left + at, mask=here[:, None] & inside[None, :], other=0.0).to(weight.dtype.element_ty)
+            a = tl.load(left + at, mask=here[:, None] & inside[None, :], other=0.0).to(kind)
             mask = there[None, :] & inside[:, None]
-            total = tl.dot(a, tl.load(right + at, mask=mask, other=0.0), total, input_precision="ieee")
+            total = tl.dot(a, tl.load(right + at, mask=mask, other=0.0).to(kind), total, input_precision="ieee")
             if activation != "none":
-                up = tl.dot(a, tl.load(right + (n * k + at), mask=mask, other=0.0), up, input_precision="ieee")
-        added = bias + expert * outputs + column
+                up = tl.dot(a, tl.load(right + (n * k + at), mask=mask, other=0.0).to(kind), up, input_precision="ieee")
+        output = expert * outputs + column
+        if coded:
+            total *= tl.load(scales + output, mask=there, other=0.0)[None, :]
+            if activation != "none":
+                up *= tl.load(scales + output + n, mask=there, other=0.0)[None, :]
         if has_bias:
-            total += tl.load(added, mask=there, other=0.0)[None, :]
+            total += tl.load(bias + output, mask=there, other=0.0)[None, :]
         if activation != "none":
             if has_bias:
-                up += tl.load(added + n, mask=there, other=0.0)[None, :]
+                up += tl.load(bias + output + n, mask=there, other=0.0)[None, :]
             if activation == "clamped":
                 total = tl.minimum(total, limit)
                 total = total * sigmoid(total * slope) * (tl.minimum(tl.maximum(up, -limit), limit) + 1.0)
@@ -117,7 +125,7 @@ def variant(
     """The form of a product with n outputs (of gate, and of up) and k inputs.
 
     Args:
-        kind: of the weights and of what lies between the two products, "*fp32" or "*bf16".
+        kind: of the weights, "*fp32", "*bf16" or "*fp8e4nv"; what lies between the two products is fp32 or bf16.
         activation: of gate and up; "none" is down.
         per_row: pairs that read one row of x: as many as a row has experts, or 1 where x has a row for each pair.
     """
@@ -126,7 +134,10 @@ def variant(
         "experts": experts, "block_experts": power_of_two(experts), "n": n, "k": k, "per_row": per_row, "activation": activation,
         "has_bias": has_bias, "block_m": tile.m, "block_n": tile.n * (2 if plain else 1), "block_k": tile.k,
     }  # fmt: skip
-    types = (kind if plain else "*fp32", kind, "*fp32", "*i32", "*i32", "*fp32" if plain else kind, "i32", "fp32", "fp32")
+    inner = "*bf16" if kind == CODES else kind
+    types = (
+        inner if plain else "*fp32", kind, "*fp32", "*fp32", "*i32", "*i32", "*fp32" if plain else inner, "i32", "fp32", "fp32",
+    )  # fmt: skip
     return Variant(_product, constants, types, warps=tile.warps, stages=tile.stages)
 
 
@@ -154,17 +165,18 @@ class Stacked:
 
     Attributes:
         gate_up, down: [experts, 2 * width, hidden], gate first; [experts, hidden, width].
-        biases: of both, [experts, 2 * width] and [experts, hidden]; none where they have none.
+        biases, scales: of both, [experts, 2 * width] and [experts, hidden]; none where they have none.
     """
 
     gate_up: Tensor
     down: Tensor
     biases: tuple[Tensor, ...]
+    scales: tuple[Tensor, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
-    """See ops/types.py, ExpertsKernel; for experts in fp32 or bf16.
+    """See ops/types.py, ExpertsKernel; for experts in fp32, bf16 or fp8.
 
     Attributes:
         format: of the weights.
@@ -183,13 +195,19 @@ class Mixture:
         return f"triton_experts_{self.format}"
 
     def prepare(self, gate_up: dict[str, Tensor], down: dict[str, Tensor], biases: Sequence[Tensor] = ()) -> Stacked:
-        """See ExpertsKernel."""
+        """See ExpertsKernel. BackendError where the GPU does not know e4m3."""
+        weight = gate_up["weight"]
+        if self.format == "fp8" and weight.is_cuda and torch.cuda.get_device_capability(weight.device) < NARROW_FROM:
+            raise BackendError(f"{self.name}: needs a GPU of compute capability 8.9 or later (Ada, Hopper); take quant='bf16'")
         for stored in (gate_up, down):
             check_stored(self.name, self.format, {name: tensor.flatten(0, 1) for name, tensor in stored.items()})
         (count, both, hidden), width = gate_up["weight"].shape, down["weight"].shape[2]
         if both != 2 * width or down["weight"].shape != (count, hidden, width):
             raise InputError(f"{self.name}: gate and up {list(gate_up['weight'].shape)} do not fit down {list(down['weight'].shape)}")
-        return Stacked(gate_up["weight"].contiguous(), down["weight"].contiguous(), tuple(bias.contiguous() for bias in biases))
+        scales = (gate_up["scale"], down["scale"]) if self.format == "fp8" else ()
+        return Stacked(
+            weight.contiguous(), down["weight"].contiguous(), *(tuple(part.contiguous() for part in parts) for parts in (biases, scales))
+        )
 
     def run(self, x: Tensor, experts: Tensor, shares: Tensor, prepared: Stacked, activation: Activation, out: Tensor) -> None:
         """See ExpertsKernel. Five launches, by shapes only."""
@@ -199,24 +217,27 @@ class Mixture:
         fits(self.name, "out", out, (rows, hidden))
         row_facts(self.name, "experts", experts.view(-1), pairs)
         row_facts(self.name, "shares", shares.view(-1), pairs, torch.float32)
-        kind = type_name(self.name, "weight", prepared.down)
+        kind = CODES if prepared.scales else type_name(self.name, "weight", prepared.down)
+        between = torch.bfloat16 if prepared.scales else prepared.down.dtype
         members = torch.empty(count, rows, dtype=torch.int32, device=device)
         counts = torch.empty(count, dtype=torch.int32, device=device)
-        inner = torch.empty(pairs, width, dtype=prepared.down.dtype, device=device)
+        inner = torch.empty(pairs, width, dtype=between, device=device)
         parts = torch.empty(pairs, hidden, device=device)
         tile = tile_of(pairs, count, kind, self.invariant)
         tiles = tiles_of(pairs, count, tile)
-        biases = prepared.biases or (x, x)
+        biases, scales = prepared.biases or (x, x), prepared.scales or (x, x)
         facts = {"has_bias": bool(prepared.biases)}
         members_variant().launch((count,), experts, members, counts, pairs, rows)
         made = variant(count, width, hidden, kind, tile, activation=activation.name, per_row=chosen, **facts)
         made.launch(
-            (tiles, triton.cdiv(width, tile.n)), x, prepared.gate_up, biases[0], members, counts, inner, rows, activation.limit,
-            activation.slope,
+            (tiles, triton.cdiv(width, tile.n)), x, prepared.gate_up, scales[0], biases[0], members, counts, inner, rows,
+            activation.limit, activation.slope,
         )  # fmt: skip
         made = variant(count, hidden, width, kind, tile, **facts)
-        made.launch((tiles, triton.cdiv(hidden, 2 * tile.n)), inner, prepared.down, biases[1], members, counts, parts, rows, 0.0, 0.0)
+        made.launch(
+            (tiles, triton.cdiv(hidden, 2 * tile.n)), inner, prepared.down, scales[1], biases[1], members, counts, parts, rows, 0.0, 1.0
+        )
         sum_variant(hidden, chosen).launch((rows, triton.cdiv(hidden, BLOCK)), parts, shares, out)
 
 
-KERNELS = {f"experts_{format}": Mixture(format) for format in FLOATS}
+KERNELS = {f"experts_{format}": Mixture(format) for format in (*FLOATS, "fp8")}

@@ -15,7 +15,7 @@ from torch import Tensor
 from slipstream.ops.triton import bulk
 from slipstream.ops.triton.bulk import Bulk
 from slipstream.ops.triton.cublas import cublas
-from slipstream.ops.triton.launch import Variant, row_facts
+from slipstream.ops.triton.launch import Variant, has_groups, row_facts
 
 CUBLAS = "cublas"
 Way = Bulk | str
@@ -64,7 +64,7 @@ def product(x: Tensor, layer: Plain, bias: Tensor | None, out: Tensor, table: Ta
     where Triton's interpreter knows no Gluon, what stands in for cuBLAS there serves all rows."""
     n, k = layer.weight.shape
     chosen = way(n, k, len(x), table or fast(n, k)) if x.is_cuda and x.dtype is torch.bfloat16 else CUBLAS
-    if isinstance(chosen, Bulk):
+    if isinstance(chosen, Bulk) and has_groups(x.device):
         bulk.product(x, layer.weight, layer.arrived, bias, out, chosen)
     else:
         cublas(x, layer.weight, out)

@@ -1,41 +1,38 @@
 """Which product of whole-number weights serves how many rows. Owns the tables, nothing else.
 
     Stream     streamed.py: few rows, weights from memory straight into registers, mma.sync
-    Grouped    grouped.py: tens of rows, the same with wgmma
-    Folded     folded.py: likewise, and more; scales go into the weight, which is for fast settings only
-    TILES      packed.py: plain Triton, which has a tile for any number of rows and every format
+    Folded     folded.py: tens to hundreds, the same with wgmma; scales go into the weight, which is for fast settings only
     UNPACKED   widened.py: many rows, the layer unpacked to bf16 and multiplied by cuBLAS
+
+Where there is no GPU packed.py (plain Triton) stands in for the first two, and for the second where there is no Hopper.
 """
 
 from collections.abc import Iterator
 
 from torch import Tensor
 
-from slipstream.ops.triton import folded, grouped, packed, streamed, widened
+from slipstream.ops.triton import folded, packed, streamed, widened
 from slipstream.ops.triton.folded import Folded
-from slipstream.ops.triton.grouped import Grouped
-from slipstream.ops.triton.launch import Variant
+from slipstream.ops.triton.launch import Variant, has_groups
 from slipstream.ops.triton.packing import Form, Packed
 from slipstream.ops.triton.streamed import Stream
 
-TILES, UNPACKED = "tiles", "unpacked"
-Way = Stream | Grouped | Folded | str
+UNPACKED = "unpacked"
+Way = Stream | Folded | str
 Table = tuple[tuple[int, Way], ...]
 
 # (up to how many rows, way), by `bench gpu-suite --only packed_forms` on an H200, the layers of Llama-3.1-8B and 70B: 4 bits in groups
-# of more than 32 inputs and of up to 32, and 8 bits.
-_FEW: Table = ((8, Stream(8)), (16, Stream(16, 4, 2)))
-_TENS: Table = ((32, Folded(32)), (64, Folded(64)), (512, Folded(128, depth=64, registers=128)), (1 << 31, UNPACKED))
-COARSE: Table = (*_FEW, *_TENS)
-FINE: Table = (_FEW[0], (16, Grouped(16)), *_TENS)
-BYTES: Table = (_FEW[0], (16, Folded(16)), *_TENS)
+# of up to 32 inputs, and all others.
+_TENS: Table = ((32, Folded(32)), (64, Folded(64)), (256, Folded(128, depth=64, registers=128)), (1 << 31, UNPACKED))
+COARSE: Table = ((8, Stream(8)), (16, Folded(16, 4)), *_TENS)
+FINE: Table = ((8, Stream(8)), (16, Folded(16, 4, 32)), *_TENS)
 # For deterministic settings one order of sums: streams of one depth, `each` and `fill`.
-INVARIANT: Table = (*_FEW, (32, Stream(32, 4, 2)), (1 << 31, Stream(64, 4, 2)))
+INVARIANT: Table = ((8, Stream(8)), (16, Stream(16, 4, 2)), (32, Stream(32, 4, 2)), (1 << 31, Stream(64, 4, 2)))
 
 
 def fast(form: Form) -> Table:
     """The table of fast settings for such weights."""
-    return BYTES if form.bits == 8 else FINE if 0 < form.group <= 32 else COARSE
+    return FINE if form.bits == 4 and 0 < form.group <= 32 else COARSE
 
 
 def way(form: Form, rows: int, table: Table) -> Way:
@@ -43,23 +40,18 @@ def way(form: Form, rows: int, table: Table) -> Way:
     found = next(way for most, way in table if rows <= most)
     if isinstance(found, Folded):
         return folded.fitting(form, found)
-    if isinstance(found, Grouped):
-        return grouped.fitting(form, found) if grouped.serves(form) else TILES
     return streamed.fitting(form, found) if isinstance(found, Stream) else found
 
 
 def product(x: Tensor, layer: Packed, bias: Tensor | None, out: Tensor, invariant: bool = False) -> None:
-    """out = x @ weight.T + bias, by the way for so many rows; arguments as in streamed.product. In Triton's interpreter, which knows
-    no Gluon, tiles stand in for streams and groups."""
+    """out = x @ weight.T + bias, by the way for so many rows; arguments as in streamed.product. Triton's interpreter knows no Gluon."""
     chosen = way(layer.form, x.shape[0], INVARIANT if invariant else fast(layer.form))
     if chosen == UNPACKED:
         widened.product(x, layer, bias, out)
-    elif chosen == TILES or not x.is_cuda:
+    elif not x.is_cuda or not (isinstance(chosen, Stream) or has_groups(x.device)):
         packed.product(x, layer, bias, out)
     elif isinstance(chosen, Folded):
         folded.product(x, layer, bias, out, chosen)
-    elif isinstance(chosen, Grouped):
-        grouped.product(x, layer, bias, out, chosen)
     else:
         streamed.product(x, layer, bias, out, chosen)
 
@@ -71,12 +63,5 @@ def variants(form: Form) -> Iterator[tuple[str, str, Variant]]:
             yield "packed_unpack", "", widened.variant(form)
         elif isinstance(chosen, Folded):
             yield "packed_fold", f"rows {chosen.rows} {chosen.warps}x{chosen.each}", folded.variant(form, False, chosen)
-        elif isinstance(chosen, Grouped):
-            yield "packed_group", f"rows {chosen.rows}", grouped.variant(form, False, chosen)
-        elif isinstance(chosen, Stream):
-            yield "packed_stream", f"rows {chosen.rows} {chosen.deep}x{chosen.wide}", streamed.variant(form, False, chosen)
         else:
-            for tile in dict.fromkeys(packed.tile_of(form, most) for most, _ in packed.BY_ROWS):
-                for kernel, *merge in (packed.variants(form, rows, False, tile) for rows in (1, 1 << 20)):
-                    yield "packed", f"rows {tile.m}{' in parts' if merge else ''}", kernel
-                    yield from (("packed_merge", "", variant) for variant in merge)
+            yield "packed_stream", f"rows {chosen.rows} {chosen.deep}x{chosen.wide}", streamed.variant(form, False, chosen)

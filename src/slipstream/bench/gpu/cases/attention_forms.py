@@ -168,9 +168,9 @@ def expected(qkv: Tensor, kv, rows: AttentionRows, shape: Heads, point: Point) -
     out = []
     for request, q in enumerate(qkv[:, : shape.heads * shape.head_dim].view(point.batch, point.new, shape.heads, shape.head_dim)):
         k, v = (
-            attention_sweep.meant(x)[rows.page_table[request].long()].transpose(0, 1).reshape(1, shape.kv_heads, -1, shape.head_dim)[
-                :, :, : point.context
-            ]
+            attention_sweep.meant(x)[rows.page_table[request].long()]
+            .transpose(0, 1)
+            .reshape(1, shape.kv_heads, -1, shape.head_dim)[:, :, : point.context]
             for x in (kv.keys, kv.values)
         )
         q = q.bfloat16().transpose(0, 1)[None]

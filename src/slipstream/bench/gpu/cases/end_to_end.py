@@ -20,6 +20,7 @@ QUESTION = "How fast is the engine as it is, and how much of a step is the host?
 ORDER, SECONDS = 90, 145
 MODELS = (  # and `quant`, if any
     *("dummy:llama-3.2-1b", "dummy:llama-3.1-8b", "dummy:llama-3.1-8b int4", "dummy:llama-3.1-8b fp8", "dummy:qwen3-30b-a3b"),
+    "dummy:qwen3-30b-a3b fp8",
 )
 DRY_MODELS = ("dummy:tiny",)
 BATCHES, DRY_BATCHES = (1, 8, 64), (1, 2)

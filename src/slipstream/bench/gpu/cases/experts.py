@@ -1,7 +1,10 @@
 """Mixtures of experts: all experts of a layer at once, beside reading the chosen ones once."""
 
+from functools import partial
+
 import torch
 
+from slipstream.base import registry
 from slipstream.bench.gpu import scenes
 from slipstream.bench.gpu.bench import Bench
 from slipstream.ops.types import Activation
@@ -14,12 +17,14 @@ SHAPES = {  # hidden, inner size, experts, experts of a row
     "gpt-oss-20b": (2880, 2880, 32, 4),
 }
 DRY_SHAPES = {"tiny-moe": (64, 96, 6, 2)}
+COPIES = 8
 ROWS, DRY_ROWS = (1, 8, 64, 256, 2048), (3,)
 
 
 def measure(bench: Bench) -> None:
     limits = bench.limits()
-    kernels = {"fast": scenes.triton_kernels().experts("bf16"), "deterministic": scenes.triton_kernels(True).experts("bf16")}
+    fast = scenes.triton_kernels()
+    kernels = {"fast": fast.experts("bf16"), "deterministic": scenes.triton_kernels(True).experts("bf16"), "fast fp8": fast.experts("fp8")}
     shapes = bench.pick(SHAPES, DRY_SHAPES)
 
     def one(point: tuple[str, int]) -> None:
@@ -28,21 +33,24 @@ def measure(bench: Bench) -> None:
         parts = ((2 * width, hidden), (hidden, width))
         stored = [{"weight": (torch.randn(count, *shape, device=bench.device) / 50).bfloat16()} for shape in parts]
         x, out = torch.randn(rows, hidden, device=bench.device), torch.empty(rows, hidden, device=bench.device)
-        scores = torch.rand(rows, count, device=bench.device)
-        experts = scores.topk(chosen).indices.sort().values.int().contiguous()
+        routes = [  # others every time, so that what was read is not in L2 still
+            torch.rand(rows, count, device=bench.device).topk(chosen).indices.sort().values.int().contiguous() for _ in range(COPIES)
+        ]
         shares = torch.full((rows, chosen), 1 / chosen, device=bench.device)
-        prepared = kernels["fast"].prepare(*stored)
+        prepared = {"bf16": kernels["fast"].prepare(*stored), "fp8": kernels["fast fp8"].prepare(*map(_rounded, stored))}
+        silu = Activation("silu")
         calls = {
-            settings: [lambda kernel=kernel: kernel.run(x, experts, shares, prepared, Activation("silu"), out)]
+            settings: [partial(kernel.run, x, experts, shares, prepared[kernel.format], silu, out) for experts in routes]
             for settings, kernel in kernels.items()
         }
-        used = len(experts.unique())
-        size, operations = used * 3 * hidden * width * 2, rows * chosen * 6 * hidden * width
-        least = limits.seconds(size, operations)
+        used = sum(len(experts.unique()) for experts in routes) / COPIES
+        numbers, operations = used * 3 * hidden * width, rows * chosen * 6 * hidden * width
         for settings, timing in bench.clock.compare(calls, seconds=0.02).items():
             if isinstance(timing, Exception):
                 bench.failure(f"{name} rows {rows} {settings}", timing)
                 continue
+            size = numbers * (1 if kernels[settings].format == "fp8" else 2)
+            least = limits.seconds(size, operations)
             bench.row(
                 model=name, rows=rows, settings=settings, used=used, us=timing.median * 1e6, spread=timing.spread, roof_us=least * 1e6,
                 roof=least / timing.median, binds=limits.binds(size, operations), timed=timing.way, raw=timing.samples,
@@ -52,8 +60,15 @@ def measure(bench: Bench) -> None:
     bench.each(points, lambda point: f"{point[0]} rows {point[1]}", one)
 
 
+def _rounded(stored: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same experts in fp8."""
+    weight = stored["weight"]
+    parts = registry.load("slipstream.quant.formats", "fp8").quantise(weight.flatten(0, 1).float())
+    return {name: part.unflatten(0, (len(weight), -1)) for name, part in parts.items()}
+
+
 def answer(rows: list[dict]) -> list[str]:
     return [
-        f"{row['model']}, {row['rows']} rows, {row['settings']}: {row['us']:.1f} us for {row['used']} experts ({row['roof']:.0%} of roof)"
+        f"{row['model']}, {row['rows']} rows, {row['settings']}: {row['us']:.1f} us for {row['used']:.0f} experts ({row['roof']:.0%})"
         for row in rows
     ]

@@ -11,7 +11,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from slipstream.bench.gpu import scenes
+from slipstream.bench.gpu import family_scenes, scenes
 from slipstream.bench.gpu.bench import Bench, Unavailable
 from slipstream.bench.gpu.designs import DESIGNS, Design
 from slipstream.bench.gpu.shapes import Heads
@@ -64,6 +64,8 @@ def ops(dry: bool) -> list[tuple[str, Callable]]:
         ("attention", lambda: scenes.attention(few, heads, torch.bfloat16, context)),
         ("attention tree", lambda: scenes.attention(few, heads, torch.bfloat16, context, tree=4)),
         ("deterministic attention", lambda: scenes.attention(few, heads, torch.bfloat16, context, tree=4)),
+        ("deterministic attention fp8", lambda: scenes.attention(few, heads, torch.float8_e4m3fn, context)),
+        ("deterministic experts", lambda: family_scenes.experts(rows, hidden, width // 16)),
         ("attention fp32", lambda: scenes.attention(few, heads, torch.float32, context)),
         ("rope_write", lambda: scenes.rope_write(rows, heads, torch.bfloat16)),
         ("gated", lambda: scenes.gated(some, width)),
