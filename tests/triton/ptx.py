@@ -27,11 +27,6 @@ def _one(name: str, values: list[np.ndarray]) -> np.ndarray:
         difference = bf16(values[0]) - bf16(values[1])
         assert (difference.view(np.uint32) & 0xFFFF == 0).all(), "not exact in bf16"
         return rounded(difference)
-    if name == "mul.bf16x2":
-        with np.errstate(over="ignore"):  # a register of anything, which a mask leaves out
-            found = bf16(values[0]) * bf16(np.broadcast_to(values[1], values[0].shape))
-        assert (found.view(np.uint32) & 0xFFFF == 0).all(), "not exact in bf16"
-        return (found.view(np.uint32) >> 16).astype(np.uint16).view(np.uint32)
     if name in ("mul.rn.bf16x2", "fma.rn.bf16x2"):
         a, b, *c = (bf16(value).astype(np.float64) for value in values)
         return rounded(a * b + sum(c))
@@ -46,7 +41,7 @@ def _one(name: str, values: list[np.ndarray]) -> np.ndarray:
         return found
     if name == "mov.b32":
         return values[0]
-    return {"and.b32": np.bitwise_and, "shl.b32": np.left_shift, "shr.b32": np.right_shift}[name](*values)
+    return {"shl.b32": np.left_shift, "shr.b32": np.right_shift}[name](*values)
 
 
 def bf16(register: np.ndarray) -> np.ndarray:

@@ -1,4 +1,7 @@
-"""Products of few rows by bulk copies: the kernel's source run by hand, with barriers that count bytes. Compiled here, too."""
+"""Products of few rows by bulk copies: the kernel's source run by hand, with barriers that count bytes; and who serves how many rows.
+
+Compiled: test_compiled.py, where every form that ships is, and here some.
+"""
 
 import importlib.util
 import json
@@ -26,7 +29,7 @@ def bulk():
 
 def product(bulk, x, weight, bias, form):
     """In columns of a wider tensor, nothing of which is touched beside them."""
-    (m, n), arrived = (len(x), len(weight)), torch.zeros(-(-len(weight) // 64), dtype=torch.int32)
+    (m, n), arrived = (len(x), len(weight)), bulk.counters(len(weight), x.device)
     out = torch.full((m, n + 9), torch.nan)
     bulk.product(x, weight, arrived, bias, out[:, 5 : 5 + n], form)
     assert out[:, :5].isnan().all() and out[:, 5 + n :].isnan().all() and not arrived.any()
@@ -54,7 +57,7 @@ def test_codes_against_exact_sums(bulk, rows, outputs, ring, fill, m, n, k):
     step, narrow = random(m, seed=6).abs() + 0.1, (random(m, k, seed=1) * 3).to(torch.float8_e4m3fn)
     room = torch.full((m, 4), torch.nan)
     room[:, 0] = step
-    x, arrived = torch.cat([narrow, room.view(torch.float8_e4m3fn)], 1), torch.zeros(-(-n // 64), dtype=torch.int32)
+    x, arrived = torch.cat([narrow, room.view(torch.float8_e4m3fn)], 1), bulk.counters(n, narrow.device)
     out = torch.full((m, n + 9), torch.nan)
     bulk.product(x, weight, arrived, bias, out[:, 5 : 5 + n], bulk.Bulk(rows, outputs, ring, fill), scale)
     assert out[:, :5].isnan().all() and out[:, 5 + n :].isnan().all() and not arrived.any()
@@ -66,6 +69,29 @@ def test_codes_against_exact_sums(bulk, rows, outputs, ring, fill, m, n, k):
 def test_what_does_not_fit_is_named(bulk, m, k, name):
     with pytest.raises(InputError, match=name):
         product(bulk, random(m, k, seed=1).bfloat16(), random(16, k, seed=2).bfloat16(), None, bulk.Bulk(8))
+
+
+def test_who_serves_how_many_rows():
+    from slipstream.ops.triton import plain
+
+    for table in (plain.SMALL, plain.LARGE, plain.HUGE):
+        for most, chosen in table:
+            assert plain.way(4096, 4096, most, table) == chosen
+            assert chosen == plain.CUBLAS or most <= chosen.rows, "more rows than a program takes"
+        assert table[-1] == (1 << 31, plain.CUBLAS)
+        assert plain.way(4096, 4100, 1, table) == plain.CUBLAS
+    assert [plain.fast(n, 2048) for n in (3072, 8192, 128256)] == [plain.SMALL, plain.LARGE, plain.HUGE]
+
+
+def test_which_layers_of_codes_it_serves():
+    from slipstream.ops.triton import fp8
+
+    codes = torch.zeros(256, 256, dtype=torch.uint8).view(torch.float8_e4m3fn)
+    by_output, by_block = ({"weight": codes, "scale": torch.ones(shape)} for shape in ((256,), (256, 2)))
+    for most, form in fp8.FEW:
+        assert fp8.few(most, fp8.pack(by_output)) == form and most <= form.rows
+    most = max((most for most, _ in fp8.FEW), default=0)
+    assert fp8.few(most + 1, fp8.pack(by_output)) is None and fp8.few(1, fp8.pack(by_block)) is None
 
 
 PROGRAM = """

@@ -14,8 +14,7 @@ import pytest
 from tests.tools.package import environment
 
 SHARED_LIMIT = 227 * 1024
-EACH_SHAPE = {"norm", "embed", "rope_write", "attention", "attention_merge", "gated", "move", "logprobs"}
-PRODUCTS = {"direct", "bulk"}  # of bf16 layers of few rows: which of them, the tables say
+EACH_SHAPE = {"norm", "embed", "rope_write", "attention", "attention_merge", "gated", "move", "logprobs", "bulk"}
 SAMPLING = {f"sample_{step}" for step in ("peaks", "masses", "cut", "draw", "pick")}
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
@@ -32,14 +31,14 @@ def compile_forms(folder: Path, *arguments: str, timeout: float = 280) -> list[d
 
 
 def check(forms: list[dict]) -> None:
-    assert {form["kernel"] for form in forms} - PRODUCTS == EACH_SHAPE | SAMPLING
+    assert {form["kernel"] for form in forms} == EACH_SHAPE | SAMPLING
     for form in forms:
         assert form["waits"], form
         parks = form["kernel"] == "attention"  # what it needs between segments, not in the loops over keys
         assert form["spills"] <= (160 if parks else 0), form
         assert 0 < form["registers"] <= 255 and form["shared"] <= SHARED_LIMIT, form
         in_bf16 = form["kernel"] == "attention" and "kv fp32" not in form["form"]  # products of a cache in fp8 too
-        few = form["kernel"] == "direct" or in_bf16 and "rows 64" not in form["form"]  # a tile of less than wgmma takes
+        few = in_bf16 and "rows 64" not in form["form"]  # a tile of less than wgmma takes
         assert (form["mma"] > 0) == few, f"products of single warps where they are too slow, or none where they are enough: {form}"
         assert (form["wgmma"] > 0) == (form["kernel"] == "bulk" or in_bf16 and not few), form
 

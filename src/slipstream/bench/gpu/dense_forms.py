@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from slipstream.bench.gpu.shapes import Layer
-from slipstream.ops.triton import bulk, direct, fp8, plain
+from slipstream.ops.triton import bulk, fp8, plain
 from slipstream.ops.triton.bulk import Bulk
-from slipstream.ops.triton.direct import Direct
 from slipstream.ops.triton.gated import gated
 from slipstream.ops.triton.launch import Variant
 from slipstream.ops.triton.norm import norm
@@ -17,7 +16,6 @@ from slipstream.ops.types import CODES_ROOM
 from slipstream.quant.formats.fp8 import quantise
 
 FORMS = (
-    *(Direct(8, *rest) for rest in ((8, 16, 128, 1), (4, 32, 128, 1), (4, 16, 64, 4))),
     *(Bulk(8, *rest) for rest in ((64, 6, 528), (64, 8, 396), (64, 12, 264), (64, 4, 792), (64, 6, 1056), (64, 8, 792))),
     *(Bulk(8, *rest) for rest in ((128, 4, 396), (128, 6, 264), (128, 12, 132), (128, 6, 528))),
     *(Bulk(16, *rest) for rest in ((64, 6, 396), (64, 8, 264), (64, 4, 660), (128, 6, 264), (128, 4, 396))),
@@ -25,9 +23,7 @@ FORMS = (
     *(Bulk(64, *rest) for rest in ((64, 4, 396), (64, 6, 264))),
 )
 NARROW = (  # of weights in e4m3
-    *(Direct(8, *rest) for rest in ((8, 16, 128, 2), (8, 16, 64, 2), (8, 16, 128, 1), (4, 16, 128, 2), (8, 32, 64, 2), (4, 32, 128, 2))),
     *(Bulk(8, *rest) for rest in ((64, 6, 528), (64, 8, 396), (64, 4, 792), (64, 12, 264), (128, 4, 396), (128, 6, 264))),
-    *(Direct(16, *rest) for rest in ((8, 16, 64, 2), (4, 16, 128, 2))),
     *(Bulk(16, *rest) for rest in ((64, 6, 396), (64, 4, 660), (128, 4, 396))),
     Bulk(32, 64, 6, 396),
     Bulk(64, 64, 4, 396),
@@ -40,10 +36,8 @@ Weights = Plain | fp8.Packed
 
 
 def name(way: Way) -> str:
-    """In tables: rows; warps that share inputs x outputs, inputs of a stage, stages ahead; or outputs, tiles of the ring, programs."""
-    if isinstance(way, Bulk):
-        return f"bulk{way.rows}_{way.outputs}_ring{way.ring}_fill{way.fill}"
-    return f"direct{way.rows}_{way.deep}x{way.each}_{way.step}_ahead{way.ahead}" if isinstance(way, Direct) else way
+    """In tables: rows, outputs, tiles of the ring, programs that are wanted."""
+    return f"bulk{way.rows}_{way.outputs}_ring{way.ring}_fill{way.fill}" if isinstance(way, Bulk) else way
 
 
 def ways(kind: str, rows: int, dry: bool) -> list[Way]:
@@ -56,12 +50,7 @@ def ways(kind: str, rows: int, dry: bool) -> list[Way]:
 
 def variants() -> list[Variant]:
     """Of all forms, to be compiled before."""
-    single = [form for form in NARROW if isinstance(form, Direct)]
-    return [
-        *((direct if isinstance(form, Direct) else bulk).variant(False, form) for form in FORMS),
-        *(direct.variant(False, form, True, codes) for form in single for codes in (False, True)),
-        *(bulk.variant(False, form, True) for form in NARROW if isinstance(form, Bulk)),
-    ]
+    return [*(bulk.variant(False, form) for form in FORMS), *(bulk.variant(False, form, True) for form in NARROW)]
 
 
 def random(kind: str, layer: Layer, device: str) -> Weights:
@@ -74,7 +63,7 @@ def multiply(way: Way, x: Tensor, layer: Weights, out: Tensor) -> Tensor:
     """out fp32 [m, n] = x @ weight.T, by `way` whatever the engine's tables say; x bf16 [m, k], or codes as norms write them."""
     if isinstance(layer, Plain):
         plain.product(x, layer, None, out, ((1 << 31, way),))
-    elif isinstance(way, Direct | Bulk):
+    elif isinstance(way, Bulk):
         fp8.product_of_few(x, layer, None, out, way)
     else:
         k = layer.codes.shape[1]

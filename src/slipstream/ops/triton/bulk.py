@@ -28,6 +28,7 @@ from slipstream.ops.types import CODES_ROOM, SCALE_BYTES
 
 LINE = 128  # bytes of a tile per output or row
 WARPS = 4
+LEAST = 64  # outputs of a program, at least
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +113,27 @@ def serves(n: int, k: int) -> bool:
     return k % 16 == 0
 
 
+def counters(n: int, device: torch.device) -> Tensor:
+    """What a layer of n outputs counts the segments in that are done: 0 but while a product runs."""
+    return torch.zeros(triton.cdiv(n, LEAST), dtype=torch.int32, device=device)
+
+
 def product(
     x: Tensor, weight: Tensor, arrived: Tensor, bias: Tensor | None, out: Tensor, bulk: Bulk, scale: Tensor | None = None
 ) -> None:  # fmt: skip
-    """out = x @ weight.T + bias; arguments as in direct.product, but that x of e4m3 weights always comes as codes."""
+    """out = x @ weight.T + bias, of one layer one at a time: its programs count each other.
+
+    Args:
+        x: bf16 [m, k], m up to bulk.rows; with e4m3 weights e4m3 [m, k + CODES_ROOM], codes with their scale behind them.
+        weight: bf16 or e4m3 [n, k], which `serves`.
+        arrived: the layer's `counters`.
+        bias: fp32 [n], or None.
+        out: fp32 [m, n], whose rows may lie apart.
+        scale: fp32 [n] of e4m3 weights.
+
+    Raises:
+        InputError: a tensor does not fit.
+    """
     (n, k), m, narrow = weight.shape, x.shape[0], scale is not None
     kind = torch.float8_e4m3fn if narrow else torch.bfloat16
     fits("product", "x", x, (m, k + (CODES_ROOM if narrow else 0)), kind)

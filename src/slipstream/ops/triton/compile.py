@@ -26,7 +26,6 @@ from slipstream.base.errors import BackendError
 from slipstream.ops.triton import (
     attention,
     bulk,
-    direct,
     elementwise,
     embed,
     experts,
@@ -41,7 +40,6 @@ from slipstream.ops.triton import (
     sample,
     whole,
 )
-from slipstream.ops.triton.bulk import Bulk
 from slipstream.ops.triton.launch import Variant
 from slipstream.ops.triton.packing import Form
 
@@ -174,11 +172,7 @@ def families() -> Iterator[tuple[str, str, Variant]]:
     for (_, tile), (n, parts), (label, by_block) in product(fp8.BY_ROWS, ((28672, False), (4096, True)), (("", False), ("blocks ", True))):
         yield "fp8", f"{label}rows {tile.m}{' in parts' if parts else ''}", fp8.variant(n, 4096, by_block, parts, tile=tile)
     for _, form in fp8.FEW:
-        if isinstance(form, Bulk):
-            yield "bulk", f"fp8 rows {form.rows}", bulk.variant(False, form, narrow=True)
-        else:
-            for codes in (False, True):
-                yield "direct", f"fp8 rows {form.rows}{' codes' if codes else ''}", direct.variant(False, form, True, codes)
+        yield "bulk", f"fp8 rows {form.rows}", bulk.variant(False, form, narrow=True)
     yield "fp8", "a scale per row and group", fp8.variant(4096, 4096, True, False, shared=1)
     for label, by_block in (("rows", False), ("blocks", True)):
         yield "fp8_quantise", label, fp8.quantise_variant(14336, by_block)

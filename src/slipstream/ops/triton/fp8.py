@@ -5,8 +5,8 @@ Owns the kernels, and whose product serves how many rows.
 Tensor cores sum e4m3 products with few bits, so 128 inputs are summed from zero and added in fp32, whatever the scales: that is
 `total += dot`, or `total = fma(dot, scale of the row's group * scale of the weight's block, total)`. K is cut into segments and
 these are added as in gemm.py, so a row has the same bits in every company. For many rows torch's product is faster: cuBLAS sums the
-codes as they are, and a kernel scales the sums. It may choose by the number of rows, so it is for fast settings only. So are
-direct.py and bulk.py, for few rows of layers with a scale per output; in direct.py activations that come in bf16 are not quantised.
+codes as they are, and a kernel scales the sums. It may choose by the number of rows, so it is for fast settings only. So is
+bulk.py, for few rows of layers with a scale per output.
 """
 
 from collections.abc import Mapping
@@ -19,10 +19,9 @@ import triton.language as tl
 from torch import Tensor
 
 from slipstream.base.errors import InputError
-from slipstream.ops.triton import bulk, direct, gemm
+from slipstream.ops.triton import bulk, gemm
 from slipstream.ops.triton.bulk import Bulk
 from slipstream.ops.triton.chain import await_turn
-from slipstream.ops.triton.direct import Direct
 from slipstream.ops.triton.elementary import e4m3
 from slipstream.ops.triton.gemm import Tile
 from slipstream.ops.triton.launch import Variant, fits, power_of_two, row_facts, type_name
@@ -50,7 +49,7 @@ class Packed:
         codes: e4m3 [n, k].
         scale: fp32 [n, 1]; or by blocks [n / 128, k / 128] rounded up, or [n, k / 128] where 128 neighbours do not share theirs.
         one: the scale that torch's product is given. []
-        arrived: counters of direct.py.
+        arrived: counters of bulk.py.
     """
 
     codes: Tensor
@@ -67,24 +66,19 @@ def pack(stored: Mapping[str, Tensor]) -> Packed:
         scale = scale[:, None]
     elif torch.equal(scale[::GROUP].repeat_interleave(GROUP, 0)[: len(scale)], scale):
         scale = scale[::GROUP]
-    return Packed(codes, scale.contiguous(), torch.ones((), device=codes.device), direct.counters(len(codes), codes.device))
+    return Packed(codes, scale.contiguous(), torch.ones((), device=codes.device), bulk.counters(len(codes), codes.device))
 
 
-def few(rows: int, packed: Packed) -> Direct | Bulk | None:
+def few(rows: int, packed: Packed) -> Bulk | None:
     """The form that serves so many rows of a layer in fast settings, if there is one and the layer has a scale per output."""
-    if packed.scale.shape[1] > 1 or len(packed.scale) < len(packed.codes) or not direct.serves(*packed.codes.shape):
+    if packed.scale.shape[1] > 1 or len(packed.scale) < len(packed.codes) or not bulk.serves(*packed.codes.shape):
         return None
     return next((form for most, form in FEW if rows <= most), None)
 
 
-def product_of_few(x: Tensor, packed: Packed, bias: Tensor | None, out: Tensor, form: Direct | Bulk) -> None:
-    """out = x @ weight.T + bias, by `form`; x [m, k] fp32 or bf16, or codes [m, k + CODES_ROOM]. See direct.product."""
-    if isinstance(form, Bulk):
-        narrow = x if x.dtype is E4M3 else coded(x)
-        bulk.product(narrow, packed.codes, packed.arrived, bias, out, form, packed.scale[:, 0])
-    else:
-        narrow = x if x.dtype is E4M3 else x.bfloat16()
-        direct.product(narrow, packed.codes, packed.arrived, bias, out, form, packed.scale[:, 0])
+def product_of_few(x: Tensor, packed: Packed, bias: Tensor | None, out: Tensor, form: Bulk) -> None:
+    """out = x @ weight.T + bias, by `form`; x [m, k] fp32 or bf16, or codes [m, k + CODES_ROOM]. See bulk.product."""
+    bulk.product(x if x.dtype is E4M3 else coded(x), packed.codes, packed.arrived, bias, out, form, packed.scale[:, 0])
 
 
 @triton.jit

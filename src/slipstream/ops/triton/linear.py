@@ -3,8 +3,8 @@
     fp32                   fp32 x fp32, TF32 off as torch has it by default: cuBLAS, or gemm.py
     bf16                   activations rounded to bf16, tensor cores, sums and results in fp32: plain.py says by what, or gemm.py
     whole-number weights   activations rounded to bf16, weights as they are: whole.py says by what
-    8-bit floats           activations rounded to bf16, then to e4m3 as they come, weights as they are: fp8.py, and cuBLAS for many rows;
-                           for few, bulk.py or direct.py, which does not round activations that come in bf16
+    8-bit floats           activations rounded to bf16, then to e4m3 as they come, weights as they are: fp8.py, and cuBLAS for many rows,
+                           bulk.py for few
 
 Who multiplies follows from the number of rows, and cuBLAS has several ways, too, so a row's bits may depend on it: those layers are
 fast, not deterministic.

@@ -1,8 +1,7 @@
 """Which product of bf16 weights serves how many rows. Owns the tables, nothing else.
 
-    Direct     direct.py: few rows, weights from memory straight into registers, mma.sync
     Bulk       bulk.py: few rows, weights by bulk copies through shared memory, wgmma
-    CUBLAS     cublas.py: more rows, and layers whose inputs the others do not take
+    CUBLAS     cublas.py: more rows, and layers whose inputs the other does not take
 
 Only for fast settings: who adds, and in which order, follows from the number of rows.
 """
@@ -13,14 +12,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from slipstream.ops.triton import bulk, direct
+from slipstream.ops.triton import bulk
 from slipstream.ops.triton.bulk import Bulk
 from slipstream.ops.triton.cublas import cublas
-from slipstream.ops.triton.direct import Direct
 from slipstream.ops.triton.launch import Variant, has_groups, row_facts
 
 CUBLAS = "cublas"
-Way = Direct | Bulk | str
+Way = Bulk | str
 Table = tuple[tuple[int, Way], ...]
 
 # (up to how many rows, way), by `bench gpu-suite --only dense_forms` on an H200, the layers of Llama-3.2-1B and 3.1-8B, by their size.
@@ -38,7 +36,7 @@ class Plain:
 
     Attributes:
         weight: fp32 or bf16 [n, k], as stored.
-        arrived: counters, see direct.py.
+        arrived: counters of bulk.py.
     """
 
     weight: Tensor
@@ -47,7 +45,7 @@ class Plain:
 
 def plain(weight: Tensor) -> Plain:
     """The layer of `weight`, of which nothing is copied."""
-    return Plain(weight, direct.counters(weight.shape[0], weight.device))
+    return Plain(weight, bulk.counters(weight.shape[0], weight.device))
 
 
 def fast(n: int, k: int) -> Table:
@@ -58,17 +56,15 @@ def fast(n: int, k: int) -> Table:
 def way(n: int, k: int, rows: int, table: Table) -> Way:
     """What serves so many rows of a layer [n, k] of bf16."""
     found = next(way for most, way in table if rows <= most)
-    return found if found == CUBLAS or (direct if isinstance(found, Direct) else bulk).serves(n, k) else CUBLAS
+    return found if bulk.serves(n, k) else CUBLAS
 
 
 def product(x: Tensor, layer: Plain, bias: Tensor | None, out: Tensor, table: Table | None = None) -> None:
-    """out = x @ weight.T + bias, by the way for so many rows; arguments as in direct.product, x [m, k] of the weight's type. On the CPU,
+    """out = x @ weight.T + bias, by the way for so many rows; arguments as in bulk.product, x [m, k] of the weight's type. On the CPU,
     where Triton's interpreter knows no Gluon, what stands in for cuBLAS there serves all rows."""
     n, k = layer.weight.shape
     chosen = way(n, k, len(x), table or fast(n, k)) if x.is_cuda and x.dtype is torch.bfloat16 else CUBLAS
-    if isinstance(chosen, Direct):
-        direct.product(x, layer.weight, layer.arrived, bias, out, chosen)
-    elif isinstance(chosen, Bulk) and has_groups(x.device):
+    if isinstance(chosen, Bulk) and has_groups(x.device):
         bulk.product(x, layer.weight, layer.arrived, bias, out, chosen)
     else:
         cublas(x, layer.weight, out)
@@ -79,7 +75,5 @@ def product(x: Tensor, layer: Plain, bias: Tensor | None, out: Tensor, table: Ta
 def variants() -> Iterator[tuple[str, str, Variant]]:
     """(kernel, what for, variant) of all that the tables launch."""
     for chosen in dict.fromkeys(way for _, way in SMALL + LARGE + HUGE):
-        if isinstance(chosen, Direct):
-            yield "direct", f"rows {chosen.rows}", direct.variant(False, chosen)
-        elif isinstance(chosen, Bulk):
-            yield "bulk", f"rows {chosen.rows}", bulk.variant(False, chosen)
+        if isinstance(chosen, Bulk):
+            yield "bulk", f"rows {chosen.rows} ring {chosen.ring}", bulk.variant(False, chosen)

@@ -110,16 +110,16 @@ def _warps(deep, wide):
 
 
 @gluon.jit
-def place(stage, end, size: gl.constexpr, layout: gl.constexpr):
-    """First input [deep, 1, 1] of each warp's share of a round of stages of `size` inputs, and whether it is before `end`."""
+def _place(stage, end, layout: gl.constexpr):
+    """First input [deep, 1, 1] of each warp's share of a round of stages, and whether it is before `end`."""
     deep: gl.constexpr = layout.shape[0]
     warp = gl.arange(0, deep, layout=gl.SliceLayout(1, gl.SliceLayout(2, layout)))
-    at = gl.expand_dims(gl.expand_dims(stage + warp, 1), 2) * size
+    at = gl.expand_dims(gl.expand_dims(stage + warp, 1), 2) * STAGE
     return at, at < end
 
 
 @gluon.jit
-def along(size: gl.constexpr, dim: gl.constexpr, layout: gl.constexpr):
+def _along(size: gl.constexpr, dim: gl.constexpr, layout: gl.constexpr):
     """0 .. size - 1 along dimension 1 or 2 of three."""
     other: gl.constexpr = 3 - dim
     return gl.expand_dims(gl.expand_dims(gl.arange(0, size, layout=gl.SliceLayout(0, gl.SliceLayout(other, layout))), 0), other)
@@ -129,10 +129,10 @@ def along(size: gl.constexpr, dim: gl.constexpr, layout: gl.constexpr):
 def _codes(codes, first, stage, end, number: gl.constexpr, n, wide: gl.constexpr, reps: gl.constexpr, block: gl.constexpr,
            layout: gl.constexpr):  # fmt: skip
     """Block `number` of a stage, int32 [deep, outputs, 8], two numbers each; past `end` anything. `first`: the program's first output."""
-    at, inside = place(stage, end, STAGE, layout)
+    at, inside = _place(stage, end, layout)
     deep: gl.constexpr = layout.shape[0]
-    tile = along(wide * reps, 1, layout)
-    offset = (at // block + number) * (n * 8) + (first + (tile % wide * reps + tile // wide) * 16) * 8 + along(128, 2, layout)
+    tile = _along(wide * reps, 1, layout)
+    offset = (at // block + number) * (n * 8) + (first + (tile % wide * reps + tile // wide) * 16) * 8 + _along(128, 2, layout)
     found = gl.load(  # read once: x is what the caches are for
         codes.to(gl.pointer_type(gl.int32), bitcast=True) + offset, mask=gl.broadcast(inside, offset)[0], cache_modifier=".cg"
     )  # fmt: skip
@@ -144,10 +144,10 @@ def _codes(codes, first, stage, end, number: gl.constexpr, n, wide: gl.constexpr
 def _facts(part, first, stage, end, number: gl.constexpr, n, wide: gl.constexpr, units: gl.constexpr, size: gl.constexpr,
            layout: gl.constexpr):  # fmt: skip
     """Scales, zeros or least values [deep, units, 32] of group `number` of a stage; `size` inputs share one, 0: all."""
-    at, inside = place(stage, end, STAGE, layout)
-    unit = along(wide * units, 1, layout)
+    at, inside = _place(stage, end, layout)
+    unit = _along(wide * units, 1, layout)
     group = (at + number * size) // size if size else at * 0
-    offset = group * n + first + (unit % wide * units + unit // wide) * 32 + along(32, 2, layout)
+    offset = group * n + first + (unit % wide * units + unit // wide) * 32 + _along(32, 2, layout)
     return gl.load(part + offset, mask=gl.broadcast(inside, offset)[0], other=0)
 
 
@@ -212,9 +212,9 @@ def _stage(
     blocks: gl.constexpr = STAGE // block
     groups: gl.constexpr = STAGE // chain
     pairs: gl.constexpr = taken[0].type.layout
-    at, inside = place(stage, end, STAGE, in_x)
-    row = gl.minimum(gl.program_id(1) * rows + along(rows, 1, in_x), m - 1)  # there are no more: any will do, and so past the end,
-    source = x + row * k + gl.minimum(at, end - STAGE) + along(16, 2, in_x)  # where scales are 0
+    at, inside = _place(stage, end, in_x)
+    row = gl.minimum(gl.program_id(1) * rows + _along(rows, 1, in_x), m - 1)  # there are no more: any will do, and so past the end,
+    source = x + row * k + gl.minimum(at, end - STAGE) + _along(16, 2, in_x)  # where scales are 0
     low, high = both(gl.full([deep, outputs], middle, gl.int32, gl.SliceLayout(2, pairs)))
     if kind == "sum":
         ones = gl.full([deep, outputs, 16], 1.0, gl.bfloat16, left)
