@@ -108,7 +108,7 @@ def test_a_part_may_have_options_and_run_a_head(whole, part):
     for drafter in ("none", f"{whole}:of=ngram(shortest=3)+{part}"):
         llm = LLM("dummy:tiny:fp32", speculate=drafter, control=False)
         said.append(llm.generate([[5, 6, 7, 8]], params)[0].outputs[0].token_ids)
-    assert said[0] == said[1] and llm.engine.core.meter.tally.drafted > 5, "also where the text never repeats itself"
+    assert said[0] == said[1] and llm.engine.core.meter.tally.drafted > 3, "also where the text never repeats itself"
 
 
 def test_a_cascade_goes_on_where_the_guess_ends():

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slipstream import LLM, SamplingParams
+from slipstream.arch.heads import KINDS
 from slipstream.engine.build import BUILTIN
 from slipstream.speculate.drafter import WINDOW, DraftContext, Feed, States
 from slipstream.speculate.drafters.eagle import Eagle, Options
@@ -158,11 +159,15 @@ def test_second_choices_are_right_where_first_ones_are_not():
 
 
 def test_the_built_in_model_brings_a_head_that_is_often_right():
-    assert (BUILTIN / "eagle" / "model.safetensors").stat().st_size <= 2_000_000
+    """Of every kind; tokens per drafted step on one text, bounds somewhat below what was measured."""
     params = SamplingParams(max_tokens=160, ignore_eos=True, temperature=0.8, seed=1)
-    prompt, texts = "It was a dark morning, and the old man had not yet come down to", []
-    for drafter in ("none", "eagle"):
-        llm = LLM(speculate=drafter, control=False)
-        texts.append(llm.generate(prompt, params)[0].outputs[0].token_ids)
-    assert texts[0] == texts[1]
-    assert llm.engine.core.meter.tally.per_draft > 2.1
+    prompt = "It was a dark morning, and the old man had not yet come down to"
+    plain = LLM().generate(prompt, params)[0].outputs[0].token_ids
+    often = {"eagle": 2.6, "mtp": 2.4, "redrafter": 2.2, "medusa": 1.8, "blockwise": 1.15}
+    assert sorted(often) == sorted(KINDS)
+    for kind, least in often.items():
+        assert (BUILTIN / kind / "model.safetensors").stat().st_size <= 2_000_000
+        llm = LLM(speculate=kind, control=False)
+        assert llm.generate(prompt, params)[0].outputs[0].token_ids == plain, kind
+        assert llm.engine.core.meter.tally.per_draft > least, kind
+        llm.close()
