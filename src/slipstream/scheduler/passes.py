@@ -19,7 +19,7 @@ from slipstream.step import Chunk
 
 Trunks = Sequence[tuple[Request, int]]  # requests and their trunk rows
 
-COUNTS = (8, 4, 2)  # few, since a device records each of them
+COUNTS = (8, 4, 2)  # few, since a CPU records each of them as one
 SPARED = 32  # rows among which one may run for nothing, since its text is as long as it may get
 STREAMED, WHOLE = 0.02, 0.1  # seconds that they may take together: while somebody reads along, and else
 
