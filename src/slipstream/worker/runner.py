@@ -108,7 +108,7 @@ class Runner:
         return all(not voice.processors and voice.params.logprobs is None for voice in voices)
 
     def _decode(self, plan: Plan) -> Result:
-        """A step of plain decoding, all its passes: what it runs and draws is recorded as one."""
+        """A step of plain decoding, all its passes: ahead.py runs and draws."""
         slots = [self.slots[chunk.request] for chunk in plan.chunks]
         for slot, chunk in zip(slots, plan.chunks, strict=True):
             self.slots.extend_table(slot, chunk)
