@@ -32,10 +32,10 @@ def load(package: str, name: str, what: str | None = None) -> ModuleType:
     Raises:
         InputError: there is no such module; names the nearest one and lists all.
     """
-    known = names(package)
-    if name not in known:
-        raise unknown(what or package.rpartition(".")[2], name, known)
-    return importlib.import_module(f"{package}.{name}")
+    whole = f"{package}.{name}"
+    if not name.isidentifier() or name.startswith("_") or importlib.util.find_spec(whole) is None:
+        raise unknown(what or package.rpartition(".")[2], name, names(package))  # only here is the folder read
+    return importlib.import_module(whole)
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> InputError:

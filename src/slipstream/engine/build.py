@@ -1,6 +1,8 @@
 """Puts an engine together: the only place that knows all parts."""
 
-from collections.abc import Mapping
+import gc
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -52,6 +54,23 @@ class Engine:
 
 def build(options: Options) -> Engine:
     """Loads the model and allocates everything that a run will need."""
+    with _uncollected():
+        return _build(options)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """No search for garbage meanwhile: a vocabulary is half a million new objects that stay, and every search would walk them all."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+def _build(options: Options) -> Engine:
     source = BUILTIN / "demo" if options.model is None else options.model
     if not str(source).startswith(DUMMY):
         source = locate(source)
