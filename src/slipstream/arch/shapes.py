@@ -30,6 +30,10 @@ def _llama3_rope(factor: float) -> dict:
     return {"rope_theta": 500000.0, "rope_scaling": {"rope_type": "llama3", "factor": factor, **ramp}}
 
 
+def _qwen2() -> dict:
+    return {"architectures": ["Qwen2ForCausalLM"], "rope_theta": 1e6, "rms_norm_eps": 1e-6, "tie_word_embeddings": True}
+
+
 def _experts(model: str, count: int, chosen: int, width: int) -> dict:
     """What makes a `_llama` a mixture of experts of the architecture `model`."""
     names = ("num_local_experts", "intermediate_size") if model == "MixtralForCausalLM" else ("num_experts", "moe_intermediate_size")
@@ -47,6 +51,7 @@ SHAPES = {
     "llama-3.1-70b": _llama(8192, 28672, 80, 64, 8, 128256, 131072, **_llama3_rope(8.0)),
     "llama-3.2-1b": _llama(2048, 8192, 16, 32, 8, 128256, 131072, tie_word_embeddings=True, **_llama3_rope(32.0)),
     "llama-3.2-3b": _llama(3072, 8192, 28, 24, 8, 128256, 131072, tie_word_embeddings=True, head_dim=128, **_llama3_rope(32.0)),
+    "qwen2.5-0.5b": _llama(896, 4864, 24, 14, 2, 151936, 32768, **_qwen2()),
     "qwen3-30b-a3b": _llama(2048, 6144, 48, 32, 4, 151936, 40960, head_dim=128, **_experts("Qwen3MoeForCausalLM", 128, 8, 768)),
 }
 
