@@ -54,7 +54,7 @@ class Way:
 
 WAYS = (
     *(Way("fp32"), Way("bf16"), Way("int8", "32"), Way("int8", "128"), Way("int8", "row"), Way("q8_0", "32")),
-    *(Way("int4", "32"), Way("int4", "row"), Way("int4_64", "32"), Way("int4_64", "row"), Way(Q4_0, "32")),
+    *(Way("int4", "32"), Way("int4", "row"), Way("int4_zero", "32"), Way("int4_64", "32"), Way("int4_64", "row"), Way(Q4_0, "32")),
 )
 
 
