@@ -54,7 +54,7 @@ void logprobs(const float* logits, i64 rows, i64 vocab, const int32_t* tokens, i
               float* values);
 void move(char* pool, i64 layers, i64 pages, i64 kv_heads, i64 page_size, i64 bytes, const int32_t* source, const int32_t* target, i64 n);
 
-// select.cpp: sets z to -inf outside top_k (0: all) and then top_p (1: all); top = max z, e = exp(z - top), read only where top_p < 1.
+// select.cpp: sets z to -inf outside top_k (0: all) and then top_p (1: all); top = max z, e = exp(z - top), read only where top_p < 1. n: a multiple of 64.
 void keep_top(float* z, const float* e, i64 n, float top, i64 top_k, float top_p);
 void likeliest(const float* logits, i64 n, i64 top, int32_t* ids);  // order: (logit descending, id ascending)
 

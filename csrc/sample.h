@@ -55,11 +55,11 @@ static void drop_below(const float* e, float limit, float* z, i64 padded) {
     for (i64 i = 0; i < padded; i += LANES) store(z + i, where_less(load(e + i), set1(limit), set1(LOWEST), load(z + i)));
 }
 
-// Philox-4x32-10 (Salmon et al. 2011) of 16 counters (position, sample, block .. block+15, 0); words come out in the order of ids.
-static void philox(uint64_t seed, int32_t position, int32_t sample, int32_t block, int32_t* words) {
+// Philox-4x32-10 (Salmon et al. 2011) of 16 counters (position, sample, block .. block+15, 0). c[w]: word w of each.
+static inline void philox(uint64_t seed, int32_t position, int32_t sample, int32_t block, Int* c) {
     static const int32_t RAMP[LANES] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     uint32_t key0 = static_cast<uint32_t>(seed), key1 = static_cast<uint32_t>(seed >> 32);
-    Int c[4] = {seti(position), seti(sample), add(seti(block), load(RAMP)), seti(0)};
+    c[0] = seti(position), c[1] = seti(sample), c[2] = add(seti(block), load(RAMP)), c[3] = seti(0);
     for (int round = 0; round < 10; ++round) {
         Int high0, low0, high2, low2;
         wide_product(c[0], 0xD2511F53u, high0, low0);
@@ -71,6 +71,8 @@ static void philox(uint64_t seed, int32_t position, int32_t sample, int32_t bloc
         key0 += 0x9E3779B9u;
         key1 += 0xBB67AE85u;
     }
+}
+static inline void in_order_of_ids(const Int* c, int32_t* words) {
     int32_t lanes[4][LANES];
     for (int w = 0; w < 4; ++w) store(lanes[w], c[w]);
     for (int l = 0; l < LANES; ++l)
@@ -91,15 +93,29 @@ struct Best {
     int32_t id;
 };
 
-static inline void try_group(const float* z, i64 at, uint64_t seed, int32_t position, int32_t sample, Best& best) {
+// Whether any of these words can make noise of at least `missing`. Noise is at most -log(v) for a word v of 0..1, so the word must begin
+// with missing / log 2 zero bits; the hundredth is far more than rounding.
+static inline bool large_enough(const Int* c, float missing) {
+    const float bits = (missing - 0.01f) * 1.442695f;
+    if (!(bits >= 1.f)) return true;
+    const Int first = seti(bits < 32.f ? static_cast<int32_t>(~(0xffffffffu >> static_cast<int>(bits))) : -1);
+    return any_zero(bit_and(c[0], first)) || any_zero(bit_and(c[1], first)) || any_zero(bit_and(c[2], first)) ||
+           any_zero(bit_and(c[3], first));
+}
+
+// `high`: the largest z of the group.
+static inline void try_group(const float* z, i64 at, float high, uint64_t seed, int32_t position, int32_t sample, Best& best) {
+    Int c[4];
+    philox(seed, position, sample, static_cast<int32_t>(at / 4), c);
+    if (!large_enough(c, best.value - high)) return;
     int32_t words[GROUP];
-    philox(seed, position, sample, static_cast<int32_t>(at / 4), words);
-    Vec y[GROUP / LANES], high = set1(LOWEST);
+    in_order_of_ids(c, words);
+    Vec y[GROUP / LANES], most = set1(LOWEST);
     for (i64 i = 0; i < GROUP / LANES; ++i) {
         y[i] = add(load(z + at + i * LANES), gumbel(load(words + i * LANES)));
-        high = max(y[i], high);
+        most = max(y[i], most);
     }
-    const float top = biggest(high);
+    const float top = biggest(most);
     if (top < best.value || top == LOWEST) return;
     for (i64 i = 0; i < GROUP / LANES; ++i)
         if (const uint32_t bits = equal_bits(y[i], set1(top))) {
@@ -113,27 +129,33 @@ static inline void try_group(const float* z, i64 at, uint64_t seed, int32_t posi
 static int32_t noisy_argmax(const float* z, i64 padded, uint64_t seed, int32_t position, int32_t sample) {
     const i64 start = argmax(z, padded) / GROUP * GROUP;
     Best best = {LOWEST, 0};
-    try_group(z, start, seed, position, sample, best);
+    try_group(z, start, 0.f, seed, position, sample, best);
     for (i64 at = 0; at < padded; at += GROUP) {
         if (at == start) continue;
         Vec high = load(z + at);
         for (i64 i = LANES; i < GROUP; i += LANES) high = max(load(z + at + i), high);
-        if (less_bits(add(high, set1(NOISE_LIMIT)), set1(best.value)) != 0xffff) try_group(z, at, seed, position, sample, best);
+        if (less_bits(add(high, set1(NOISE_LIMIT)), set1(best.value)) != 0xffff)
+            try_group(z, at, biggest(high), seed, position, sample, best);
     }
     return best.id;
+}
+
+static inline void words_of(i64 at, uint64_t seed, int32_t position, int32_t sample, int32_t* words) {  // of ids at..at + GROUP - 1
+    Int c[4];
+    philox(seed, position, sample, static_cast<int32_t>(at / 4), c);
+    in_order_of_ids(c, words);
 }
 
 static void noise(float* out, i64 padded, uint64_t seed, int32_t position, int32_t sample) {
     int32_t words[GROUP];
     for (i64 at = 0; at < padded; at += GROUP) {
-        philox(seed, position, sample, static_cast<int32_t>(at / 4), words);
+        words_of(at, seed, position, sample, words);
         for (i64 i = 0; i < GROUP; i += LANES) store(out + at + i, gumbel(load(words + i)));
     }
 }
 
 static void noise_words(uint32_t* out, i64 padded, uint64_t seed, int32_t position, int32_t sample) {
-    for (i64 at = 0; at < padded; at += GROUP)
-        philox(seed, position, sample, static_cast<int32_t>(at / 4), reinterpret_cast<int32_t*>(out + at));
+    for (i64 at = 0; at < padded; at += GROUP) words_of(at, seed, position, sample, reinterpret_cast<int32_t*>(out + at));
 }
 
 static void log_total(const float* logits, i64 n, float* top, float* log_sum) {

@@ -12,7 +12,7 @@ static int32_t sample_row(const Kernels& kernels, const float* logits, i64 vocab
     if (top == -INFINITY) return 0;
     if (min_p > 0.f || top_p < 1.f) kernels.weights(z, padded, top, e);
     if (min_p > 0.f) kernels.drop_below(e, min_p, z, padded);
-    if (rows.top_k[r] > 0 || top_p < 1.f) keep_top(z, e, vocab, top, rows.top_k[r], top_p);
+    if (rows.top_k[r] > 0 || top_p < 1.f) keep_top(z, e, padded, top, rows.top_k[r], top_p);
     return kernels.noisy_argmax(z, padded, static_cast<uint64_t>(rows.seed[r]), rows.position[r], rows.sample[r]);
 }
 

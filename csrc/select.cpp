@@ -38,62 +38,107 @@ i64 reach(std::vector<uint64_t>& keys, const float* e, double goal) {
 }
 
 // Ids are counted by how far they lie below the largest z, in bins, so that only the bins that can matter are sorted.
-constexpr int BINS = 512;
-constexpr float BINS_PER_UNIT = 16.f;
-int bin(float below) {
-    const float at = below * BINS_PER_UNIT;
-    return at < BINS - 1 ? static_cast<int>(at) : BINS - 1;
-}
+constexpr int BINS = 2048, GONE = BINS;  // GONE: z is -inf
+constexpr float BINS_PER_UNIT = 64.f;
+constexpr i64 GROUP = 64;  // ids that are looked at together
+constexpr int SIDES = 4;  // neighbouring ids are counted apart: they often share a bin, and would wait for each other
 
 struct Census {
-    i64 count[BINS] = {}, kept = 0;
-    double mass[BINS] = {}, total = 0;  // total: summed in the order of ids
+    std::vector<int32_t> bins;  // of each id
+    i64 count[BINS], kept;
+    double mass[BINS], total;
 };
 
-Census take_census(const float* z, const float* e, i64 n, float top) {
-    Census c;
+// `e`: weights, null if only numbers count. Masses are summed in any order.
+void take_census(const float* z, const float* e, i64 n, float top, Census& c) {
+    c.bins.resize(n);
+    int32_t* bins = c.bins.data();
     for (i64 id = 0; id < n; ++id) {
-        if (z[id] == -INFINITY) continue;
-        const int at = bin(top - z[id]);
-        ++c.count[at];
-        ++c.kept;
-        if (!e) continue;
-        c.mass[at] += e[id];
-        c.total += e[id];
+        const float below = (top - z[id]) * BINS_PER_UNIT;
+        bins[id] = static_cast<int32_t>(below < BINS - 1.f ? below : BINS - 1.f) + (z[id] == -INFINITY);
     }
-    return c;
+    int32_t count[SIDES][BINS + 1] = {};
+    for (i64 id = 0; id < n; id += SIDES)
+        for (int side = 0; side < SIDES; ++side) ++count[side][bins[id + side]];
+    double mass[SIDES][BINS + 1] = {};
+    for (i64 id = 0; e && id < n; id += SIDES)
+        for (int side = 0; side < SIDES; ++side) mass[side][bins[id + side]] += e[id + side];
+    c.kept = 0, c.total = 0;
+    for (int at = 0; at < BINS; ++at) {
+        c.count[at] = 0, c.mass[at] = 0;
+        for (int side = 0; side < SIDES; ++side) c.count[at] += count[side][at], c.mass[at] += mass[side][at];
+        c.kept += c.count[at];
+        c.total += c.mass[at];
+    }
+}
+
+void collect(const float* z, const Census& c, int first, int last, std::vector<uint64_t>& keys) {
+    keys.clear();
+    const i64 n = static_cast<i64>(c.bins.size());
+    const int32_t* bins = c.bins.data();
+    const auto here = [=](i64 id) { return bins[id] >= first && bins[id] <= last; };
+    for (i64 at = 0; at < n; at += GROUP) {
+        int32_t any = 0;
+        for (i64 id = at; id < at + GROUP; ++id) any |= here(id);
+        for (i64 id = at; any && id < at + GROUP; ++id)
+            if (here(id)) keys.push_back(key(z[id], id));
+    }
+}
+void drop_behind(float* z, const Census& c, int last) {
+    const i64 n = static_cast<i64>(c.bins.size());
+    const int32_t* bins = c.bins.data();
+    for (i64 id = 0; id < n; ++id) z[id] = bins[id] > last ? -INFINITY : z[id];
+}
+
+// Top-p where only the bin in which the goal is reached is sorted. False, and nothing done, where the order of additions could matter:
+// masses of bins are not summed in the order that counts.
+bool keep_mass(float* z, const float* e, const Census& c, float top_p, std::vector<uint64_t>& keys) {
+    const double goal = static_cast<double>(top_p) * c.total, slack = c.total * static_cast<double>(c.bins.size()) * 0x1p-52;
+    int last = 0;
+    double before = 0;
+    while (last < BINS - 1 && before + c.mass[last] < goal) before += c.mass[last++];
+    if (last == BINS - 1 || before > goal - slack || before + c.mass[last] < goal + slack) return false;
+    collect(z, c, last, last, keys);
+    std::sort(keys.begin(), keys.end());
+    size_t kept = 0;
+    double mass = before;
+    while (kept < keys.size() && mass < goal - slack) mass += e[id_of(keys[kept++])];
+    if (mass < goal + slack) return false;
+    drop_behind(z, c, last);
+    drop(z, keys.data() + kept, keys.data() + keys.size());
+    return true;
+}
+
+double mass_of_kept(const float* z, const float* e, i64 n) {  // in the order of ids
+    double total = 0;
+    for (i64 id = 0; id < n; ++id)
+        if (z[id] > -INFINITY) total += e[id];
+    return total;
 }
 
 }  // namespace
 
 void keep_top(float* z, const float* e, i64 n, float top, i64 top_k, float top_p) {
     static thread_local std::vector<uint64_t> keys;
+    static thread_local Census census;
     const bool by_mass = top_p < 1.f;
-    const Census census = take_census(z, by_mass ? e : nullptr, n, top);
+    take_census(z, by_mass ? e : nullptr, n, top, census);
     const bool by_count = top_k > 0 && top_k < census.kept;
-    if (!by_count && !by_mass) return;
-    const double enough = top_p * census.total * (1 + 1e-9);  // bins are summed in another order than the ids
-    int last = 0;
-    double mass = census.mass[0];
-    for (i64 count = census.count[0]; last < BINS - 1 && (by_count ? count < top_k : mass < enough);
-         count += census.count[last], mass += census.mass[last])
-        ++last;
-    keys.clear();
-    for (i64 id = 0; id < n; ++id) {
-        if (z[id] == -INFINITY) continue;
-        if (bin(top - z[id]) <= last) keys.push_back(key(z[id], id));
-        else z[id] = -INFINITY;
-    }
     if (by_count) {
+        int last = 0;
+        for (i64 count = census.count[0]; count < top_k; count += census.count[last]) ++last;
+        collect(z, census, 0, last, keys);
+        drop_behind(z, census, last);
         std::nth_element(keys.begin(), keys.begin() + top_k, keys.end());
         drop(z, keys.data() + top_k, keys.data() + keys.size());
         keys.resize(top_k);
+    } else if (!by_mass || keep_mass(z, e, census, top_p, keys)) {
+        return;
+    } else {
+        collect(z, census, 0, BINS - 1, keys);
     }
     if (!by_mass) return;
-    double total = by_count ? 0 : census.total;
-    for (i64 id = 0; by_count && id < n; ++id)
-        if (z[id] > -INFINITY) total += e[id];
-    const i64 kept = reach(keys, e, static_cast<double>(top_p) * total);
+    const i64 kept = reach(keys, e, static_cast<double>(top_p) * mass_of_kept(z, e, n));
     drop(z, keys.data() + kept, keys.data() + keys.size());
 }
 

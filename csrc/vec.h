@@ -47,6 +47,7 @@ static inline Int add(Int a, Int b) { return {_mm512_add_epi32(a.v, b.v)}; }
 static inline Int sub(Int a, Int b) { return {_mm512_sub_epi32(a.v, b.v)}; }
 static inline Int bit_and(Int a, Int b) { return {_mm512_and_si512(a.v, b.v)}; }
 static inline Int bit_xor(Int a, Int b) { return {_mm512_xor_si512(a.v, b.v)}; }
+static inline bool any_zero(Int a) { return _mm512_cmpeq_epi32_mask(a.v, _mm512_setzero_si512()) != 0; }
 template <int N>
 static inline Int shift_left(Int a) {
     return {_mm512_slli_epi32(a.v, N)};
@@ -144,6 +145,10 @@ static inline Int add(Int x, Int y) { return {_mm256_add_epi32(x.a, y.a), _mm256
 static inline Int sub(Int x, Int y) { return {_mm256_sub_epi32(x.a, y.a), _mm256_sub_epi32(x.b, y.b)}; }
 static inline Int bit_and(Int x, Int y) { return {_mm256_and_si256(x.a, y.a), _mm256_and_si256(x.b, y.b)}; }
 static inline Int bit_xor(Int x, Int y) { return {_mm256_xor_si256(x.a, y.a), _mm256_xor_si256(x.b, y.b)}; }
+static inline bool any_zero(Int x) {
+    const __m256i nothing = _mm256_setzero_si256();
+    return _mm256_movemask_epi8(_mm256_or_si256(_mm256_cmpeq_epi32(x.a, nothing), _mm256_cmpeq_epi32(x.b, nothing))) != 0;
+}
 template <int N>
 static inline Int shift_left(Int x) {
     return {_mm256_slli_epi32(x.a, N), _mm256_slli_epi32(x.b, N)};
@@ -227,6 +232,11 @@ static inline Int add(Int a, Int b) { SLIP_LANES(Int, static_cast<int32_t>(word(
 static inline Int sub(Int a, Int b) { SLIP_LANES(Int, static_cast<int32_t>(word(a.v[l]) - word(b.v[l]))); }
 static inline Int bit_and(Int a, Int b) { SLIP_LANES(Int, a.v[l] & b.v[l]); }
 static inline Int bit_xor(Int a, Int b) { SLIP_LANES(Int, a.v[l] ^ b.v[l]); }
+static inline bool any_zero(Int a) {
+    bool any = false;
+    for (int l = 0; l < 16; ++l) any |= a.v[l] == 0;
+    return any;
+}
 template <int N>
 static inline Int shift_left(Int a) {
     SLIP_LANES(Int, static_cast<int32_t>(word(a.v[l]) << N));

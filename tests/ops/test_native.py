@@ -328,6 +328,22 @@ def test_sampling_is_the_same_everywhere_and_the_arg_max_of_what_is_kept(given):
         assert draw(logits[r : r + 1].clone(), seed=-7, position=positions[r : r + 1], sample=2, **given)[0] == out[r]
 
 
+@pytest.mark.parametrize(("given", "kept"), [({"top_p": 0.5}, range(4)), ({"top_p": 0.625}, range(5)), ({"top_p": 0.99}, range(8))])
+def test_a_nucleus_that_ends_among_equals_keeps_the_lower_ids(given, kept):
+    """Masses of 1/8 add up exactly: the goal is reached by an id and not by the one before it, whatever order sums are taken in."""
+    logits = torch.cat([torch.zeros(1, 8), torch.full((1, 120), -torch.inf)], 1).repeat(400, 1)
+    (out,) = same_everywhere(lambda: (draw(logits, seed=3, position=torch.arange(400), sample=0, **given),))
+    assert set(out.tolist()) == set(kept)
+
+
+def test_a_nucleus_among_many_alike_is_that_of_a_full_sort():
+    vocab = 4000
+    logits = random(3, vocab) * 0.2
+    for given in ({"top_p": 0.3}, {"top_p": 0.999999}):
+        (out,) = same_everywhere(lambda given=given: (draw(logits, seed=-7, position=torch.arange(3), sample=2, **given),))
+        assert out.tolist() == [chosen(logits[r], r, given) for r in range(3)]
+
+
 def chosen(logits: torch.Tensor, position: int, given: dict) -> int:
     """Section 4 of docs/numerics.md, spelled out in fp64 on the kernel's own noise."""
     temperature = given.get("temperature", 1.0)
