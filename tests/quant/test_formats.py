@@ -12,7 +12,8 @@ from slipstream.quant.rounding import rounded
 
 FORMATS = computed()
 # of the largest weight of the row
-TOLERANCE = {"fp32": 0.0, "bf16": 2**-8, "int8": 0.51 / 127, "q8_0": 0.51 / 127} | dict.fromkeys(("int4", "int4_64", "int4_128", "int4_zero"), 1.1 / 8)
+TOLERANCE = {"fp32": 0.0, "bf16": 2**-8, "int8": 0.51 / 127, "q8_0": 0.51 / 127}
+TOLERANCE |= dict.fromkeys(("int4", "int4_64", "int4_128", "int4_zero"), 1.1 / 8)
 TOLERANCE["fp8"] = 1 / 28  # 448 is the greatest, numbers from 256 on are 32 apart
 K = 128  # inputs; whole groups of every format
 
