@@ -1,6 +1,6 @@
-// Owns: exact products of R int8 rows (each 32 inputs, one after the other) with 16 outputs of a packed block, in the three instruction
-// sets, added to `out`; and the small conversions that packed weights need. Sets that multiply unsigned weights leave `OFFSET` times the
-// sum of the row to be taken off.
+// Owns: exact products of R int8 rows (each 32 inputs, one after the other) with H halves, of 16 outputs each, of a packed block, in the
+// three instruction sets, added to out[R * H], a row after the other; and the small conversions that packed weights need. Weights are read
+// in the order in which they lie. Sets that multiply unsigned weights leave `OFFSET` times the sum of the row to be taken off.
 #pragma once
 #include "half.h"
 #include "kernels.h"
@@ -11,6 +11,7 @@ namespace SLIP_ISA {
 
 constexpr i64 AHEAD = 6;                    // blocks between what is read and what is fetched
 constexpr i64 WORDS = PANEL * 4;            // bytes from one word of an output to its next
+constexpr i64 HALF = LANES * 4;             // and from a half's words to the other's
 constexpr i64 MANY = BLOCK / 4;             // words of a block
 
 static inline int32_t whole(const int32_t* sum, int r) { return sum[2 * r] + sum[2 * r + 1]; }
@@ -30,14 +31,16 @@ constexpr bool EARLY = true;  // what is to be taken off is where sums begin
 static inline void settle() {}
 static inline Int dot4(Int acc, __m512i weight, const int8_t* x) { return {_mm512_dpbusd_epi32(acc.v, weight, _mm512_set1_epi32(word(x)))}; }
 // q: words of unsigned bytes w + 128.
-template <int R>
+template <int R, int H>
 static inline void dots_u8(const uint8_t* q, const int8_t* x, Int* out) {
 #pragma GCC unroll 8
-    for (int g = 0; g < MANY; ++g) {
-        const __m512i w = _mm512_loadu_si512(q + g * WORDS);
+    for (int g = 0; g < MANY; ++g)
+#pragma GCC unroll 2
+        for (int h = 0; h < H; ++h) {
+            const __m512i w = _mm512_loadu_si512(q + g * WORDS + h * HALF);
 #pragma GCC unroll 8
-        for (int r = 0; r < R; ++r) out[r] = dot4(out[r], w, x + r * BLOCK + 4 * g);
-    }
+            for (int r = 0; r < R; ++r) out[r * H + h] = dot4(out[r * H + h], w, x + r * BLOCK + 4 * g);
+        }
 }
 // Of half `part` of the block, set to `out`, nothing left to be taken off. `sum` holds the sums of each row's two halves.
 template <int R>
@@ -51,20 +54,24 @@ static inline void half_dots(const uint8_t* q, const int8_t* x, const int32_t* s
     }
 }
 // q: words of nibbles.
-template <int R>
+template <int R, int H>
 static inline void dots_u4(const uint8_t* q, const int8_t* x, Int* out) {
     const __m512i mask = _mm512_set1_epi8(15);
-    __m512i w[MANY];
+    __m512i w[H][MANY];
 #pragma GCC unroll 4
-    for (int j = 0; j < MANY / 2; ++j) {
-        const __m512i both = _mm512_loadu_si512(q + j * WORDS);
-        w[j] = _mm512_and_si512(both, mask);
-        w[j + MANY / 2] = _mm512_and_si512(_mm512_srli_epi16(both, 4), mask);
-    }
+    for (int j = 0; j < MANY / 2; ++j)
+#pragma GCC unroll 2
+        for (int h = 0; h < H; ++h) {
+            const __m512i both = _mm512_loadu_si512(q + j * WORDS + h * HALF);
+            w[h][j] = _mm512_and_si512(both, mask);
+            w[h][j + MANY / 2] = _mm512_and_si512(_mm512_srli_epi16(both, 4), mask);
+        }
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+        for (int h = 0; h < H; ++h)
 #pragma GCC unroll 8
-        for (int g = 0; g < MANY; ++g) out[r] = dot4(out[r], w[g], x + r * BLOCK + 4 * g);
+            for (int g = 0; g < MANY; ++g) out[r * H + h] = dot4(out[r * H + h], w[h][g], x + r * BLOCK + 4 * g);
 }
 static inline Vec load_half(const uint8_t* p) { return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))}; }
 static inline Int widen_bytes(const uint8_t* p) { return {_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))}; }
@@ -89,29 +96,32 @@ static inline void add_signed(__m256i& acc, __m256i w, __m256i size, __m256i fou
                  : "+x"(acc), "=&x"(t) : "x"(w), "x"(size), "x"(four), "x"(ones));
 }
 // |w| <= 128 and |x| <= 127: a sum of two products fits 16 bits, a sum of four may not.
-template <int R>
+template <int R, int H>
 static inline void signed_dots(const uint8_t* q, const int8_t* x, int from, int to, Int* out) {
     const __m256i flip = _mm256_set1_epi8(static_cast<char>(0x80)), ones = _mm256_set1_epi16(1);
-    for (int g = from; g < to; ++g) {
-        const __m256i a = _mm256_xor_si256(bytes32(q + g * WORDS), flip), b = _mm256_xor_si256(bytes32(q + g * WORDS + 32), flip);
-        const __m256i size_a = _mm256_abs_epi8(a), size_b = _mm256_abs_epi8(b);
+    for (int g = from; g < to; ++g)
+#pragma GCC unroll 2
+        for (int h = 0; h < H; ++h) {
+            const uint8_t* at = q + g * WORDS + h * HALF;
+            const __m256i a = _mm256_xor_si256(bytes32(at), flip), b = _mm256_xor_si256(bytes32(at + 32), flip);
+            const __m256i size_a = _mm256_abs_epi8(a), size_b = _mm256_abs_epi8(b);
 #pragma GCC unroll 8
-        for (int r = 0; r < R; ++r) {
-            const __m256i four = _mm256_set1_epi32(word(x + r * BLOCK + 4 * g));
-            add_signed(out[r].a, a, size_a, four, ones);
-            add_signed(out[r].b, b, size_b, four, ones);
+            for (int r = 0; r < R; ++r) {
+                const __m256i four = _mm256_set1_epi32(word(x + r * BLOCK + 4 * g));
+                add_signed(out[r * H + h].a, a, size_a, four, ones);
+                add_signed(out[r * H + h].b, b, size_b, four, ones);
+            }
         }
-    }
 }
-template <int R>
+template <int R, int H>
 static inline void dots_u8(const uint8_t* q, const int8_t* x, Int* out) {
-    signed_dots<R>(q, x, 0, MANY, out);
+    signed_dots<R, H>(q, x, 0, MANY, out);
 }
 template <int R>
 static inline void half_dots(const uint8_t* q, const int8_t* x, const int32_t*, int part, Int* out) {
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) out[r] = seti(0);
-    signed_dots<R>(q, x, part * MANY / 2, (part + 1) * MANY / 2, out);
+    signed_dots<R, 1>(q, x, part * MANY / 2, (part + 1) * MANY / 2, out);
 }
 // acc += w * four, 16 bits wide. The compiler must not gather all products before it adds them: they would not fit its registers.
 static inline void add_pairs(__m256i& acc, __m256i w, __m256i four) {
@@ -119,33 +129,42 @@ static inline void add_pairs(__m256i& acc, __m256i w, __m256i four) {
     asm volatile("vpmaddubsw %3, %2, %1\n\tvpaddw %1, %0, %0" : "+x"(acc), "=&x"(product) : "x"(w), "x"(four));
 }
 // w <= 15: eight sums of two products fit 16 bits (8 * 2 * 15 * 127 < 2^15).
-template <int R>
+template <int R, int H>
 static inline void dots_u4(const uint8_t* q, const int8_t* x, Int* out) {
+    constexpr int C = H == 1 ? 2 : 1;  // registers of weights unpacked at a time, so that what all rows need of them and the sums fit
     const __m256i mask = _mm256_set1_epi8(15);
-    __m256i acc[R][2];
+    __m256i acc[R][2 * H];
 #pragma GCC unroll 4
-    for (int j = 0; j < MANY / 2; ++j) {
-        const __m256i a = bytes32(q + j * WORDS), b = bytes32(q + j * WORDS + 32);
-        const __m256i low[2] = {_mm256_and_si256(a, mask), _mm256_and_si256(b, mask)};
-        const __m256i high[2] = {_mm256_and_si256(_mm256_srli_epi16(a, 4), mask), _mm256_and_si256(_mm256_srli_epi16(b, 4), mask)};
-#pragma GCC unroll 8
-        for (int r = 0; r < R; ++r) {
-            const __m256i four = _mm256_set1_epi32(word(x + r * BLOCK + 4 * j));
+    for (int j = 0; j < MANY / 2; ++j)
+#pragma GCC unroll 4
+        for (int first = 0; first < 2 * H; first += C) {
+            __m256i low[C], high[C];
 #pragma GCC unroll 2
-            for (int c = 0; c < 2; ++c) {
-                if (j == 0) acc[r][c] = _mm256_maddubs_epi16(low[c], four);
-                else add_pairs(acc[r][c], low[c], four);
+            for (int c = 0; c < C; ++c) {
+                const __m256i both = bytes32(q + j * WORDS + (first + c) * 32);
+                low[c] = _mm256_and_si256(both, mask);
+                high[c] = _mm256_and_si256(_mm256_srli_epi16(both, 4), mask);
+            }
+#pragma GCC unroll 8
+            for (int r = 0; r < R; ++r) {
+                const __m256i four = _mm256_set1_epi32(word(x + r * BLOCK + 4 * j));
+#pragma GCC unroll 2
+                for (int c = 0; c < C; ++c) {
+                    if (j == 0) acc[r][first + c] = _mm256_maddubs_epi16(low[c], four);
+                    else add_pairs(acc[r][first + c], low[c], four);
+                }
+            }
+#pragma GCC unroll 8
+            for (int r = 0; r < R; ++r) {
+                const __m256i four = _mm256_set1_epi32(word(x + r * BLOCK + BLOCK / 2 + 4 * j));
+#pragma GCC unroll 2
+                for (int c = 0; c < C; ++c) add_pairs(acc[r][first + c], high[c], four);
             }
         }
 #pragma GCC unroll 8
-        for (int r = 0; r < R; ++r) {
-            const __m256i four = _mm256_set1_epi32(word(x + r * BLOCK + BLOCK / 2 + 4 * j));
+    for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
-            for (int c = 0; c < 2; ++c) add_pairs(acc[r][c], high[c], four);
-        }
-    }
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) out[r] = add(out[r], pairs(acc[r][0], acc[r][1]));
+        for (int h = 0; h < H; ++h) out[r * H + h] = add(out[r * H + h], pairs(acc[r][2 * h], acc[r][2 * h + 1]));
 }
 // Nibbles of a panel's block as bytes: [8][32][4].
 static inline void unpack_u4(const uint8_t* q, uint8_t* out) {
@@ -203,27 +222,27 @@ static inline int32_t sum_lanes(Int a) {
 constexpr int INT_ROWS = 4, BYTE_OFFSET = 0;
 constexpr bool EARLY = false;
 static inline void settle() {}
-template <int R>
+template <int R, int H>
 static inline void dots_words(const uint8_t* q, const int8_t* x, int words, int shift, int mask, int zero, Int* out) {
     for (int r = 0; r < R; ++r)
-        for (int l = 0; l < LANES; ++l)
+        for (int l = 0; l < LANES * H; ++l)
             for (int g = 0; g < words; ++g)
                 for (int i = 0; i < 4; ++i)
-                    out[r].v[l] += ((q[g * WORDS + 4 * l + i] >> shift & mask) - zero) * x[r * BLOCK + 4 * g + i];
+                    out[r * H + l / LANES].v[l % LANES] += ((q[g * WORDS + 4 * l + i] >> shift & mask) - zero) * x[r * BLOCK + 4 * g + i];
 }
 template <int R>
 static inline void half_dots(const uint8_t* q, const int8_t* x, const int32_t*, int part, Int* out) {
     for (int r = 0; r < R; ++r) out[r] = seti(0);
-    dots_words<R>(q + part * MANY / 2 * WORDS, x + part * BLOCK / 2, MANY / 2, 0, 255, 128, out);
+    dots_words<R, 1>(q + part * MANY / 2 * WORDS, x + part * BLOCK / 2, MANY / 2, 0, 255, 128, out);
 }
-template <int R>
+template <int R, int H>
 static inline void dots_u8(const uint8_t* q, const int8_t* x, Int* out) {
-    dots_words<R>(q, x, MANY, 0, 255, 128, out);
+    dots_words<R, H>(q, x, MANY, 0, 255, 128, out);
 }
-template <int R>
+template <int R, int H>
 static inline void dots_u4(const uint8_t* q, const int8_t* x, Int* out) {
-    dots_words<R>(q, x, MANY / 2, 0, 15, 0, out);
-    dots_words<R>(q, x + BLOCK / 2, MANY / 2, 4, 15, 0, out);
+    dots_words<R, H>(q, x, MANY / 2, 0, 15, 0, out);
+    dots_words<R, H>(q, x + BLOCK / 2, MANY / 2, 4, 15, 0, out);
 }
 static inline Vec load_half(const uint8_t* p) {
     float lanes[LANES];

@@ -11,17 +11,18 @@ namespace SLIP_ISA {
 
 constexpr i64 RANGE = 32;            // blocks whose weights stay in the nearest caches while rows pass
 constexpr i64 ALL = i64{1} << 40;    // blocks: more than a layer has
+constexpr i64 BESIDE = 4;            // panels that a row alone reads side by side
 
-// A format: how many blocks share what a product is worth, where block b of a panel lies, the products of its outputs
-// 16 h .. 16 h + 15 with R rows, what is to be taken off them for each of a row's numbers, and what a product is worth.
+// A format: how many blocks share what a product is worth, where block b of a panel lies, the products of its outputs from 16 h on,
+// H times 16 of them, with R rows, what is to be taken off them for each of a row's numbers, and what a product is worth.
 struct Int8 {  // [k / 4][32][4] of q + 128; the scale is the output's, so it comes last
     static constexpr i64 GROUP = ALL;
     static constexpr int OFFSET = BYTE_OFFSET;
     static constexpr bool SCALED = false, LEAST = false;
     static const uint8_t* at(const uint8_t* panel, i64 b) { return panel + b * BLOCK * PANEL; }
-    template <int R>
+    template <int R, int H>
     static inline void dots(const uint8_t* at, int h, const int8_t* x, const int32_t*, Int* out) {
-        dots_u8<R>(at + h * LANES * 4, x, out);
+        dots_u8<R, H>(at + h * LANES * 4, x, out);
     }
 };
 
@@ -31,9 +32,9 @@ struct Q8_0 {  // fp16 scales of 32 outputs, then the block as in Int8
     static constexpr bool SCALED = true, LEAST = false;
     static const uint8_t* at(const uint8_t* panel, i64 b) { return panel + b * (2 * PANEL + BLOCK * PANEL); }
     static inline Vec scale(const uint8_t*, i64, const uint8_t* at, int h) { return load_half(at + h * LANES * 2); }
-    template <int R>
+    template <int R, int H>
     static inline void dots(const uint8_t* at, int h, const int8_t* x, const int32_t*, Int* out) {
-        dots_u8<R>(at + 2 * PANEL + h * LANES * 4, x, out);
+        dots_u8<R, H>(at + 2 * PANEL + h * LANES * 4, x, out);
     }
 };
 
@@ -47,9 +48,9 @@ struct Int4By {
     static const uint8_t* head(const uint8_t* panel, i64 b) { return panel + b / N * (HEAD + N * BODY); }
     static const uint8_t* at(const uint8_t* panel, i64 b) { return head(panel, b) + HEAD + b % N * BODY; }
     static inline Vec scale(const uint8_t* panel, i64 b, const uint8_t*, int h) { return load_half(head(panel, b) + h * LANES * 2); }
-    template <int R>
+    template <int R, int H>
     static inline void dots(const uint8_t* at, int h, const int8_t* x, const int32_t*, Int* out) {
-        dots_u4<R>(nibbles(at) + h * LANES * 4, x, out);
+        dots_u4<R, H>(nibbles(at) + h * LANES * 4, x, out);
     }
     static const uint8_t* nibbles(const uint8_t* at) { return at; }
 };
@@ -64,9 +65,9 @@ struct Int4Zero {  // fp16 scales and u8 zeros of 32 outputs, then nibbles as in
     static inline Vec least(const uint8_t*, i64, const uint8_t* at, int h, Vec scale) {
         return mul(scale, to_float(widen_bytes(at + 2 * PANEL + h * LANES)));
     }
-    template <int R>
+    template <int R, int H>
     static inline void dots(const uint8_t* at, int h, const int8_t* x, const int32_t*, Int* out) {
-        dots_u4<R>(nibbles(at) + h * LANES * 4, x, out);
+        dots_u4<R, H>(nibbles(at) + h * LANES * 4, x, out);
     }
     static const uint8_t* nibbles(const uint8_t* at) { return at + 3 * PANEL; }
 };
@@ -84,9 +85,9 @@ struct Q4K {  // 8 blocks share fp16 d and dmin of 32 outputs; a block: u8 scale
     static inline Vec least(const uint8_t* panel, i64 b, const uint8_t* at, int h, Vec) {
         return mul(load_half(head(panel, b) + 2 * PANEL + h * LANES * 2), to_float(widen_bytes(at + PANEL + h * LANES)));
     }
-    template <int R>
+    template <int R, int H>
     static inline void dots(const uint8_t* at, int h, const int8_t* x, const int32_t*, Int* out) {
-        dots_u4<R>(nibbles(at) + h * LANES * 4, x, out);
+        dots_u4<R, H>(nibbles(at) + h * LANES * 4, x, out);
     }
     static const uint8_t* nibbles(const uint8_t* at) { return at + 2 * PANEL; }
 };
@@ -99,15 +100,17 @@ struct Q6K {  // 8 blocks share fp16 d of 32 outputs; a block: int8 scales of it
     static const uint8_t* head(const uint8_t* panel, i64 b) { return panel + b / 8 * (HEAD + 8 * BODY); }
     static const uint8_t* at(const uint8_t* panel, i64 b) { return head(panel, b) + HEAD + b % 8 * BODY; }
     static inline Vec scale(const uint8_t* panel, i64 b, const uint8_t*, int h) { return load_half(head(panel, b) + h * LANES * 2); }
-    template <int R>
+    template <int R, int H>
     static inline void dots(const uint8_t* at, int h, const int8_t* x, const int32_t* sum, Int* out) {
-        const uint8_t* q = at + 2 * PANEL + h * LANES * 4;
-        const Int first = widen_signed(at + h * LANES), second = widen_signed(at + PANEL + h * LANES);
-        Int low[R], high[R];
-        half_dots<R>(q, x, sum, 0, low);
-        half_dots<R>(q, x, sum, 1, high);
-        for (int r = 0; r < R; ++r)  // below 2^24: exact in fp32 too
-            out[r] = add(out[r], add(product(first, low[r]), product(second, high[r])));
+        for (int i = 0; i < H; ++i, ++h) {
+            const uint8_t* q = at + 2 * PANEL + h * LANES * 4;
+            const Int first = widen_signed(at + h * LANES), second = widen_signed(at + PANEL + h * LANES);
+            Int low[R], high[R];
+            half_dots<R>(q, x, sum, 0, low);
+            half_dots<R>(q, x, sum, 1, high);
+            for (int r = 0; r < R; ++r)  // below 2^24: exact in fp32 too
+                out[r * H + i] = add(out[r * H + i], add(product(first, low[r]), product(second, high[r])));
+        }
     }
 };
 
@@ -121,10 +124,10 @@ struct Way {
     static_assert(!LATE || SPAN == ALL, "a scale per four blocks of weights with scales of their own brings nothing: docs/benchmarks.md");
 };
 
-template <class F, int R>
+template <class F, int R, int H>
 static inline void begin(const int32_t* sum, Int* dots) {
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) dots[r] = seti(EARLY ? -F::OFFSET * whole(sum, r) : 0);
+    for (int r = 0; r < R * H; ++r) dots[r] = seti(EARLY ? -F::OFFSET * whole(sum, r / H) : 0);
 }
 template <class F>
 static inline Int ended(Int dots, const int32_t* sum, int r) {
@@ -147,14 +150,14 @@ struct Coming {
     i64 share;
 };
 
-// Products of `count` blocks from b on with half h of the outputs, added to dots.
-template <class F, int R>
-static inline void some_blocks(const Linear& a, i64 row, const uint8_t* panel, int h, bool fetch, const Coming& coming, i64 b, i64 count,
+// Products of `count` blocks from b on with H halves of the outputs from h on, added to dots.
+template <class F, int R, int H>
+static inline void some_blocks(const Linear& a, i64 row, const uint8_t* panel, int h, const Coming& coming, i64 b, i64 count,
                                const int32_t* sum, Int* dots) {
     for (i64 end = b + count; b < end; ++b) {
         if (R > 2) prefetch_block(coming.at + b * coming.share, coming.share);
-        else if (fetch) prefetch_block(F::at(panel, b + AHEAD), F::at(panel, 1) - F::at(panel, 0));
-        F::template dots<R>(F::at(panel, b), h, a.quant + (b * a.rows + row) * BLOCK, sum, dots);
+        else if (R == 2) prefetch_block(F::at(panel, b + AHEAD), F::at(panel, 1) - F::at(panel, 0));
+        F::template dots<R, H>(F::at(panel, b), h, a.quant + (b * a.rows + row) * BLOCK, sum, dots);
     }
 }
 
@@ -168,48 +171,44 @@ static inline void add_unit(Int dot, Vec worth, Vec least, float step, const int
     settle();
 }
 
-// One unit of R rows times half h of the outputs.
-template <class F, Scales S, int R>
-static inline void one_unit(const Linear& a, i64 row, const uint8_t* panel, int h, bool fetch, const Coming& coming, i64 b, i64 count,
-                            float* acc) {
+// One unit of R rows times H halves of the outputs.
+template <class F, Scales S, int R, int H>
+static inline void one_unit(const Linear& a, i64 row, const uint8_t* panel, int first, const Coming& coming, i64 b, i64 count, float* acc) {
     using W = Way<F, S>;
     const int32_t* sum = a.sum + 2 * (b / W::UNIT * a.rows + row);
     const float* step = a.step + b / W::SPAN * a.rows + row;
-    Int dots[R];
-    begin<F, R>(sum, dots);
-    some_blocks<F, R>(a, row, panel, h, fetch, coming, b, W::UNIT == 1 ? 1 : count, sum, dots);
-    Vec worth = zero(), least = zero();
-    if constexpr (F::SCALED) worth = F::scale(panel, b, F::at(panel, b), h);
-    if constexpr (F::LEAST) least = F::least(panel, b, F::at(panel, b), h, worth);
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) add_unit<F, S>(ended<F>(dots[r], sum, r), worth, least, step[r], sum + 2 * r, acc + r * PANEL + h * LANES);
-}
-
-// R rows times H halves of a panel over blocks block .. block + blocks - 1, which begin with a span.
-template <class F, Scales S, int R, int H>
-static void tile_int(const Linear& a, i64 row, const uint8_t* panel, int first, i64 block, i64 blocks, const Coming& coming, float* acc) {
-    using W = Way<F, S>;
-    for (i64 b = block, end = block + blocks; b < end; b += W::UNIT) {
-        const i64 count = end - b < W::UNIT ? end - b : W::UNIT;
+    Int dots[R * H];
+    begin<F, R, H>(sum, dots);
+    some_blocks<F, R, H>(a, row, panel, first, coming, b, W::UNIT == 1 ? 1 : count, sum, dots);
 #pragma GCC unroll 2
-        for (int h = first; h < first + H; ++h) one_unit<F, S, R>(a, row, panel, h, h == first, coming, b, count, acc);
+    for (int i = 0; i < H; ++i) {
+        const int h = first + i;
+        Vec worth = zero(), least = zero();
+        if constexpr (F::SCALED) worth = F::scale(panel, b, F::at(panel, b), h);
+        if constexpr (F::LEAST) least = F::least(panel, b, F::at(panel, b), h, worth);
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r)
+            add_unit<F, S>(ended<F>(dots[r * H + i], sum, r), worth, least, step[r], sum + 2 * r, acc + r * PANEL + h * LANES);
     }
 }
 
-// The same where sums are integers.
-template <class F, int R, int H>
-static void tile_whole(const Linear& a, i64 row, const uint8_t* panel, int first, i64 block, i64 blocks, const Coming& coming,
-                       int32_t* acc) {
-    constexpr i64 PIECE = H == 2 ? 4 : RANGE;  // both halves of a few blocks while they are near
-    for (i64 b = block, end = block + blocks; b < end; b += PIECE)
-        for (int h = first; h < first + H; ++h) {
-            Int dots[R];
+// R rows times H halves of a panel, from half `first` on, over blocks block .. block + blocks - 1, which begin with a span. Where one
+// product is for all inputs, acc holds integers.
+template <class F, Scales S, int R, int H>
+static void tile_int(const Linear& a, i64 row, const uint8_t* panel, int first, i64 block, i64 blocks, const Coming& coming, float* acc) {
+    using W = Way<F, S>;
+    if constexpr (W::WHOLE) {
+        int32_t* sums = reinterpret_cast<int32_t*>(acc) + first * LANES;
+        Int dots[R * H];
 #pragma GCC unroll 8
-            for (int r = 0; r < R; ++r) dots[r] = load(acc + r * PANEL + h * LANES);
-            some_blocks<F, R>(a, row, panel, h, h == first, coming, b, end - b < PIECE ? end - b : PIECE, nullptr, dots);
+        for (int i = 0; i < R * H; ++i) dots[i] = load(sums + i / H * PANEL + i % H * LANES);
+        some_blocks<F, R, H>(a, row, panel, first, coming, block, blocks, nullptr, dots);
 #pragma GCC unroll 8
-            for (int r = 0; r < R; ++r) store(acc + r * PANEL + h * LANES, dots[r]);
-        }
+        for (int i = 0; i < R * H; ++i) store(sums + i / H * PANEL + i % H * LANES, dots[i]);
+    } else {
+        for (i64 b = block, end = block + blocks; b < end; b += W::UNIT)
+            one_unit<F, S, R, H>(a, row, panel, first, coming, b, end - b < W::UNIT ? end - b : W::UNIT, acc);
+    }
 }
 
 template <class F, Scales S>
@@ -218,12 +217,8 @@ static void some_rows_int(int rows, const Linear& a, i64 row, const uint8_t* pan
     case R:                                                                                                                    \
         if constexpr (R <= INT_ROWS) {                                                                                         \
             constexpr int H = R <= 2 ? 2 : 1;                                                                                  \
-            for (int first = 0; first < 2; first += H, coming.at += blocks * coming.share) {                                   \
-                if constexpr (Way<F, S>::WHOLE)                                                                                \
-                    tile_whole<F, R, H>(a, row, panel, first, block, blocks, coming, reinterpret_cast<int32_t*>(acc));         \
-                else                                                                                                           \
-                    tile_int<F, S, R, H>(a, row, panel, first, block, blocks, coming, acc);                                    \
-            }                                                                                                                  \
+            for (int first = 0; first < 2; first += H, coming.at += blocks * coming.share)                                     \
+                tile_int<F, S, R, H>(a, row, panel, first, block, blocks, coming, acc);                                        \
         }                                                                                                                      \
         break;
     switch (rows) { SLIP_ROWS(1) SLIP_ROWS(2) SLIP_ROWS(3) SLIP_ROWS(4) SLIP_ROWS(5) SLIP_ROWS(6) SLIP_ROWS(7) SLIP_ROWS(8) }
@@ -249,8 +244,27 @@ static void finish_rows(const Linear& a, const Linear& block, i64 row, i64 own, 
     }
 }
 
+// The layer for a row alone: reading counts. A core fetches ahead by itself, but only so far for each place that it reads from, and
+// what code asks for is worth less than that: so a few panels are read side by side.
+template <class F, Scales S>
+static void side_by_side(const Linear& a, i64 panel, i64 panels) {
+    constexpr i64 STEP = Way<F, S>::WHOLE ? 1 : Way<F, S>::UNIT;
+    alignas(64) float acc[BESIDE * PANEL];
+    const i64 panel_bytes = F::at(nullptr, a.blocks) - F::at(nullptr, 0), groups = (panels + BESIDE - 1) / BESIDE;
+    for (i64 g = 0; g < groups; ++g) {
+        const i64 first = panel + cut(panels, groups, g), many = panel + cut(panels, groups, g + 1) - first;
+        const uint8_t* weight = static_cast<const uint8_t*>(a.weight) + first * panel_bytes;
+        std::memset(acc, 0, sizeof acc);
+        for (i64 b = 0; b < a.blocks; b += STEP)
+            for (i64 i = 0; i < many; ++i)
+                tile_int<F, S, 1, 2>(a, 0, weight + i * panel_bytes, 0, b, a.blocks - b < STEP ? a.blocks - b : STEP, {}, acc + i * PANEL);
+        for (i64 i = 0; i < many; ++i) finish_rows<F, S>(a, a, 0, 0, 1, first + i, acc + i * PANEL);
+    }
+}
+
 template <class F, Scales S = Scales::block>
 static void linear_int(const Linear& a, i64 panel, i64 panels, i64 from, i64 to) {
+    if (a.rows == 1) return side_by_side<F, S>(a, panel, panels);
     alignas(64) float acc[ROW_BLOCK * PANEL];
     const i64 panel_bytes = F::at(nullptr, a.blocks) - F::at(nullptr, 0);
     for (i64 p = panel; p < panel + panels; ++p) {

@@ -89,7 +89,7 @@ static double peak_int8(i64 rounds) {  // the product that integer layers use he
     for (i64 r = 0; r < rounds / 64; ++r) {
         asm volatile("" : : "r"(weight), "r"(x) : "memory");
         out = seti(0);
-        dots_u8<1>(weight, x, &out);
+        dots_u8<1, 1>(weight, x, &out);
         keep(as_float(out));
     }
     return 2. * LANES * BLOCK * static_cast<double>(rounds / 64);
