@@ -14,7 +14,7 @@ def test_the_memory_of_a_head_is_planned(kind):
     plain, drafted = (LLM("dummy:tiny:bf16", **sizes, speculate=name) for name in ("none", f"{kind}:path=dummy"))
     forward = drafted.engine.executor.runner.drafter.other._forward
     head, width = forward._decoder, 64
-    spec = head_of(head_config(kind, shape("tiny"), (2,), 4, 128), "dummy")
+    spec = head_of(head_config(kind, shape("tiny"), (2,), 4, 160), "dummy")
     weights = sum(tensor.size * (2 if tensor.role == "linear" else 4) for tensor in spec.tensors())
     outs = head.out().nbytes if kind == "medusa" else 0
     rope = 4 * 128 * 16 if kind == "eagle" else 0

@@ -23,6 +23,8 @@ from slipstream.bench.driver import Ask, Run
 from slipstream.bench.layers import Ask as LayersAsk
 from slipstream.bench.layers import Layer
 from slipstream.bench.quality import Quality
+from slipstream.bench.replay import Ask as Replayed
+from slipstream.bench.replay import Score as Setting
 from slipstream.bench.serving import Serving, Turn
 from slipstream.bench.speculation import Ask as Drafts
 from slipstream.bench.speculation import Score
@@ -125,6 +127,24 @@ def speculation_record(ask: Drafts, llm: LLM, scores: Sequence[Score], limit: Li
                 "accepted_by_depth": score.tally.by_depth(len(score.tally.accepted_at)),
             }
             for score in scores
+        ],
+    }
+
+
+def replay_record(ask: Replayed, llm: LLM, scores: Sequence[Setting], limit: Limit, command: str) -> dict[str, Any]:
+    """The result file's content for a replayed trace; as in `speculation_record`."""
+    config = llm.engine.config
+    return {
+        **origin("replay", command),
+        "model": {"name": config.model_name, "parameters": config.spec.parameters(), "demo": config.demo},
+        "profile": config.profile,
+        "threads": config.threads,
+        "trace": {"drafter": ask.trace.drafter, "model": ask.trace.model, "temperature": ask.temperature},
+        "cost": ask.drafter,
+        "new_tokens": ask.new_tokens,
+        "limit": limit_record(limit),
+        "points": [
+            {**asdict(score), "setting": score.name, "speedup": score.speedup, "tokens_per_step": score.per_step} for score in scores
         ],
     }
 

@@ -32,7 +32,7 @@ from slipstream.scheduler.reach import Reach
 from slipstream.scheduler.request import Request
 from slipstream.step import Chunk, Outcome, Plan, Result
 
-MARGIN, BEGIN = 1.05, 1.2  # by which drafts must be better than none; those of a model that has the text to read first
+MARGIN, BEGIN = 1.05, 1.1  # by which drafts must be better than none; those of a model that has the text to read first
 KEEP = 32  # passes for which a prediction, or the decision that no model drafts, is kept
 FIRST = 2  # passes of a model of which nothing is known
 SHORT = 4  # passes for which the length of drafts is kept
@@ -109,7 +109,7 @@ class Controller:
         self._model: str | None = None  # kind of the drafts that take passes
         self._purse, self._account = Purse(), Account()
         self._allowed = 0  # passes, for the drafts that are being made
-        self._quiet = 0  # step before which no model drafts
+        self._quiet, self._pause = 0, SHORT  # step before which no model drafts; passes that the next such decision is kept
         self._trying = False  # whether the drafts at hand were made to see what comes of them
         self._length, self._decided = max_draft, (-KEEP, 0)  # passes; (step, requests) when that was decided
 
@@ -186,8 +186,11 @@ class Controller:
     def passes(self, numbers: Sequence[int], context: int) -> int:
         """How many tokens a model may draft for each of these requests, which will say something in the next step."""
         self._allowed = self._passes(numbers, context)
-        if not self._allowed:
-            self._quiet = max(min(self._step + KEEP, self._longer.due), self._purse.wakes)
+        if self._allowed:
+            self._pause = SHORT
+        else:
+            self._quiet = max(min(self._step + self._pause, self._longer.due), self._purse.wakes)
+            self._pause = min(2 * self._pause, KEEP)
         return self._allowed
 
     def _passes(self, numbers: Sequence[int], context: int) -> int:
@@ -200,9 +203,9 @@ class Controller:
             self._trying = True
             return min(self._max, max(1, 2 * self._length))
         step, requests = self._decided
-        if requests == len(numbers) and self._step - step < (SHORT if self._length else KEEP):
+        if requests == len(numbers) and self._step - step < (SHORT if self._length else self._pause // 2):
             return self._length
-        cost, count = median(self._costs) if self._costs else 0.0, len(numbers)
+        cost, count = self._cost, len(numbers)
         chains = [self._reach.chain(number, self._model, self._max, self._step) for number in numbers]
         margin = MARGIN if self._length else BEGIN
         self._decided, self._length = (self._step, count), 0
@@ -259,6 +262,11 @@ class Controller:
 
     # What a model costs
 
+    @property
+    def _cost(self) -> float:
+        """Seconds of a pass. Where a text was read first, or the machine stalled, it took longer; so the shorter ones count."""
+        return sorted(self._costs)[len(self._costs) // 4] if self._costs else 0.0
+
     def _open(self, drafting: Sequence[Request], out: dict[int, int], requests: int, rows: int, context: int, passes: int) -> None:
         """A new account, with what it costs to check the model's nodes of this step: also the passes that it could have taken."""
         own = sum(out.get(request.number, 0) for request in drafting if request.draft.kind == self._model)
@@ -272,7 +280,7 @@ class Controller:
     def _settle(self) -> None:
         account, self._account = self._account, Account()
         if account.plain and (account.making or account.checking):
-            usual = account.checking + account.passes * (median(self._costs) if self._costs else 0.0)
+            usual = account.checking + account.passes * self._cost
             spent = account.making + account.checking
             self._purse.settle(self._step, account.kept / account.requests, spent / account.plain, usual / account.plain)
 

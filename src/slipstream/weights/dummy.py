@@ -42,6 +42,8 @@ class Dummy:
             return self._empty(wanted.shape).uniform_(0.8, 1.2, generator=generator)
         if wanted.role == "bias":
             return self._empty(wanted.shape).normal_(0, 0.02, generator=generator)
+        if wanted.role == "ids":  # as many tokens, spread over the vocabulary
+            return torch.arange(wanted.size, device=self._device) * (self.spec.vocab // wanted.size)
         return self._matrix(wanted, generator)
 
     def stored(self, name: str) -> None:

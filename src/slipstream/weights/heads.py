@@ -4,6 +4,7 @@ Must not know how they are packed or used.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,7 +15,9 @@ from slipstream.arch.names import Place
 from slipstream.arch.published import mtp, published
 from slipstream.arch.spec import ModelSpec
 from slipstream.base.errors import CheckpointError, InputError
+from slipstream.base.registry import unknown
 from slipstream.files.safetensors import INDEX, SINGLE
+from slipstream.quant import computed
 from slipstream.weights.checkpoint import Checkpoint
 from slipstream.weights.dummy import Dummy
 from slipstream.weights.load import taken
@@ -32,15 +35,14 @@ def open_head(source: Path | str, kind: str, target: ModelSpec, device: str = "c
     """A head of this kind for `target`, checked but not read yet.
 
     Args:
-        source: its folder, or "dummy".
+        source: its folder, or "dummy[:FORMAT[:ROWS]]" for random parameters, see `_made_up`.
 
     Raises:
         InputError: there is no such folder, or it holds a head of another kind.
         CheckpointError: it does not fit the target, or its file is damaged or incomplete.
     """
-    if str(source) == DUMMY:
-        spec = head_of(head_config(kind, target, (len(target.layers),), DUMMY_DEPTH, 2 * target.hidden), DUMMY)
-        return spec, Dummy(spec.body, device=device, wanted=spec.tensors())
+    if str(source).partition(":")[0] == DUMMY:
+        return _made_up(str(source), kind, target, device)
     if kind == "mtp" and (found := _own_module(Path(source), target)) is not None:
         spec, places, stored = found
         return spec, HeadWeights(spec, Path(source), device, stored, places)
@@ -54,6 +56,30 @@ def open_head(source: Path | str, kind: str, target: ModelSpec, device: str = "c
         raise InputError(f"speculate: path={str(source)!r} holds a head of kind {spec.kind!r}; use speculate='{spec.kind}:path={source}'")
     spec.check(target)
     return spec, HeadWeights(spec, folder, device, stored, places)
+
+
+def _made_up(source: str, kind: str, target: ModelSpec, device: str) -> tuple[HeadSpec, Weights]:
+    """A head of random parameters whose layer is as wide as the target's, so that it costs what a trained one does.
+
+    Args:
+        source: "dummy", "dummy:int4" to have it rounded at load as `--quant` rounds a model, "dummy:bf16:32000" with an output layer of its
+            own for that many of the target's tokens, as EAGLE-3's have it; else it takes the target's.
+
+    Raises:
+        InputError: there is no such format, or a number of rows that is none.
+    """
+    format, _, rows = source.partition(":")[2].partition(":")
+    if format and format not in (formats := computed()):
+        raise unknown(f"speculate: path={source!r}: format", format, formats)
+    if rows and not (rows.isdecimal() and 0 < int(rows) <= target.vocab):
+        raise InputError(f"speculate: path={source!r}: rows={rows!r} must be a number from 1 to the vocabulary, {target.vocab}")
+    width = getattr(target.layers[-1].ffn, "width", 2 * target.hidden)
+    spec = head_of(head_config(kind, target, (len(target.layers),), DUMMY_DEPTH, width), DUMMY)
+    if rows:
+        spec = replace(spec, outputs=int(rows), mapped=True)
+    weights = Dummy(spec.body, "fp32" if format == "fp32" else "bf16", device=device, wanted=spec.tensors())
+    weights.as_stored = format or weights.format
+    return spec, weights
 
 
 def _own_module(source: Path, target: ModelSpec) -> tuple[HeadSpec, dict[str, Place], Stored] | None:
