@@ -12,6 +12,7 @@ from slipstream.base.errors import InputError
 from slipstream.ops import Kernels
 from slipstream.ops.triton import attend as kernels
 from slipstream.ops.triton import attention
+from slipstream.worker import company
 
 REFERENCE = Kernels(only="reference")
 RAGGED = [(0, p, 0) for p in (0, 1, 5, 14, 15, 16, 40)] + [(1, 700, 0), (1, 511, 3), (2, 1030, 9), (2, 1025, 4), (3, 33, 33), (3, 63, 0)]
@@ -129,6 +130,51 @@ def test_a_result_in_bf16_is_the_other_rounded(monkeypatch, fill):
     for out in (whole, narrow):
         KERNELS.attention(scene.qkv, scene.kv, scene.rows, scene.heads, 0.25, 0, out)
     assert equal_bits(narrow, whole.bfloat16())
+
+
+ALIKE = {0: [(110, 0)], 1: [(70, 0)], 2: [(90, 1), (91, 2)], 3: [(66, 0)], 4: [(80, 0)], 5: [(130, 0)], 6: [(129, 0)] * 3}
+BEGINS = {1: (0, 4), 2: (0, 4), 3: (0, 6), 6: (5, 7)}  # request -> whose first pages it has, and how many: 3 has no use for all
+
+
+def alike(monkeypatch, dtype):
+    """A scene of ALIKE's rows, whose requests begin as BEGINS says, its groups as the worker finds them, and a page of NaN."""
+    monkeypatch.setattr(company, "LEAST_KEYS", 32)
+    rows = [(request, *fact) for request in ALIKE for fact in ALIKE[request]]
+    scene = build_scene(rows, dtype=dtype, kv_heads=1)
+    table, counts = scene.rows.page_table, [len(ALIKE[request]) for request in ALIKE]
+    nowhere = int(table[1, 0])
+    for cached in (scene.kv.keys, scene.kv.values):
+        cached.view(torch.uint8)[nowhere] = 255
+    for request, (other, pages) in BEGINS.items():
+        table[request, :pages] = table[other, :pages]
+    starts = [ALIKE[request][0][0] - ALIKE[request][0][1] for request in ALIKE]
+    return scene, company.Companies(len(rows), 16, "cpu").find(table.numpy(), list(ALIKE), starts, counts, len(rows)), nowhere
+
+
+@pytest.mark.parametrize(
+    "dtype, window, most",
+    [(torch.bfloat16, 0, 64), pytest.param(FP8, 50, 64, marks=pytest.mark.slow), (torch.float32, 50, 3)],
+)
+def test_keys_that_requests_share_are_read_once(monkeypatch, dtype, window, most):
+    """The reference's numbers and the bits of reading them for each row: windows that begin within what is shared, rows of a draft,
+    segments that are doubled for some of a group. And that they are read once: if only one table says where they lie, all is as before."""
+    monkeypatch.setattr(kernels, "_MOST", kernels.tl.constexpr(most))
+    form = attention.Form(16, 32, 2, 3, fill=4, segment=32, group_rows=32)
+    scene, found, nowhere = alike(monkeypatch, dtype)
+    together = {frozenset(found.members[found.groups == group].tolist()) for group in (0, 1)}
+    assert together == {frozenset(range(5)), frozenset(range(6, 10))} and found.groups.tolist()[9:] == [-1]
+    assert found.shared.tolist() == [64] * 5 + [0] + [112] * 4
+    plain = attend(serving(form), scene, window)
+    scene.rows.company, table = found, scene.rows.page_table.clone()
+    assert equal_bits(plain, attend(serving(form), scene, window))
+    if most == 64:  # one tile for each group, which looks at the table of its first row
+        scene.rows.page_table[1:4, :4] = scene.rows.page_table[6, :6] = nowhere
+        assert equal_bits(plain, attend(serving(form), scene, window))
+        scene.rows.page_table[:] = table
+    rounded = {FP8: torch.float16}.get(dtype, dtype)
+    tolerance = {torch.float32: 2e-6, torch.bfloat16: 2**-7, torch.float16: 2**-10}[rounded]
+    scene.qkv = scene.qkv.to(rounded).float()
+    torch.testing.assert_close(plain, attend(REFERENCE, scene, window), atol=tolerance, rtol=tolerance)
 
 
 def test_splits_follow_from_shapes():

@@ -66,9 +66,9 @@ def _size(position, segment_keys: tl.constexpr):
 
 
 @triton.jit
-def _apart(request, positions, rows, there, own, size, segment_keys: tl.constexpr):
-    """Whether rows that are there belong to another request than `own`, or have segments of another size."""
-    others = tl.load(request + rows, mask=there, other=-1) != own
+def _apart(owners, positions, entries, rows, there, own, size, segment_keys: tl.constexpr):
+    """Whether rows that are there belong to another than `own`, or have segments of another size. owners: of entries."""
+    others = tl.load(owners + entries, mask=there, other=-1) != own
     return there & (others | (_size(tl.load(positions + rows, mask=there, other=0), segment_keys) != size))
 
 
@@ -166,25 +166,51 @@ def _closed(top, mass, mix, whole_top, whole_mass, whole_mix):
 
 @triton.jit
 def _tile(
-    row, bound, own, qkv, keys, values, request, positions, tail_start, tail_slots, page_table, sinks, out, tops, mixes,
+    row, bound, own, elsewhere, qkv, keys, values, request, positions, tail_start, tail_slots, page_table, sinks, out, tops, mixes,
     width, window, segments, scale, cap,
     heads: tl.constexpr, kv_heads: tl.constexpr, head_dim: tl.constexpr, block_dim: tl.constexpr, page_size: tl.constexpr,
     query_rows: tl.constexpr, block_keys: tl.constexpr, segment_keys: tl.constexpr,
     in_parts: tl.constexpr, has_window: tl.constexpr, has_cap: tl.constexpr, has_sinks: tl.constexpr,
 ):  # fmt: skip
-    """Computes the rows of request `own` from `row` on, before `bound` and as many as a tile has; returns the row after them."""
+    """Computes the rows of request `own` from `row` on, before `bound` and as many as a tile has; returns the row after them.
+
+    elsewhere: how many of their first keys others meet (together.py): segments that are full of these are left out.
+    """
+    here = row + tl.arange(0, query_rows) // (heads // kv_heads)
+    size = _size(tl.load(positions + row), segment_keys)
+    other = _apart(request, positions, here, here, here < bound, own, size, segment_keys) | (here >= bound)
+    after = tl.min(tl.where(other, here, tl.minimum(bound, row + query_rows * kv_heads // heads)), axis=0)
+    _rows(
+        here, here < after, row, after, size, elsewhere // size, False, qkv, keys, values, positions, tail_start, tail_slots, page_table,
+        sinks, out, tops, mixes, width, window, segments, scale, cap, heads, kv_heads, head_dim, block_dim, page_size,
+        query_rows, block_keys, in_parts, has_window, has_cap, has_sinks,
+    )  # fmt: skip
+    return after
+
+
+@triton.jit
+def _rows(
+    here, live, row, after, size, edge, before: tl.constexpr, qkv, keys, values, positions, tail_start, tail_slots, page_table,
+    sinks, out, tops, mixes, width, window, segments, scale, cap,
+    heads: tl.constexpr, kv_heads: tl.constexpr, head_dim: tl.constexpr, block_dim: tl.constexpr, page_size: tl.constexpr,
+    query_rows: tl.constexpr, block_keys: tl.constexpr,
+    in_parts: tl.constexpr, has_window: tl.constexpr, has_cap: tl.constexpr, has_sinks: tl.constexpr,
+):  # fmt: skip
+    """Computes the rows `here` that are `live`: their segments before number `edge`, all of which they see, or from it on.
+
+    row, after: what is after `edge` may have tail slots; then the rows are all from `row` to before `after`.
+    """
     group: tl.constexpr = heads // kv_heads
     head = tl.program_id(1)
     member = tl.arange(0, query_rows) // group
-    here = row + member
-    size = _size(tl.load(positions + row), segment_keys)
-    other = _apart(request, positions, here, here < bound, own, size, segment_keys) | (here >= bound)
-    after = tl.min(tl.where(other, here, tl.minimum(bound, row + query_rows // group)), axis=0)
-    live = here < after
     position = tl.load(positions + here, mask=live, other=-1)
-    tails = tl.load(tail_start + here + 1, mask=live, other=0) - tl.load(tail_start + here, mask=live, other=0)
-    last = tl.max(position, axis=0)
-    by_page = tl.min(tl.where(tails > 0, position + 1 - tails, last + 1), axis=0)  # keys before it lie at one place for all rows
+    if before:
+        last = edge * size - 1
+        by_page = last + 1
+    else:
+        tails = tl.load(tail_start + here + 1, mask=live, other=0) - tl.load(tail_start + here, mask=live, other=0)
+        last = tl.max(position, axis=0)
+        by_page = tl.min(tl.where(tails > 0, position + 1 - tails, last + 1), axis=0)  # keys before it lie at one place for all rows
     lowest = tl.maximum(position - window + 1, 0) if has_window else tl.zeros_like(position)
     first = tl.min(tl.where(live, lowest, last), axis=0)
     full = (tl.min(tl.where(live, position, last), axis=0) + 1) // block_keys
@@ -198,8 +224,9 @@ def _tile(
     result = here.to(tl.int64) * heads + query  # [query rows], row of out as [rows * heads, head_dim]
     keys += head * (page_size * (head_dim + (_SCALE if coded else 0)))
     values += head * (page_size * (head_dim + (_SCALE if coded else 0)))
-    share = tl.cdiv(last // size + 1 - first // size, tl.num_programs(2))  # segments of this program
-    start = first // size + tl.program_id(2) * share
+    start = first // size if before else tl.maximum(first // size, edge)
+    share = tl.cdiv(last // size + 1 - start, tl.num_programs(2))  # segments of this program
+    start += tl.program_id(2) * share
     stop = tl.minimum(start + share, last // size + 1)
     if in_parts:
         for segment in range(start, stop):
@@ -221,7 +248,6 @@ def _tile(
             whole_mass, whole_mix = tl.fma(whole_mass, a, b), whole_mix * a[:, None]
         divisor = tl.where(live, whole_mass, 1.0)
         tl.store(out + result[:, None] * head_dim + column[None, :], tl.div_rn(whole_mix, divisor[:, None]), mask=cells)
-    return after
 
 
 @triton.jit
@@ -296,10 +322,10 @@ def _attend(
         begin = row - row % NEAR
         near = begin + tl.arange(0, NEAR)
         own = tl.load(request + row)
-        other = _apart(request, positions, near, near < row, own, _size(tl.load(positions + row), segment_keys), segment_keys)
+        other = _apart(request, positions, near, near, near < row, own, _size(tl.load(positions + row), segment_keys), segment_keys)
         if (row - tl.max(tl.where(other, near + 1, begin), axis=0)) % tile == 0:
             _tile(
-                row, tl.minimum(begin + NEAR, rows), own, qkv, keys, values, request, positions, tail_start, tail_slots,
+                row, tl.minimum(begin + NEAR, rows), own, 0, qkv, keys, values, request, positions, tail_start, tail_slots,
                 page_table + own.to(tl.int64) * max_pages, sinks, out, tops, mixes, width, window, segments, scale, cap,
                 heads, kv_heads, head_dim, block_dim, page_size, query_rows, block_keys, segment_keys,
                 in_parts, has_window, has_cap, has_sinks,
@@ -310,7 +336,7 @@ def _attend(
         while row < bound:
             own = tl.load(request + row)
             row = _tile(
-                row, bound, own, qkv, keys, values, request, positions, tail_start, tail_slots,
+                row, bound, own, 0, qkv, keys, values, request, positions, tail_start, tail_slots,
                 page_table + own.to(tl.int64) * max_pages, sinks, out, tops, mixes, width, window, segments, scale, cap,
                 heads, kv_heads, head_dim, block_dim, page_size, query_rows, block_keys, segment_keys,
                 in_parts, has_window, has_cap, has_sinks,

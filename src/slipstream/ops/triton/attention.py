@@ -18,7 +18,7 @@ import triton
 from torch import Tensor
 
 from slipstream.base.errors import InputError
-from slipstream.ops.triton import attend
+from slipstream.ops.triton import attend, together
 from slipstream.ops.triton.attend import LOG2E
 from slipstream.ops.triton.launch import Variant, fits, fitting_cache, power_of_two, row_facts, type_name
 from slipstream.ops.types import KV, SEGMENT, AttentionRows
@@ -35,6 +35,7 @@ class Form:
         stages: blocks that are computed or on their way at a time.
         fill: programs that keep an H200 busy; with fewer rows their segments go to programs of their own.
         segment: keys of a segment of short rows; a power of two, at least block_keys.
+        group_rows: query_rows of tiles of rows that share keys (together.py); 0: each request's rows read all by themselves.
     """
 
     query_rows: int
@@ -43,6 +44,7 @@ class Form:
     stages: int
     fill: int = 528
     segment: int = SEGMENT
+    group_rows: int = 0
 
 
 # Forms and tables by `bench gpu-suite --only attention_forms` on an H200.
@@ -63,6 +65,8 @@ CODED = {
     ),
     ONE: ((1 << 31, MANY_CODED, MANY_CODED),),
 }  # fmt: skip
+TOGETHER: dict[tuple[Forms, str], Form] = {}  # (table, cache) -> form of steps with rows that share keys; `shared_prefix` is to fill it
+MOST_PARTS = 256 << 20  # bytes of scratch for which such steps are worth it
 BY_TILE = 512  # rows from which on programs go by tiles: most rows then are neighbours of one request, and one program each idles
 WAYS = {"by row": {}, "by row in parts": {"in_parts": True}, "by tile": {"by_row": False}}  # in which a form is compiled
 PAGE = 16  # tokens of a page where nothing else is said
@@ -97,6 +101,19 @@ def variant(
 
 
 @cache
+def together_variant(
+    heads: int, kv_heads: int, head_dim: int, cache_type: str, form: Form, page_size: int = PAGE, has_window: bool = False,
+    has_cap: bool = False, out: str = "*fp32",
+) -> Variant:  # fmt: skip
+    """The variant for steps with rows that share keys; it leaves parts for `merge_variant`."""
+    plain = variant(heads, kv_heads, head_dim, cache_type, form, page_size, True, True, has_window, has_cap, False, out)
+    constants = {name: value for name, value in plain.constants.items() if name not in ("by_row", "in_parts", "has_sinks")}
+    constants["group_rows"] = power_of_two(heads // kv_heads, form.group_rows)
+    types = (*plain.types[:8], *["*i32"] * 3, *plain.types[9:])
+    return replace(plain, kernel=together._attend_together, constants=constants, types=types)
+
+
+@cache
 def merge_variant(heads: int, head_dim: int, segment: int = SEGMENT, has_sinks: bool = False, out: str = "*fp32") -> Variant:
     """The form that merges what the programs of `variant` left in the workspace."""
     constants = {
@@ -105,8 +122,13 @@ def merge_variant(heads: int, head_dim: int, segment: int = SEGMENT, has_sinks: 
     return Variant(attend._merge, constants, ("*i32", "*fp32", "*fp32", "*fp32", out, "i32", "i32"), warps=1)
 
 
-def form_of(forms: Forms, rows: int, tails: int, cache_type: str) -> Form:
-    """The form for this many rows and tail slots; one slot may stand for none, since a tensor must have an address."""
+def form_of(forms: Forms, rows: int, tails: int, cache_type: str, shares: bool = False) -> Form:
+    """The form for this many rows and tail slots; one slot may stand for none, since a tensor must have an address.
+
+    shares: some rows share keys.
+    """
+    if shares and (forms, cache_type) in TOGETHER:
+        return TOGETHER[forms, cache_type]
     if cache_type == "*fp32":
         return IN_FP32
     forms = CODED.get(forms, forms) if cache_type == "*fp8e4nv" else forms
@@ -134,7 +156,12 @@ def segments_of(form: Form, keys: int) -> int:
 def workspace_bytes(form: Form, rows: int, heads: int, kv_heads: int, head_dim: int, max_len: int) -> int:
     """Scratch of a call with this many rows and page tables that reach `max_len` positions."""
     segments = segments_of(form, max_len)
-    return 0 if splits(form, rows, kv_heads, segments) == 1 else rows * heads * segments * (head_dim + 2) * 4
+    return 0 if splits(form, rows, kv_heads, segments) == 1 else parts_bytes(rows, heads, segments, head_dim)
+
+
+def parts_bytes(rows: int, heads: int, segments: int, head_dim: int) -> int:
+    """Scratch for the parts of so many rows."""
+    return rows * heads * segments * (head_dim + 2) * 4
 
 
 def attention(
@@ -177,23 +204,32 @@ def _run(
     (_, kv_heads, page_size, _), head_dim = kv.keys.shape, kv.head_dim
     kind, made = _check(qkv, kv, rows, heads, scale, window, out)
     max_pages = rows.page_table.shape[1]
-    form = form_of(forms, count, rows.tail_slots.shape[0], kind)
+    by_row = count < BY_TILE
+    shares = rows.company is not None and by_row
+    form = form_of(forms, count, rows.tail_slots.shape[0], kind, shares)
     segments = segments_of(form, max_pages * page_size + rows.tail_slots.shape[0])
+    shares = shares and form.group_rows > 0 and parts_bytes(count, heads, segments, head_dim) <= MOST_PARTS
     programs = splits(form, count, kv_heads, segments)
     tops, mixes = qkv, qkv  # not touched where a row has one program
-    if programs > 1:
+    if shares or programs > 1:
         tops = torch.empty(count, heads, segments, 2, device=out.device)
         mixes = torch.empty(count, heads, segments, head_dim, device=out.device)
     drains, factor = qkv if sinks is None else sinks, scale / cap if cap else scale * LOG2E
-    by_row = count < BY_TILE
-    special = {"has_window": window > 0, "has_cap": cap > 0, "has_sinks": sinks is not None}
-    chosen = variant(heads, kv_heads, head_dim, kind, form, page_size, by_row, programs > 1, **special, out=made)
-    across = count if by_row else triton.cdiv(count, chosen.constants["query_rows"] * kv_heads // heads)
-    chosen.launch(
-        (across, kv_heads, programs), qkv, kv.keys, kv.values, rows.request, rows.positions, rows.tail_start, rows.tail_slots,
-        rows.page_table, drains, out, tops, mixes, count, width, max_pages, window, segments, factor, cap * LOG2E,
-    )  # fmt: skip
-    if programs > 1:
+    addresses = (rows.request, rows.positions, rows.tail_start, rows.tail_slots, rows.page_table)
+    sizes = (count, width, max_pages, window, segments, factor, cap * LOG2E)
+    of, special = (heads, kv_heads, head_dim, kind, form, page_size), {"has_window": window > 0, "has_cap": cap > 0, "out": made}
+    if shares:
+        chosen, company = together_variant(*of, **special), rows.company
+        tiles = triton.cdiv(count, chosen.constants["group_rows"] * kv_heads // heads)  # if all rows share their keys
+        chosen.launch(
+            (2 * count, kv_heads, splits(form, tiles, kv_heads, segments)), qkv, kv.keys, kv.values, *addresses,
+            company.members, company.groups, company.shared, out, tops, mixes, *sizes,
+        )  # fmt: skip
+    else:
+        chosen = variant(*of, by_row, programs > 1, has_sinks=sinks is not None, **special)
+        across = count if by_row else triton.cdiv(count, chosen.constants["query_rows"] * kv_heads // heads)
+        chosen.launch((across, kv_heads, programs), qkv, kv.keys, kv.values, *addresses, drains, out, tops, mixes, *sizes)
+    if shares or programs > 1:
         merges = merge_variant(heads, head_dim, form.segment, sinks is not None, made)
         merges.launch((count, heads), rows.positions, tops, mixes, drains, out, window, segments)
 
@@ -213,5 +249,8 @@ def _check(qkv: Tensor, kv: KV, rows: AttentionRows, heads: int, scale: float, w
     for name, length in (("request", count), ("positions", count), ("linear", count), ("tail_start", count + 1)):
         row_facts("attention", name, getattr(rows, name), length)
     row_facts("attention", "tail_slots", rows.tail_slots, rows.tail_slots.shape[0])
+    if rows.company is not None:
+        for name in ("members", "groups", "shared"):
+            row_facts("attention", f"company.{name}", getattr(rows.company, name), count)
     fits("attention", "page_table", rows.page_table, rows.page_table.shape, torch.int32)
     return kind, made
