@@ -10,7 +10,6 @@ from scenes import attend, build_scene, equal_bits
 
 from slipstream.base.errors import InputError
 from slipstream.ops import Kernels
-from slipstream.ops.triton import attend as kernels
 from slipstream.ops.triton import attention
 from slipstream.worker import company
 
@@ -109,9 +108,8 @@ def test_drafts_and_short_segments_are_right(monkeypatch):
 
 def test_segments_of_long_rows_are_doubled(monkeypatch):
     """With few segments: rows on both sides of a doubling, in one tile or not, in one program or several; and the reference's numbers."""
-    monkeypatch.setattr(kernels, "_MOST", kernels.tl.constexpr(1))
     rows = [(0, 511, 0), (0, 512, 0), (0, 513, 0), (1, 1030, 3), (1, 1031, 4)]
-    scene, one = build_scene(rows, dtype=torch.bfloat16), serving(attention.Form(16, 64, 4, 3))
+    scene, one = build_scene(rows, dtype=torch.bfloat16), serving(attention.Form(16, 64, 4, 3, most=1))
     results = []
     for fill in (ONE_PER_ROW, lambda *shape: 2):
         monkeypatch.setattr(attention, "splits", fill)
@@ -158,8 +156,7 @@ def alike(monkeypatch, dtype):
 def test_keys_that_requests_share_are_read_once(monkeypatch, dtype, window, most):
     """The reference's numbers and the bits of reading them for each row: windows that begin within what is shared, rows of a draft,
     segments that are doubled for some of a group. And that they are read once: if only one table says where they lie, all is as before."""
-    monkeypatch.setattr(kernels, "_MOST", kernels.tl.constexpr(most))
-    form = attention.Form(16, 32, 2, 3, fill=4, segment=32, group_rows=32)
+    form = attention.Form(16, 32, 2, 3, fill=4, segment=32, group_rows=32, most=most, merging=1 if most == 64 else 2)
     scene, found, nowhere = alike(monkeypatch, dtype)
     together = {frozenset(found.members[found.groups == group].tolist()) for group in (0, 1)}
     assert together == {frozenset(range(5)), frozenset(range(6, 10))} and found.groups.tolist()[9:] == [-1]

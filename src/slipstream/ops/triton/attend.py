@@ -7,11 +7,11 @@ One program is a tile of neighbouring rows of one request, one key/value head wi
 all rows, so these blocks of keys are met by all rows at once; what follows is gone through row by row, each by its own slots.
 
 Why a row's bits depend on that row only:
-  * Segments have 512 keys, for rows beyond 32 k keys doubled until 64 of them hold the row. Key p of a row is always in segment
-    p // size, block p // KEYS and lane p mod KEYS; only rows with segments of one size share a tile. Within a segment blocks go left
-    to right from scratch. A block that is there only for a neighbour is all -inf for this row: its maximum stays, its weights are
-    exactly 0 and the old sums are multiplied by exactly 1. (A later key's infinity or NaN would show, as 0 * inf; a sound model
-    has none.)
+  * Segments have 512 keys, for rows beyond 32 k keys doubled until 64 of them hold the row (a form may have other numbers). Key p of a
+    row is always in segment p // size, block p // KEYS and lane p mod KEYS; only rows with segments of one size share a tile. Within a
+    segment blocks go left to right from scratch. A block that is there only for a neighbour is all -inf for this row: its maximum stays,
+    its weights are exactly 0 and the old sums are multiplied by exactly 1. (A later key's infinity or NaN would show, as 0 * inf; a sound
+    model has none.)
   * Tiles of a form always have the same size, missing rows being padding, and the rows of a matrix product do not mix. The size of
     a page and the window only decide which addresses are read and what is masked.
   * Segments merge left to right by written-out FMAs, in registers or from the workspace by the second kernel, to the same bits.
@@ -35,7 +35,7 @@ from slipstream.ops.triton.elementary import tanh
 from slipstream.ops.types import SCALE_BYTES
 
 LOG2E = math.log2(math.e)
-MOST, DOUBLINGS = 64, 6  # segments of a row, and how often they are doubled for that: enough for 2 M keys, then there are more
+DOUBLINGS = 6  # how often segments are doubled, that a row has at most so many; 64 of 512 keys become enough for 2 M, then there are more
 _LOG2E = tl.constexpr(LOG2E)
 _SCALE = tl.constexpr(SCALE_BYTES)
 LIFT = tl.constexpr(256.0)
@@ -43,9 +43,8 @@ GREATEST = tl.constexpr(65504.0)  # number of fp16
 INDICES = ["request", "positions", "tail_start", "tail_slots", "page_table", "sinks"]
 SIZES = ["rows", "width", "max_pages", "window", "segments"]
 NEAR = tl.constexpr(64)  # rows among which a tile's program looks for the first of its request; no tile reaches over a multiple of it
-_MOST = tl.constexpr(MOST)
 _DOUBLINGS = tl.constexpr(DOUBLINGS)
-AT_ONCE = tl.constexpr(16)  # segments whose parts are fetched together when they are merged
+AT_ONCE = tl.constexpr(16)  # segments whose parts a warp fetches together when they are merged
 
 
 @triton.jit
@@ -57,19 +56,19 @@ def _shares(top, new_top):
 
 
 @triton.jit
-def _size(position, segment_keys: tl.constexpr):
+def _size(position, segment_keys: tl.constexpr, most: tl.constexpr):
     """Keys of a segment of a row at `position`: doubled until that many segments hold it, so that a row's parts have a bound."""
     size = tl.zeros_like(position) + segment_keys
     for _ in tl.static_range(_DOUBLINGS):
-        size = tl.where(position >= size * _MOST, size * 2, size)
+        size = tl.where(position >= size * most, size * 2, size)
     return size
 
 
 @triton.jit
-def _apart(owners, positions, entries, rows, there, own, size, segment_keys: tl.constexpr):
+def _apart(owners, positions, entries, rows, there, own, size, segment_keys: tl.constexpr, most: tl.constexpr):
     """Whether rows that are there belong to another than `own`, or have segments of another size. owners: of entries."""
     others = tl.load(owners + entries, mask=there, other=-1) != own
-    return there & (others | (_size(tl.load(positions + rows, mask=there, other=0), segment_keys) != size))
+    return there & (others | (_size(tl.load(positions + rows, mask=there, other=0), segment_keys, most) != size))
 
 
 @triton.jit
@@ -169,7 +168,7 @@ def _tile(
     row, bound, own, elsewhere, qkv, keys, values, request, positions, tail_start, tail_slots, page_table, sinks, out, tops, mixes,
     width, window, segments, scale, cap,
     heads: tl.constexpr, kv_heads: tl.constexpr, head_dim: tl.constexpr, block_dim: tl.constexpr, page_size: tl.constexpr,
-    query_rows: tl.constexpr, block_keys: tl.constexpr, segment_keys: tl.constexpr,
+    query_rows: tl.constexpr, block_keys: tl.constexpr, segment_keys: tl.constexpr, most: tl.constexpr,
     in_parts: tl.constexpr, has_window: tl.constexpr, has_cap: tl.constexpr, has_sinks: tl.constexpr,
 ):  # fmt: skip
     """Computes the rows of request `own` from `row` on, before `bound` and as many as a tile has; returns the row after them.
@@ -177,8 +176,8 @@ def _tile(
     elsewhere: how many of their first keys others meet (together.py): segments that are full of these are left out.
     """
     here = row + tl.arange(0, query_rows) // (heads // kv_heads)
-    size = _size(tl.load(positions + row), segment_keys)
-    other = _apart(request, positions, here, here, here < bound, own, size, segment_keys) | (here >= bound)
+    size = _size(tl.load(positions + row), segment_keys, most)
+    other = _apart(request, positions, here, here, here < bound, own, size, segment_keys, most) | (here >= bound)
     after = tl.min(tl.where(other, here, tl.minimum(bound, row + query_rows * kv_heads // heads)), axis=0)
     _rows(
         here, here < after, row, after, size, elsewhere // size, False, qkv, keys, values, positions, tail_start, tail_slots, page_table,
@@ -312,7 +311,7 @@ def _attend(
     qkv, keys, values, request, positions, tail_start, tail_slots, page_table, sinks, out, tops, mixes,
     rows, width, max_pages, window, segments, scale, cap,
     heads: tl.constexpr, kv_heads: tl.constexpr, head_dim: tl.constexpr, block_dim: tl.constexpr, page_size: tl.constexpr,
-    query_rows: tl.constexpr, block_keys: tl.constexpr, segment_keys: tl.constexpr,
+    query_rows: tl.constexpr, block_keys: tl.constexpr, segment_keys: tl.constexpr, most: tl.constexpr,
     by_row: tl.constexpr, in_parts: tl.constexpr, has_window: tl.constexpr, has_cap: tl.constexpr, has_sinks: tl.constexpr,
 ):  # fmt: skip
     await_turn()
@@ -322,12 +321,13 @@ def _attend(
         begin = row - row % NEAR
         near = begin + tl.arange(0, NEAR)
         own = tl.load(request + row)
-        other = _apart(request, positions, near, near, near < row, own, _size(tl.load(positions + row), segment_keys), segment_keys)
+        size = _size(tl.load(positions + row), segment_keys, most)
+        other = _apart(request, positions, near, near, near < row, own, size, segment_keys, most)
         if (row - tl.max(tl.where(other, near + 1, begin), axis=0)) % tile == 0:
             _tile(
                 row, tl.minimum(begin + NEAR, rows), own, 0, qkv, keys, values, request, positions, tail_start, tail_slots,
                 page_table + own.to(tl.int64) * max_pages, sinks, out, tops, mixes, width, window, segments, scale, cap,
-                heads, kv_heads, head_dim, block_dim, page_size, query_rows, block_keys, segment_keys,
+                heads, kv_heads, head_dim, block_dim, page_size, query_rows, block_keys, segment_keys, most,
                 in_parts, has_window, has_cap, has_sinks,
             )  # fmt: skip
     else:  # a program for each `tile` rows, whoever they belong to; the last ones, which see most, come first
@@ -338,7 +338,7 @@ def _attend(
             row = _tile(
                 row, bound, own, 0, qkv, keys, values, request, positions, tail_start, tail_slots,
                 page_table + own.to(tl.int64) * max_pages, sinks, out, tops, mixes, width, window, segments, scale, cap,
-                heads, kv_heads, head_dim, block_dim, page_size, query_rows, block_keys, segment_keys,
+                heads, kv_heads, head_dim, block_dim, page_size, query_rows, block_keys, segment_keys, most,
                 in_parts, has_window, has_cap, has_sinks,
             )  # fmt: skip
 
@@ -346,7 +346,8 @@ def _attend(
 @triton.jit(do_not_specialize=["window", "segments"], do_not_specialize_on_alignment=["positions", "sinks"])
 def _merge(
     positions, tops, mixes, sinks, out, window, segments,
-    heads: tl.constexpr, head_dim: tl.constexpr, block_dim: tl.constexpr, segment_keys: tl.constexpr, has_sinks: tl.constexpr,
+    heads: tl.constexpr, head_dim: tl.constexpr, block_dim: tl.constexpr, segment_keys: tl.constexpr, most: tl.constexpr,
+    warps: tl.constexpr, has_sinks: tl.constexpr,
 ):  # fmt: skip
     await_turn()
     position = tl.load(positions + tl.program_id(0))
@@ -356,10 +357,10 @@ def _merge(
     whole_top = tl.full([1], float("-inf"), tl.float32)
     whole_mass = tl.zeros([1], tl.float32)
     whole_mix = tl.zeros([block_dim], tl.float32)
-    size = _size(position, segment_keys)
+    size = _size(position, segment_keys, most)
     last = position // size
-    for some in range(lowest // size, last + 1, AT_ONCE):
-        for number in tl.static_range(AT_ONCE):
+    for some in range(lowest // size, last + 1, AT_ONCE * warps):
+        for number in tl.static_range(AT_ONCE * warps):
             there = some + number <= last  # past it an empty part, which changes nothing
             part = result * segments + some + number
             mix = tl.load(mixes + part * head_dim + column, mask=there & (column < head_dim), other=0.0)

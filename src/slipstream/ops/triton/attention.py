@@ -36,6 +36,8 @@ class Form:
         fill: programs that keep an H200 busy; with fewer rows their segments go to programs of their own.
         segment: keys of a segment of short rows; a power of two, at least block_keys.
         group_rows: query_rows of tiles of rows that share keys (together.py); 0: each request's rows read all by themselves.
+        most: segments that a row is to have; longer rows have longer ones.
+        merging: warps that merge the segments of a row's head, the more of them the more segments at a time.
     """
 
     query_rows: int
@@ -45,6 +47,8 @@ class Form:
     fill: int = 528
     segment: int = SEGMENT
     group_rows: int = 0
+    most: int = 64
+    merging: int = 1
 
 
 # Forms and tables by `bench gpu-suite --only attention_forms` on an H200.
@@ -90,6 +94,7 @@ def variant(
         "query_rows": power_of_two(heads // kv_heads, form.query_rows),
         "block_keys": form.block_keys // (2 if wide and cache_type == "*fp32" else 1) // (2 if block_dim > 128 else 1),
         "segment_keys": form.segment,
+        "most": form.most,
         "by_row": by_row,
         "in_parts": in_parts,
         "has_window": has_window,
@@ -114,12 +119,13 @@ def together_variant(
 
 
 @cache
-def merge_variant(heads: int, head_dim: int, segment: int = SEGMENT, has_sinks: bool = False, out: str = "*fp32") -> Variant:
-    """The form that merges what the programs of `variant` left in the workspace."""
+def merge_variant(heads: int, head_dim: int, form: Form = MANY, has_sinks: bool = False, out: str = "*fp32") -> Variant:
+    """The variant that merges what the programs of `variant` left in the workspace."""
     constants = {
-        "heads": heads, "head_dim": head_dim, "block_dim": power_of_two(head_dim), "segment_keys": segment, "has_sinks": has_sinks
+        "heads": heads, "head_dim": head_dim, "block_dim": power_of_two(head_dim), "segment_keys": form.segment, "most": form.most,
+        "warps": form.merging, "has_sinks": has_sinks,
     }  # fmt: skip
-    return Variant(attend._merge, constants, ("*i32", "*fp32", "*fp32", "*fp32", out, "i32", "i32"), warps=1)
+    return Variant(attend._merge, constants, ("*i32", "*fp32", "*fp32", "*fp32", out, "i32", "i32"), warps=form.merging)
 
 
 def form_of(forms: Forms, rows: int, tails: int, cache_type: str, shares: bool = False) -> Form:
@@ -150,7 +156,7 @@ def splits(form: Form, rows: int, kv_heads: int, segments: int) -> int:
 
 def segments_of(form: Form, keys: int) -> int:
     """The most segments that a row of up to so many keys has: attend.py doubles them where rows are long."""
-    return min(triton.cdiv(keys, form.segment), max(attend.MOST, triton.cdiv(keys, form.segment << attend.DOUBLINGS)))
+    return min(triton.cdiv(keys, form.segment), max(form.most, triton.cdiv(keys, form.segment << attend.DOUBLINGS)))
 
 
 def workspace_bytes(form: Form, rows: int, heads: int, kv_heads: int, head_dim: int, max_len: int) -> int:
@@ -230,7 +236,7 @@ def _run(
         across = count if by_row else triton.cdiv(count, chosen.constants["query_rows"] * kv_heads // heads)
         chosen.launch((across, kv_heads, programs), qkv, kv.keys, kv.values, *addresses, drains, out, tops, mixes, *sizes)
     if shares or programs > 1:
-        merges = merge_variant(heads, head_dim, form.segment, sinks is not None, made)
+        merges = merge_variant(heads, head_dim, form, sinks is not None, made)
         merges.launch((count, heads), rows.positions, tops, mixes, drains, out, window, segments)
 
 

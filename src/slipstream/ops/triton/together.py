@@ -23,7 +23,7 @@ def _attend_together(
     qkv, keys, values, request, positions, tail_start, tail_slots, page_table, members, groups, shared, out, tops, mixes,
     rows, width, max_pages, window, segments, scale, cap,
     heads: tl.constexpr, kv_heads: tl.constexpr, head_dim: tl.constexpr, block_dim: tl.constexpr, page_size: tl.constexpr,
-    query_rows: tl.constexpr, group_rows: tl.constexpr, block_keys: tl.constexpr, segment_keys: tl.constexpr,
+    query_rows: tl.constexpr, group_rows: tl.constexpr, block_keys: tl.constexpr, segment_keys: tl.constexpr, most: tl.constexpr,
     has_window: tl.constexpr, has_cap: tl.constexpr,
 ):  # fmt: skip
     """group_rows: query_rows of the tiles of groups."""
@@ -36,15 +36,15 @@ def _attend_together(
         group = tl.load(groups + entry)
         if group >= 0:
             row = tl.load(members + entry)
-            size = _size(tl.load(positions + row), segment_keys)
+            size = _size(tl.load(positions + row), segment_keys, most)
             before = tl.load(members + near, mask=near < entry, other=0)
-            parted = _apart(groups, positions, near, before, near < entry, group, size, segment_keys)
+            parted = _apart(groups, positions, near, before, near < entry, group, size, segment_keys, most)
             tile: tl.constexpr = group_rows * kv_heads // heads
             if (entry - tl.max(tl.where(parted, near + 1, begin), axis=0)) % tile == 0:
                 entries = entry + tl.arange(0, group_rows) // (heads // kv_heads)
                 there = entries < bound
                 here = tl.load(members + entries, mask=there, other=0)
-                other = _apart(groups, positions, entries, here, there, group, size, segment_keys) | (entries >= bound)
+                other = _apart(groups, positions, entries, here, there, group, size, segment_keys, most) | (entries >= bound)
                 after = tl.min(tl.where(other, entries, tl.minimum(bound, entry + tile)), axis=0)
                 own = tl.load(request + row)
                 _rows(
@@ -54,11 +54,12 @@ def _attend_together(
                 )  # fmt: skip
     else:
         own = tl.load(request + entry)
-        parted = _apart(request, positions, near, near, near < entry, own, _size(tl.load(positions + entry), segment_keys), segment_keys)
+        size = _size(tl.load(positions + entry), segment_keys, most)
+        parted = _apart(request, positions, near, near, near < entry, own, size, segment_keys, most)
         if (entry - tl.max(tl.where(parted, near + 1, begin), axis=0)) % (query_rows * kv_heads // heads) == 0:
             _tile(
                 entry, bound, own, tl.load(shared + entry), qkv, keys, values, request, positions, tail_start, tail_slots,
                 page_table + own.to(tl.int64) * max_pages, out, out, tops, mixes, width, window, segments, scale, cap,
-                heads, kv_heads, head_dim, block_dim, page_size, query_rows, block_keys, segment_keys,
+                heads, kv_heads, head_dim, block_dim, page_size, query_rows, block_keys, segment_keys, most,
                 True, has_window, has_cap, False,
             )  # fmt: skip
