@@ -1,5 +1,6 @@
 """In the interpreter: attention against the reference in every branch, and that a row depends on itself only, bit by bit."""
 
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ from scenes import attend, build_scene, equal_bits
 from slipstream.base.errors import InputError
 from slipstream.ops import Kernels
 from slipstream.ops.triton import attention
+from slipstream.ops.types import Few
 from slipstream.worker import company
 
 REFERENCE = Kernels(only="reference")
@@ -172,6 +174,23 @@ def test_keys_that_requests_share_are_read_once(monkeypatch, dtype, window, most
     tolerance = {torch.float32: 2e-6, torch.bfloat16: 2**-7, torch.float16: 2**-10}[rounded]
     scene.qkv = scene.qkv.to(rounded).float()
     torch.testing.assert_close(plain, attend(REFERENCE, scene, window), atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("few_rows, window", [(64, 0), (16, 30)])
+def test_rows_of_few_among_rows_of_many(monkeypatch, few_rows, window):
+    """The reference's numbers, in whole tiles and in parts; with tiles of one size the bits of a step that is cut by tiles."""
+    monkeypatch.setattr(attention, "BY_TILE", 8)
+    alone = [[(1, 70, 1), (1, 71, 2)], [(2, 66, 0)], [(3, 8, 0)]]  # with tail slots, of several segments, of one
+    rows = [*alone[0], *((0, p, 0) for p in range(30, 39)), *alone[1], *((4, p, 0) for p in range(9)), *alone[2]]
+    scene = build_scene(rows, dtype=torch.bfloat16, kv_heads=1)
+    form = attention.Form(64, 32, 4, 3, segment=32, fill=1)
+    plain = attend(serving(form), scene, window)
+    marks = torch.tensor([int(request in (1, 2, 3)) for request, *_ in rows], dtype=torch.int32)
+    scene.rows.few = Few(torch.tensor([*marks.nonzero().flatten(), -1, -1], dtype=torch.int32), marks)
+    got = attend(serving(replace(form, few_rows=few_rows)), scene, window)
+    assert few_rows < 64 or equal_bits(plain, got)
+    scene.qkv = scene.qkv.bfloat16().float()
+    torch.testing.assert_close(got, attend(REFERENCE, scene, window), atol=2**-7, rtol=2**-7)
 
 
 def test_splits_follow_from_shapes():

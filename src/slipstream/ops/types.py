@@ -203,6 +203,19 @@ class Company:
 
 
 @dataclass(slots=True)
+class Few:
+    """Rows of requests that have few rows in a step where others have many.
+
+    Attributes:
+        members: their numbers, in order; -1 behind the last. [any]
+        marks: by row, 1 if it is among them, else 0. [rows]
+    """
+
+    members: Tensor
+    marks: Tensor
+
+
+@dataclass(slots=True)
 class AttentionRows:
     """Which keys each row sees, the same for all layers of a step.
 
@@ -217,6 +230,7 @@ class AttentionRows:
         tail_slots: slots past `linear`; none for trunk rows. [tails or more]
         page_table: page ids of each request. [requests, max_pages]
         company: rows that share keys; who does not care may leave it alone.
+        few: which rows stand almost alone beside requests of many; this too.
     """
 
     request: Tensor
@@ -226,6 +240,7 @@ class AttentionRows:
     tail_slots: Tensor
     page_table: Tensor
     company: Company | None = None
+    few: Few | None = None
 
 
 @dataclass(slots=True)

@@ -180,24 +180,26 @@ def _tile(
     other = _apart(request, positions, here, here, here < bound, own, size, segment_keys, most) | (here >= bound)
     after = tl.min(tl.where(other, here, tl.minimum(bound, row + query_rows * kv_heads // heads)), axis=0)
     _rows(
-        here, here < after, row, after, size, elsewhere // size, False, qkv, keys, values, positions, tail_start, tail_slots, page_table,
-        sinks, out, tops, mixes, width, window, segments, scale, cap, heads, kv_heads, head_dim, block_dim, page_size,
-        query_rows, block_keys, in_parts, has_window, has_cap, has_sinks,
+        here, here, here < after, row, after, size, elsewhere // size, False, tl.program_id(2), tl.num_programs(2), qkv, keys, values,
+        positions, tail_start, tail_slots, page_table, sinks, out, tops, mixes, width, window, segments, scale, cap,
+        heads, kv_heads, head_dim, block_dim, page_size, query_rows, block_keys, in_parts, has_window, has_cap, has_sinks,
     )  # fmt: skip
     return after
 
 
 @triton.jit
 def _rows(
-    here, live, row, after, size, edge, before: tl.constexpr, qkv, keys, values, positions, tail_start, tail_slots, page_table,
-    sinks, out, tops, mixes, width, window, segments, scale, cap,
+    here, seats, live, row, after, size, edge, before: tl.constexpr, turn, turns, qkv, keys, values, positions, tail_start, tail_slots,
+    page_table, sinks, out, tops, mixes, width, window, segments, scale, cap,
     heads: tl.constexpr, kv_heads: tl.constexpr, head_dim: tl.constexpr, block_dim: tl.constexpr, page_size: tl.constexpr,
     query_rows: tl.constexpr, block_keys: tl.constexpr,
     in_parts: tl.constexpr, has_window: tl.constexpr, has_cap: tl.constexpr, has_sinks: tl.constexpr,
 ):  # fmt: skip
     """Computes the rows `here` that are `live`: their segments before number `edge`, all of which they see, or from it on.
 
+    seats: where in the workspace their parts go.
     row, after: what is after `edge` may have tail slots; then the rows are all from `row` to before `after`.
+    turn, turns: number of this program among those that share these segments.
     """
     group: tl.constexpr = heads // kv_heads
     head = tl.program_id(1)
@@ -224,8 +226,8 @@ def _rows(
     keys += head * (page_size * (head_dim + (_SCALE if coded else 0)))
     values += head * (page_size * (head_dim + (_SCALE if coded else 0)))
     start = first // size if before else tl.maximum(first // size, edge)
-    share = tl.cdiv(last // size + 1 - start, tl.num_programs(2))  # segments of this program
-    start += tl.program_id(2) * share
+    share = tl.cdiv(last // size + 1 - start, turns)  # segments of this program
+    start += turn * share
     stop = tl.minimum(start + share, last // size + 1)
     if in_parts:
         for segment in range(start, stop):
@@ -233,7 +235,7 @@ def _rows(
                 q, keys, values, positions, tail_start, tail_slots, page_table, row, after, member, first, last, by_page, lowest, position,
                 full, segment, segment + 1, size, window, scale, cap, kv_heads, head_dim, page_size, block_keys, True, has_window, has_cap,
             )  # fmt: skip
-            part = result * segments + segment
+            part = (seats.to(tl.int64) * heads + query) * segments + segment
             tl.store(tops + part * 2, top, mask=live)
             tl.store(tops + part * 2 + 1, mass, mask=live)
             tl.store(mixes + part[:, None] * head_dim + column[None, :], mix, mask=cells)
@@ -350,8 +352,22 @@ def _merge(
     warps: tl.constexpr, has_sinks: tl.constexpr,
 ):  # fmt: skip
     await_turn()
-    position = tl.load(positions + tl.program_id(0))
-    result = tl.program_id(0).to(tl.int64) * heads + tl.program_id(1)
+    row = tl.program_id(0)
+    _join(
+        row, row, positions, tops, mixes, sinks, out, window, segments, heads, head_dim, block_dim, segment_keys, most, warps, has_sinks
+    )  # fmt: skip
+
+
+@triton.jit
+def _join(
+    row, seat, positions, tops, mixes, sinks, out, window, segments,
+    heads: tl.constexpr, head_dim: tl.constexpr, block_dim: tl.constexpr, segment_keys: tl.constexpr, most: tl.constexpr,
+    warps: tl.constexpr, has_sinks: tl.constexpr,
+):  # fmt: skip
+    """Merges the parts of a row and a head, which lie at `seat` of the workspace."""
+    position = tl.load(positions + row)
+    result = row.to(tl.int64) * heads + tl.program_id(1)
+    parts = (seat.to(tl.int64) * heads + tl.program_id(1)) * segments
     lowest = tl.where(window > 0, tl.maximum(position - window + 1, 0), 0)
     column, one = tl.arange(0, block_dim), tl.arange(0, 1)
     whole_top = tl.full([1], float("-inf"), tl.float32)
@@ -362,7 +378,7 @@ def _merge(
     for some in range(lowest // size, last + 1, AT_ONCE * warps):
         for number in tl.static_range(AT_ONCE * warps):
             there = some + number <= last  # past it an empty part, which changes nothing
-            part = result * segments + some + number
+            part = parts + some + number
             mix = tl.load(mixes + part * head_dim + column, mask=there & (column < head_dim), other=0.0)
             whole_top, a, b = _shares(whole_top, tl.load(tops + part * 2 + one, mask=there & (one == 0), other=float("-inf")))
             whole_mass = tl.fma(whole_mass, a, tl.load(tops + part * 2 + 1 + one, mask=there & (one == 0), other=0.0) * b)

@@ -48,9 +48,10 @@ def _attend_together(
                 after = tl.min(tl.where(other, entries, tl.minimum(bound, entry + tile)), axis=0)
                 own = tl.load(request + row)
                 _rows(
-                    here, entries < after, row, row, size, tl.load(shared + row) // size, True, qkv, keys, values, positions, tail_start,
-                    tail_slots, page_table + own.to(tl.int64) * max_pages, out, out, tops, mixes, width, window, segments, scale, cap,
-                    heads, kv_heads, head_dim, block_dim, page_size, group_rows, block_keys, True, has_window, has_cap, False,
+                    here, here, entries < after, row, row, size, tl.load(shared + row) // size, True, tl.program_id(2), tl.num_programs(2),
+                    qkv, keys, values, positions, tail_start, tail_slots, page_table + own.to(tl.int64) * max_pages, out, out, tops, mixes,
+                    width, window, segments, scale, cap, heads, kv_heads, head_dim, block_dim, page_size, group_rows, block_keys,
+                    True, has_window, has_cap, False,
                 )  # fmt: skip
     else:
         own = tl.load(request + entry)
