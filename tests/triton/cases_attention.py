@@ -1,5 +1,6 @@
 """In the interpreter: attention against the reference in every branch, and that a row depends on itself only, bit by bit."""
 
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -10,8 +11,9 @@ from scenes import attend, build_scene, equal_bits
 
 from slipstream.base.errors import InputError
 from slipstream.ops import Kernels
-from slipstream.ops.triton import attend as kernels
 from slipstream.ops.triton import attention
+from slipstream.ops.types import Few
+from slipstream.worker import company
 
 REFERENCE = Kernels(only="reference")
 RAGGED = [(0, p, 0) for p in (0, 1, 5, 14, 15, 16, 40)] + [(1, 700, 0), (1, 511, 3), (2, 1030, 9), (2, 1025, 4), (3, 33, 33), (3, 63, 0)]
@@ -108,9 +110,8 @@ def test_drafts_and_short_segments_are_right(monkeypatch):
 
 def test_segments_of_long_rows_are_doubled(monkeypatch):
     """With few segments: rows on both sides of a doubling, in one tile or not, in one program or several; and the reference's numbers."""
-    monkeypatch.setattr(kernels, "_MOST", kernels.tl.constexpr(1))
     rows = [(0, 511, 0), (0, 512, 0), (0, 513, 0), (1, 1030, 3), (1, 1031, 4)]
-    scene, one = build_scene(rows, dtype=torch.bfloat16), serving(attention.Form(16, 64, 4, 3))
+    scene, one = build_scene(rows, dtype=torch.bfloat16), serving(attention.Form(16, 64, 4, 3, most=1))
     results = []
     for fill in (ONE_PER_ROW, lambda *shape: 2):
         monkeypatch.setattr(attention, "splits", fill)
@@ -129,6 +130,67 @@ def test_a_result_in_bf16_is_the_other_rounded(monkeypatch, fill):
     for out in (whole, narrow):
         KERNELS.attention(scene.qkv, scene.kv, scene.rows, scene.heads, 0.25, 0, out)
     assert equal_bits(narrow, whole.bfloat16())
+
+
+ALIKE = {0: [(110, 0)], 1: [(70, 0)], 2: [(90, 1), (91, 2)], 3: [(66, 0)], 4: [(80, 0)], 5: [(130, 0)], 6: [(129, 0)] * 3}
+BEGINS = {1: (0, 4), 2: (0, 4), 3: (0, 6), 6: (5, 7)}  # request -> whose first pages it has, and how many: 3 has no use for all
+
+
+def alike(monkeypatch, dtype):
+    """A scene of ALIKE's rows, whose requests begin as BEGINS says, its groups as the worker finds them, and a page of NaN."""
+    monkeypatch.setattr(company, "LEAST_KEYS", 32)
+    rows = [(request, *fact) for request in ALIKE for fact in ALIKE[request]]
+    scene = build_scene(rows, dtype=dtype, kv_heads=1)
+    table, counts = scene.rows.page_table, [len(ALIKE[request]) for request in ALIKE]
+    nowhere = int(table[1, 0])
+    for cached in (scene.kv.keys, scene.kv.values):
+        cached.view(torch.uint8)[nowhere] = 255
+    for request, (other, pages) in BEGINS.items():
+        table[request, :pages] = table[other, :pages]
+    starts = [ALIKE[request][0][0] - ALIKE[request][0][1] for request in ALIKE]
+    return scene, company.Companies(len(rows), 16, "cpu").find(table.numpy(), list(ALIKE), starts, counts, len(rows)), nowhere
+
+
+@pytest.mark.parametrize(
+    "dtype, window, most",
+    [(torch.bfloat16, 0, 64), pytest.param(FP8, 50, 64, marks=pytest.mark.slow), (torch.float32, 50, 3)],
+)
+def test_keys_that_requests_share_are_read_once(monkeypatch, dtype, window, most):
+    """The reference's numbers and the bits of reading them for each row: windows that begin within what is shared, rows of a draft,
+    segments that are doubled for some of a group. And that they are read once: if only one table says where they lie, all is as before."""
+    form = attention.Form(16, 32, 2, 3, fill=4, segment=32, group_rows=32, most=most, merging=1 if most == 64 else 2)
+    scene, found, nowhere = alike(monkeypatch, dtype)
+    together = {frozenset(found.members[found.groups == group].tolist()) for group in (0, 1)}
+    assert together == {frozenset(range(5)), frozenset(range(6, 10))} and found.groups.tolist()[9:] == [-1]
+    assert found.shared.tolist() == [64] * 5 + [0] + [112] * 4
+    plain = attend(serving(form), scene, window)
+    scene.rows.company, table = found, scene.rows.page_table.clone()
+    assert equal_bits(plain, attend(serving(form), scene, window))
+    if most == 64:  # one tile for each group, which looks at the table of its first row
+        scene.rows.page_table[1:4, :4] = scene.rows.page_table[6, :6] = nowhere
+        assert equal_bits(plain, attend(serving(form), scene, window))
+        scene.rows.page_table[:] = table
+    rounded = {FP8: torch.float16}.get(dtype, dtype)
+    tolerance = {torch.float32: 2e-6, torch.bfloat16: 2**-7, torch.float16: 2**-10}[rounded]
+    scene.qkv = scene.qkv.to(rounded).float()
+    torch.testing.assert_close(plain, attend(REFERENCE, scene, window), atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("few_rows, window", [(64, 0), (16, 30)])
+def test_rows_of_few_among_rows_of_many(monkeypatch, few_rows, window):
+    """The reference's numbers, in whole tiles and in parts; with tiles of one size the bits of a step that is cut by tiles."""
+    monkeypatch.setattr(attention, "BY_TILE", 8)
+    alone = [[(1, 70, 1), (1, 71, 2)], [(2, 66, 0)], [(3, 8, 0)]]  # with tail slots, of several segments, of one
+    rows = [*alone[0], *((0, p, 0) for p in range(30, 39)), *alone[1], *((4, p, 0) for p in range(9)), *alone[2]]
+    scene = build_scene(rows, dtype=torch.bfloat16, kv_heads=1)
+    form = attention.Form(64, 32, 4, 3, segment=32, fill=1)
+    plain = attend(serving(form), scene, window)
+    marks = torch.tensor([int(request in (1, 2, 3)) for request, *_ in rows], dtype=torch.int32)
+    scene.rows.few = Few(torch.tensor([*marks.nonzero().flatten(), -1, -1], dtype=torch.int32), marks)
+    got = attend(serving(replace(form, few_rows=few_rows)), scene, window)
+    assert few_rows < 64 or equal_bits(plain, got)
+    scene.qkv = scene.qkv.bfloat16().float()
+    torch.testing.assert_close(got, attend(REFERENCE, scene, window), atol=2**-7, rtol=2**-7)
 
 
 def test_splits_follow_from_shapes():

@@ -184,7 +184,7 @@ class Decoder:
         keys = batch.attention
         rows_in = (batch.ids, batch.positions, batch.slots, keys.request, keys.linear, keys.tail_start)
         inputs = (*rows_in, keys.tail_slots, keys.page_table, pool)
-        self._forward.run(partial(self._run, batch), rows, inputs, keys.tail_slots.shape[0])
+        self._forward.run(partial(self._run, batch), rows, inputs, keys.tail_slots.shape[0], keys.company is not None)
         return self._scratch.rows(rows)["stream"]
 
     def ops(self, batch: Batch, pool: Tensor, every: Tensor, goes_on: bool) -> Tensor:

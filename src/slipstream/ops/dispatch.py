@@ -149,6 +149,11 @@ class Kernels:
         """Rows that a step of so many is run with: as many where tapes hold for any number."""
         return rows if self._padded is None else self._padded(rows)
 
+    @property
+    def shares(self) -> int:
+        """Most rows of a step in which attention reads keys once that several requests share (AttentionRows.company); 0: it never does."""
+        return min((getattr(module, "shares", lambda: 0)() for module in self._serving.values()), default=0)
+
     def recorded(self, op: str) -> bool:
         """Whether a tape can hold this op: not where its host part waits for what the device computes."""
         return getattr(getattr(self, op), "recorded", True)

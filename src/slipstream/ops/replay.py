@@ -37,7 +37,7 @@ class Replay:
         self._recorded: dict[tuple, _Recorded] = {}
         self._seen: dict[tuple, tuple[int, ...]] = {}  # where the tensors of a step of some size lay that ran without a tape
 
-    def run(self, ops: Callable[[], object], rows: int, inputs: tuple[Tensor, ...], tails: int = 0) -> None:
+    def run(self, ops: Callable[[], object], rows: int, inputs: tuple[Tensor, ...], tails: int = 0, shares: bool = False) -> None:
         """Runs `ops`, or what they were when recorded.
 
         Args:
@@ -46,12 +46,13 @@ class Replay:
             inputs: the tensors from outside that the ops read or write: when one of them lies elsewhere than before, the
                 ops are recorded anew. What lies in one place keeps its shape, but for its rows and tails.
             tails: tail slots of the step (ops/types.py, AttentionRows).
+            shares: whether some of its rows are in company.
         """
         if not self._records:
             ops()
             return
         bound = tuple([tensor.data_ptr() for tensor in inputs])
-        size = (rows, tails > 0) if self._kernels.pads else ()
+        size = (rows, tails > 0, shares) if self._kernels.pads else ()
         recorded = self._recorded.get(size)
         if recorded is None or recorded.bound != bound:
             self._kernels.recordings += 1

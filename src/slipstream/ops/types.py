@@ -188,6 +188,34 @@ def coded_pages(cached: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(slots=True)
+class Company:
+    """Rows of several requests that begin with the same keys, on the same pages: these may be read once for a whole group.
+
+    Attributes:
+        members: numbers of rows, those of a group one after the other. [rows]
+        groups: the group of each of these; -1 behind the last. [rows]
+        shared: by row, how many of its first keys its group shares, all of them found through the page table; 0: it has none. [rows]
+    """
+
+    members: Tensor
+    groups: Tensor
+    shared: Tensor
+
+
+@dataclass(slots=True)
+class Few:
+    """Rows of requests that have few rows in a step where others have many.
+
+    Attributes:
+        members: their numbers, in order; -1 behind the last. [any]
+        marks: by row, 1 if it is among them, else 0. [rows]
+    """
+
+    members: Tensor
+    marks: Tensor
+
+
+@dataclass(slots=True)
 class AttentionRows:
     """Which keys each row sees, the same for all layers of a step.
 
@@ -201,6 +229,8 @@ class AttentionRows:
         tail_start: bounds of each row's part of tail_slots. [rows + 1]
         tail_slots: slots past `linear`; none for trunk rows. [tails or more]
         page_table: page ids of each request. [requests, max_pages]
+        company: rows that share keys; who does not care may leave it alone.
+        few: which rows stand almost alone beside requests of many; this too.
     """
 
     request: Tensor
@@ -209,6 +239,8 @@ class AttentionRows:
     tail_start: Tensor
     tail_slots: Tensor
     page_table: Tensor
+    company: Company | None = None
+    few: Few | None = None
 
 
 @dataclass(slots=True)

@@ -16,8 +16,9 @@ from slipstream.model.decoder import Decoder
 from slipstream.model.head import Head
 from slipstream.ops.replay import Replay
 from slipstream.ops.staging import Staging
-from slipstream.ops.types import AttentionRows, SampleRows
+from slipstream.ops.types import AttentionRows, Company, SampleRows
 from slipstream.sampling.sampler import Voice
+from slipstream.worker.company import Companies
 from slipstream.worker.pool import KVPool
 
 IDS, POSITIONS, SLOTS, REQUEST, LINEAR, NOISE = range(6)  # rows of a pass's table; NOISE: position of the token that is drawn
@@ -44,6 +45,7 @@ class Ahead:
         self._ints = Staging((2, requests), np.int32, self._device)  # top_k, sample
         self._seeds = Staging((requests,), np.int64, self._device)
         self._none = Staging((requests + 1,), np.int32, self._device)  # no row has tail slots
+        self._companies = Companies(requests, pool.page_size, self._device)
         self._every = torch.arange(requests, dtype=torch.int32, device=self._device)
 
     def run(
@@ -76,10 +78,14 @@ class Ahead:
         seeds[:asked] = [voice.seed for voice in voices]
         for staged in (self._floats, self._ints, self._seeds, *self._passes[: count + 1]):
             staged.upload()
+        company = None
+        if rows <= self._kernels.shares:
+            company = self._companies.find(self._table.host, seats, places, [1] * asked, rows)
         for passes in self._together(count):
             if passes not in self._replays:
                 self._replays[passes] = Replay(self._kernels, self._model.records)
-            self._replays[passes].run(partial(self._ops, rows, passes), rows, (self._pool.tensor, self._table.device))
+            ops = partial(self._ops, rows, passes, company)
+            self._replays[passes].run(ops, rows, (self._pool.tensor, self._table.device), shares=company is not None)
         self._states = [kept[:, :asked] for kept in self._kept[:count]]
         drawn = torch.stack([staged.device[IDS, :asked] for staged in self._passes[1 : count + 1]]).tolist()  # one wait for all
         return [list(own) for own in zip(*drawn, strict=True)]
@@ -108,7 +114,7 @@ class Ahead:
             rows[SLOTS] = self._table.host[seats, at // page] * page + at % page
             staged.host[:, len(tokens) : size] = [[0], [0], [self._pool.spare], [0], [1], [0]]  # see worker/batching.py
 
-    def _ops(self, rows: int, passes: range) -> None:
+    def _ops(self, rows: int, passes: range, company: Company | None) -> None:
         """All ops of these passes, in order."""
         floats, ints, every = self._floats.device[:, :rows], self._ints.device[:, :rows], self._every[:rows]
         for number in passes:
@@ -120,6 +126,7 @@ class Ahead:
                 tail_start=self._none.device[: rows + 1],
                 tail_slots=self._none.device[:1],
                 page_table=self._table.device,
+                company=company,
             )
             batch = Batch(ids=now[IDS], positions=now[POSITIONS], slots=now[SLOTS], attention=attention)
             logits = self._model.ops(batch, self._pool.tensor, every, number > 0)

@@ -19,8 +19,9 @@ import numpy as np
 
 from slipstream.model.batch import Batch
 from slipstream.ops.staging import Staging
-from slipstream.ops.types import AttentionRows
+from slipstream.ops.types import AttentionRows, Company
 from slipstream.step import Chunk
+from slipstream.worker.company import Companies
 from slipstream.worker.slots import Slot, Slots
 
 MAX_DRAFT = 64  # nodes of one draft; with their ancestors they bound the tail slots of a step
@@ -33,10 +34,12 @@ class Padding:
     Attributes:
         rows: rows of a step -> rows that it is run with.
         slot: where the rows that were added write.
+        shares: most rows of a step in which keys that requests share are read once (Kernels.shares).
     """
 
     rows: Callable[[int], int]
     slot: int
+    shares: int = 0
 
 
 class Batcher:
@@ -47,7 +50,8 @@ class Batcher:
         self.rows = Staging((5, max_rows), np.int32, device)  # ids, positions, slots, request, linear
         self.tail_start = Staging((max_rows + 1,), np.int32, device)
         self.tail_slots = Staging((max_rows * MAX_DRAFT,), np.int32, device)
-        self._made: dict[tuple[int, int], Batch] = {}
+        self._companies = Companies(max_rows, page_size, device)
+        self._made: dict[tuple[int, int, bool], Batch] = {}
 
     def build(self, chunks: Sequence[Chunk]) -> Batch:
         slots = [self.slots[chunk.request] for chunk in chunks]
@@ -67,14 +71,18 @@ class Batcher:
         page, place = np.divmod(index, self.page_size)
         cells[:] = self.slots.table[of, page] * self.page_size + place
         tails = self._branches(chunks, first, total)
+        company = None
         if self._padding is not None:
             total, tails = self._pad(total, tails)
+            if total <= self._padding.shares:
+                starts = [chunk.start for chunk in chunks]
+                company = self._companies.find(self.slots.table, [slot.index for slot in slots], starts, counts, total)
         self.rows.upload()
         self.tail_start.upload()
         self.slots.upload()
         if tails:
             self.tail_slots.upload()
-        return self._views(total, max(tails, 1))  # never empty: it has an address
+        return self._views(total, max(tails, 1), company)  # never empty: it has an address
 
     def _pad(self, total: int, tails: int) -> tuple[int, int]:
         """Fills the step up; its rows and tail slots then. Tail slots are all that such a step may have, or none."""
@@ -83,17 +91,17 @@ class Batcher:
         self.tail_start.host[total + 1 : size + 1] = tails
         return size, size * MAX_DRAFT if tails else 0
 
-    def _views(self, total: int, tails: int) -> Batch:
+    def _views(self, total: int, tails: int, company: Company | None) -> Batch:
         """The tensors of a step; where another may have the same they are made once, since their addresses never change."""
         again = tails == 1 or self._padding is not None
-        batch = self._made.get((total, tails)) if again else None
+        batch = self._made.get((total, tails, company is not None)) if again else None
         if batch is None:
             ids, positions, cells, request, linear = self.rows.device[:, :total]
             start, slots = self.tail_start.device[: total + 1], self.tail_slots.device[:tails]
-            attention = AttentionRows(request, positions, linear, start, slots, self.slots.page_table)
+            attention = AttentionRows(request, positions, linear, start, slots, self.slots.page_table, company)
             batch = Batch(ids, positions, cells, attention)
             if again:
-                self._made[total, tails] = batch
+                self._made[total, tails, company is not None] = batch
         return batch
 
     def _branches(self, chunks: Sequence[Chunk], first: Sequence[int], total: int) -> int:

@@ -7,11 +7,11 @@ One program is a tile of neighbouring rows of one request, one key/value head wi
 all rows, so these blocks of keys are met by all rows at once; what follows is gone through row by row, each by its own slots.
 
 Why a row's bits depend on that row only:
-  * Segments have 512 keys, for rows beyond 32 k keys doubled until 64 of them hold the row. Key p of a row is always in segment
-    p // size, block p // KEYS and lane p mod KEYS; only rows with segments of one size share a tile. Within a segment blocks go left
-    to right from scratch. A block that is there only for a neighbour is all -inf for this row: its maximum stays, its weights are
-    exactly 0 and the old sums are multiplied by exactly 1. (A later key's infinity or NaN would show, as 0 * inf; a sound model
-    has none.)
+  * Segments have 512 keys, for rows beyond 32 k keys doubled until 64 of them hold the row (a form may have other numbers). Key p of a
+    row is always in segment p // size, block p // KEYS and lane p mod KEYS; only rows with segments of one size share a tile. Within a
+    segment blocks go left to right from scratch. A block that is there only for a neighbour is all -inf for this row: its maximum stays,
+    its weights are exactly 0 and the old sums are multiplied by exactly 1. (A later key's infinity or NaN would show, as 0 * inf; a sound
+    model has none.)
   * Tiles of a form always have the same size, missing rows being padding, and the rows of a matrix product do not mix. The size of
     a page and the window only decide which addresses are read and what is masked.
   * Segments merge left to right by written-out FMAs, in registers or from the workspace by the second kernel, to the same bits.
@@ -35,7 +35,7 @@ from slipstream.ops.triton.elementary import tanh
 from slipstream.ops.types import SCALE_BYTES
 
 LOG2E = math.log2(math.e)
-MOST, DOUBLINGS = 64, 6  # segments of a row, and how often they are doubled for that: enough for 2 M keys, then there are more
+DOUBLINGS = 6  # how often segments are doubled, that a row has at most so many; 64 of 512 keys become enough for 2 M, then there are more
 _LOG2E = tl.constexpr(LOG2E)
 _SCALE = tl.constexpr(SCALE_BYTES)
 LIFT = tl.constexpr(256.0)
@@ -43,9 +43,8 @@ GREATEST = tl.constexpr(65504.0)  # number of fp16
 INDICES = ["request", "positions", "tail_start", "tail_slots", "page_table", "sinks"]
 SIZES = ["rows", "width", "max_pages", "window", "segments"]
 NEAR = tl.constexpr(64)  # rows among which a tile's program looks for the first of its request; no tile reaches over a multiple of it
-_MOST = tl.constexpr(MOST)
 _DOUBLINGS = tl.constexpr(DOUBLINGS)
-AT_ONCE = tl.constexpr(16)  # segments whose parts are fetched together when they are merged
+AT_ONCE = tl.constexpr(16)  # segments whose parts a warp fetches together when they are merged
 
 
 @triton.jit
@@ -57,19 +56,19 @@ def _shares(top, new_top):
 
 
 @triton.jit
-def _size(position, segment_keys: tl.constexpr):
+def _size(position, segment_keys: tl.constexpr, most: tl.constexpr):
     """Keys of a segment of a row at `position`: doubled until that many segments hold it, so that a row's parts have a bound."""
     size = tl.zeros_like(position) + segment_keys
     for _ in tl.static_range(_DOUBLINGS):
-        size = tl.where(position >= size * _MOST, size * 2, size)
+        size = tl.where(position >= size * most, size * 2, size)
     return size
 
 
 @triton.jit
-def _apart(request, positions, rows, there, own, size, segment_keys: tl.constexpr):
-    """Whether rows that are there belong to another request than `own`, or have segments of another size."""
-    others = tl.load(request + rows, mask=there, other=-1) != own
-    return there & (others | (_size(tl.load(positions + rows, mask=there, other=0), segment_keys) != size))
+def _apart(owners, positions, entries, rows, there, own, size, segment_keys: tl.constexpr, most: tl.constexpr):
+    """Whether rows that are there belong to another than `own`, or have segments of another size. owners: of entries."""
+    others = tl.load(owners + entries, mask=there, other=-1) != own
+    return there & (others | (_size(tl.load(positions + rows, mask=there, other=0), segment_keys, most) != size))
 
 
 @triton.jit
@@ -166,25 +165,53 @@ def _closed(top, mass, mix, whole_top, whole_mass, whole_mix):
 
 @triton.jit
 def _tile(
-    row, bound, own, qkv, keys, values, request, positions, tail_start, tail_slots, page_table, sinks, out, tops, mixes,
+    row, bound, own, elsewhere, qkv, keys, values, request, positions, tail_start, tail_slots, page_table, sinks, out, tops, mixes,
     width, window, segments, scale, cap,
     heads: tl.constexpr, kv_heads: tl.constexpr, head_dim: tl.constexpr, block_dim: tl.constexpr, page_size: tl.constexpr,
-    query_rows: tl.constexpr, block_keys: tl.constexpr, segment_keys: tl.constexpr,
+    query_rows: tl.constexpr, block_keys: tl.constexpr, segment_keys: tl.constexpr, most: tl.constexpr,
     in_parts: tl.constexpr, has_window: tl.constexpr, has_cap: tl.constexpr, has_sinks: tl.constexpr,
 ):  # fmt: skip
-    """Computes the rows of request `own` from `row` on, before `bound` and as many as a tile has; returns the row after them."""
+    """Computes the rows of request `own` from `row` on, before `bound` and as many as a tile has; returns the row after them.
+
+    elsewhere: how many of their first keys others meet (together.py): segments that are full of these are left out.
+    """
+    here = row + tl.arange(0, query_rows) // (heads // kv_heads)
+    size = _size(tl.load(positions + row), segment_keys, most)
+    other = _apart(request, positions, here, here, here < bound, own, size, segment_keys, most) | (here >= bound)
+    after = tl.min(tl.where(other, here, tl.minimum(bound, row + query_rows * kv_heads // heads)), axis=0)
+    _rows(
+        here, here, here < after, row, after, size, elsewhere // size, False, tl.program_id(2), tl.num_programs(2), qkv, keys, values,
+        positions, tail_start, tail_slots, page_table, sinks, out, tops, mixes, width, window, segments, scale, cap,
+        heads, kv_heads, head_dim, block_dim, page_size, query_rows, block_keys, in_parts, has_window, has_cap, has_sinks,
+    )  # fmt: skip
+    return after
+
+
+@triton.jit
+def _rows(
+    here, seats, live, row, after, size, edge, before: tl.constexpr, turn, turns, qkv, keys, values, positions, tail_start, tail_slots,
+    page_table, sinks, out, tops, mixes, width, window, segments, scale, cap,
+    heads: tl.constexpr, kv_heads: tl.constexpr, head_dim: tl.constexpr, block_dim: tl.constexpr, page_size: tl.constexpr,
+    query_rows: tl.constexpr, block_keys: tl.constexpr,
+    in_parts: tl.constexpr, has_window: tl.constexpr, has_cap: tl.constexpr, has_sinks: tl.constexpr,
+):  # fmt: skip
+    """Computes the rows `here` that are `live`: their segments before number `edge`, all of which they see, or from it on.
+
+    seats: where in the workspace their parts go.
+    row, after: what is after `edge` may have tail slots; then the rows are all from `row` to before `after`.
+    turn, turns: number of this program among those that share these segments.
+    """
     group: tl.constexpr = heads // kv_heads
     head = tl.program_id(1)
     member = tl.arange(0, query_rows) // group
-    here = row + member
-    size = _size(tl.load(positions + row), segment_keys)
-    other = _apart(request, positions, here, here < bound, own, size, segment_keys) | (here >= bound)
-    after = tl.min(tl.where(other, here, tl.minimum(bound, row + query_rows // group)), axis=0)
-    live = here < after
     position = tl.load(positions + here, mask=live, other=-1)
-    tails = tl.load(tail_start + here + 1, mask=live, other=0) - tl.load(tail_start + here, mask=live, other=0)
-    last = tl.max(position, axis=0)
-    by_page = tl.min(tl.where(tails > 0, position + 1 - tails, last + 1), axis=0)  # keys before it lie at one place for all rows
+    if before:
+        last = edge * size - 1
+        by_page = last + 1
+    else:
+        tails = tl.load(tail_start + here + 1, mask=live, other=0) - tl.load(tail_start + here, mask=live, other=0)
+        last = tl.max(position, axis=0)
+        by_page = tl.min(tl.where(tails > 0, position + 1 - tails, last + 1), axis=0)  # keys before it lie at one place for all rows
     lowest = tl.maximum(position - window + 1, 0) if has_window else tl.zeros_like(position)
     first = tl.min(tl.where(live, lowest, last), axis=0)
     full = (tl.min(tl.where(live, position, last), axis=0) + 1) // block_keys
@@ -198,8 +225,9 @@ def _tile(
     result = here.to(tl.int64) * heads + query  # [query rows], row of out as [rows * heads, head_dim]
     keys += head * (page_size * (head_dim + (_SCALE if coded else 0)))
     values += head * (page_size * (head_dim + (_SCALE if coded else 0)))
-    share = tl.cdiv(last // size + 1 - first // size, tl.num_programs(2))  # segments of this program
-    start = first // size + tl.program_id(2) * share
+    start = first // size if before else tl.maximum(first // size, edge)
+    share = tl.cdiv(last // size + 1 - start, turns)  # segments of this program
+    start += turn * share
     stop = tl.minimum(start + share, last // size + 1)
     if in_parts:
         for segment in range(start, stop):
@@ -207,7 +235,7 @@ def _tile(
                 q, keys, values, positions, tail_start, tail_slots, page_table, row, after, member, first, last, by_page, lowest, position,
                 full, segment, segment + 1, size, window, scale, cap, kv_heads, head_dim, page_size, block_keys, True, has_window, has_cap,
             )  # fmt: skip
-            part = result * segments + segment
+            part = (seats.to(tl.int64) * heads + query) * segments + segment
             tl.store(tops + part * 2, top, mask=live)
             tl.store(tops + part * 2 + 1, mass, mask=live)
             tl.store(mixes + part[:, None] * head_dim + column[None, :], mix, mask=cells)
@@ -221,7 +249,6 @@ def _tile(
             whole_mass, whole_mix = tl.fma(whole_mass, a, b), whole_mix * a[:, None]
         divisor = tl.where(live, whole_mass, 1.0)
         tl.store(out + result[:, None] * head_dim + column[None, :], tl.div_rn(whole_mix, divisor[:, None]), mask=cells)
-    return after
 
 
 @triton.jit
@@ -286,7 +313,7 @@ def _attend(
     qkv, keys, values, request, positions, tail_start, tail_slots, page_table, sinks, out, tops, mixes,
     rows, width, max_pages, window, segments, scale, cap,
     heads: tl.constexpr, kv_heads: tl.constexpr, head_dim: tl.constexpr, block_dim: tl.constexpr, page_size: tl.constexpr,
-    query_rows: tl.constexpr, block_keys: tl.constexpr, segment_keys: tl.constexpr,
+    query_rows: tl.constexpr, block_keys: tl.constexpr, segment_keys: tl.constexpr, most: tl.constexpr,
     by_row: tl.constexpr, in_parts: tl.constexpr, has_window: tl.constexpr, has_cap: tl.constexpr, has_sinks: tl.constexpr,
 ):  # fmt: skip
     await_turn()
@@ -296,12 +323,13 @@ def _attend(
         begin = row - row % NEAR
         near = begin + tl.arange(0, NEAR)
         own = tl.load(request + row)
-        other = _apart(request, positions, near, near < row, own, _size(tl.load(positions + row), segment_keys), segment_keys)
+        size = _size(tl.load(positions + row), segment_keys, most)
+        other = _apart(request, positions, near, near, near < row, own, size, segment_keys, most)
         if (row - tl.max(tl.where(other, near + 1, begin), axis=0)) % tile == 0:
             _tile(
-                row, tl.minimum(begin + NEAR, rows), own, qkv, keys, values, request, positions, tail_start, tail_slots,
+                row, tl.minimum(begin + NEAR, rows), own, 0, qkv, keys, values, request, positions, tail_start, tail_slots,
                 page_table + own.to(tl.int64) * max_pages, sinks, out, tops, mixes, width, window, segments, scale, cap,
-                heads, kv_heads, head_dim, block_dim, page_size, query_rows, block_keys, segment_keys,
+                heads, kv_heads, head_dim, block_dim, page_size, query_rows, block_keys, segment_keys, most,
                 in_parts, has_window, has_cap, has_sinks,
             )  # fmt: skip
     else:  # a program for each `tile` rows, whoever they belong to; the last ones, which see most, come first
@@ -310,9 +338,9 @@ def _attend(
         while row < bound:
             own = tl.load(request + row)
             row = _tile(
-                row, bound, own, qkv, keys, values, request, positions, tail_start, tail_slots,
+                row, bound, own, 0, qkv, keys, values, request, positions, tail_start, tail_slots,
                 page_table + own.to(tl.int64) * max_pages, sinks, out, tops, mixes, width, window, segments, scale, cap,
-                heads, kv_heads, head_dim, block_dim, page_size, query_rows, block_keys, segment_keys,
+                heads, kv_heads, head_dim, block_dim, page_size, query_rows, block_keys, segment_keys, most,
                 in_parts, has_window, has_cap, has_sinks,
             )  # fmt: skip
 
@@ -320,22 +348,37 @@ def _attend(
 @triton.jit(do_not_specialize=["window", "segments"], do_not_specialize_on_alignment=["positions", "sinks"])
 def _merge(
     positions, tops, mixes, sinks, out, window, segments,
-    heads: tl.constexpr, head_dim: tl.constexpr, block_dim: tl.constexpr, segment_keys: tl.constexpr, has_sinks: tl.constexpr,
+    heads: tl.constexpr, head_dim: tl.constexpr, block_dim: tl.constexpr, segment_keys: tl.constexpr, most: tl.constexpr,
+    warps: tl.constexpr, has_sinks: tl.constexpr,
 ):  # fmt: skip
     await_turn()
-    position = tl.load(positions + tl.program_id(0))
-    result = tl.program_id(0).to(tl.int64) * heads + tl.program_id(1)
+    row = tl.program_id(0)
+    _join(
+        row, row, positions, tops, mixes, sinks, out, window, segments, heads, head_dim, block_dim, segment_keys, most, warps, has_sinks
+    )  # fmt: skip
+
+
+@triton.jit
+def _join(
+    row, seat, positions, tops, mixes, sinks, out, window, segments,
+    heads: tl.constexpr, head_dim: tl.constexpr, block_dim: tl.constexpr, segment_keys: tl.constexpr, most: tl.constexpr,
+    warps: tl.constexpr, has_sinks: tl.constexpr,
+):  # fmt: skip
+    """Merges the parts of a row and a head, which lie at `seat` of the workspace."""
+    position = tl.load(positions + row)
+    result = row.to(tl.int64) * heads + tl.program_id(1)
+    parts = (seat.to(tl.int64) * heads + tl.program_id(1)) * segments
     lowest = tl.where(window > 0, tl.maximum(position - window + 1, 0), 0)
     column, one = tl.arange(0, block_dim), tl.arange(0, 1)
     whole_top = tl.full([1], float("-inf"), tl.float32)
     whole_mass = tl.zeros([1], tl.float32)
     whole_mix = tl.zeros([block_dim], tl.float32)
-    size = _size(position, segment_keys)
+    size = _size(position, segment_keys, most)
     last = position // size
-    for some in range(lowest // size, last + 1, AT_ONCE):
-        for number in tl.static_range(AT_ONCE):
+    for some in range(lowest // size, last + 1, AT_ONCE * warps):
+        for number in tl.static_range(AT_ONCE * warps):
             there = some + number <= last  # past it an empty part, which changes nothing
-            part = result * segments + some + number
+            part = parts + some + number
             mix = tl.load(mixes + part * head_dim + column, mask=there & (column < head_dim), other=0.0)
             whole_top, a, b = _shares(whole_top, tl.load(tops + part * 2 + one, mask=there & (one == 0), other=float("-inf")))
             whole_mass = tl.fma(whole_mass, a, tl.load(tops + part * 2 + 1 + one, mask=there & (one == 0), other=0.0) * b)

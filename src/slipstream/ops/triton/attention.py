@@ -18,7 +18,7 @@ import triton
 from torch import Tensor
 
 from slipstream.base.errors import InputError
-from slipstream.ops.triton import attend
+from slipstream.ops.triton import attend, mixed, together
 from slipstream.ops.triton.attend import LOG2E
 from slipstream.ops.triton.launch import Variant, fits, fitting_cache, power_of_two, row_facts, type_name
 from slipstream.ops.types import KV, SEGMENT, AttentionRows
@@ -35,6 +35,11 @@ class Form:
         stages: blocks that are computed or on their way at a time.
         fill: programs that keep an H200 busy; with fewer rows their segments go to programs of their own.
         segment: keys of a segment of short rows; a power of two, at least block_keys.
+        group_rows: query_rows of tiles of rows that share keys (together.py); 0: each request's rows read all by themselves.
+        few_rows: query_rows of tiles of rows that stand almost alone in a step of many (mixed.py); 0: such steps are cut into tiles of one
+            size, whoever they belong to.
+        most: segments that a row is to have; longer rows have longer ones.
+        merging: warps that merge the segments of a row's head, the more of them the more segments at a time.
     """
 
     query_rows: int
@@ -43,6 +48,10 @@ class Form:
     stages: int
     fill: int = 528
     segment: int = SEGMENT
+    group_rows: int = 0
+    few_rows: int = 0
+    most: int = 64
+    merging: int = 1
 
 
 # Forms and tables by `bench gpu-suite --only attention_forms` on an H200.
@@ -63,6 +72,10 @@ CODED = {
     ),
     ONE: ((1 << 31, MANY_CODED, MANY_CODED),),
 }  # fmt: skip
+TOGETHER: dict[tuple[Forms, str], Form] = {}  # (table, cache) -> form of steps with rows that share keys; `shared_prefix` is to fill it
+MOST_PARTS = 256 << 20  # bytes of scratch for which such steps are worth it
+MIXED: dict[tuple[Forms, str], Form] = {}  # the same of steps from BY_TILE rows on in which some stand almost alone; `hybrid_attention`
+TURNS = 4  # programs that share the segments of such a row
 BY_TILE = 512  # rows from which on programs go by tiles: most rows then are neighbours of one request, and one program each idles
 WAYS = {"by row": {}, "by row in parts": {"in_parts": True}, "by tile": {"by_row": False}}  # in which a form is compiled
 PAGE = 16  # tokens of a page where nothing else is said
@@ -86,6 +99,7 @@ def variant(
         "query_rows": power_of_two(heads // kv_heads, form.query_rows),
         "block_keys": form.block_keys // (2 if wide and cache_type == "*fp32" else 1) // (2 if block_dim > 128 else 1),
         "segment_keys": form.segment,
+        "most": form.most,
         "by_row": by_row,
         "in_parts": in_parts,
         "has_window": has_window,
@@ -97,16 +111,53 @@ def variant(
 
 
 @cache
-def merge_variant(heads: int, head_dim: int, segment: int = SEGMENT, has_sinks: bool = False, out: str = "*fp32") -> Variant:
-    """The form that merges what the programs of `variant` left in the workspace."""
+def together_variant(
+    heads: int, kv_heads: int, head_dim: int, cache_type: str, form: Form, page_size: int = PAGE, has_window: bool = False,
+    has_cap: bool = False, out: str = "*fp32",
+) -> Variant:  # fmt: skip
+    """The variant for steps with rows that share keys; it leaves parts for `merge_variant`."""
+    plain = variant(heads, kv_heads, head_dim, cache_type, form, page_size, True, True, has_window, has_cap, False, out)
+    constants = {name: value for name, value in plain.constants.items() if name not in ("by_row", "in_parts", "has_sinks")}
+    constants["group_rows"] = power_of_two(heads // kv_heads, form.group_rows)
+    types = (*plain.types[:8], *["*i32"] * 3, *plain.types[9:])
+    return replace(plain, kernel=together._attend_together, constants=constants, types=types)
+
+
+@cache
+def mixed_variant(
+    heads: int, kv_heads: int, head_dim: int, cache_type: str, form: Form, page_size: int = PAGE, has_window: bool = False,
+    has_cap: bool = False, has_sinks: bool = False, out: str = "*fp32",
+) -> Variant:  # fmt: skip
+    """The variant for steps with rows of few and of many; it leaves parts of the former for `merge_variant`."""
+    plain = variant(heads, kv_heads, head_dim, cache_type, form, page_size, False, False, has_window, has_cap, has_sinks, out)
+    constants = {name: value for name, value in plain.constants.items() if name not in ("by_row", "in_parts")}
+    constants |= {"few_rows": power_of_two(heads // kv_heads, form.few_rows), "turns": TURNS}
+    types = (*plain.types[:8], "*i32", "*i32", *plain.types[8:12], "i32", "i32", *plain.types[12:])
+    return replace(plain, kernel=mixed._attend_mixed, constants=constants, types=types)
+
+
+@cache
+def merge_variant(
+    heads: int, head_dim: int, form: Form = MANY, has_sinks: bool = False, out: str = "*fp32", some: bool = False
+) -> Variant:
+    """The variant that merges what the programs of `variant` left in the workspace; some: what those of `mixed_variant` left."""
     constants = {
-        "heads": heads, "head_dim": head_dim, "block_dim": power_of_two(head_dim), "segment_keys": segment, "has_sinks": has_sinks
+        "heads": heads, "head_dim": head_dim, "block_dim": power_of_two(head_dim), "segment_keys": form.segment, "most": form.most,
+        "warps": form.merging, "has_sinks": has_sinks,
     }  # fmt: skip
-    return Variant(attend._merge, constants, ("*i32", "*fp32", "*fp32", "*fp32", out, "i32", "i32"), warps=1)
+    types = ("*i32", "*fp32", "*fp32", "*fp32", out, "i32", "i32")
+    if some:
+        return Variant(mixed._merge_few, constants, ("*i32", *types), warps=form.merging)
+    return Variant(attend._merge, constants, types, warps=form.merging)
 
 
-def form_of(forms: Forms, rows: int, tails: int, cache_type: str) -> Form:
-    """The form for this many rows and tail slots; one slot may stand for none, since a tensor must have an address."""
+def form_of(forms: Forms, rows: int, tails: int, cache_type: str, before: dict[tuple[Forms, str], Form] | None = None) -> Form:
+    """The form for this many rows and tail slots; one slot may stand for none, since a tensor must have an address.
+
+    before: what is asked first, TOGETHER or MIXED.
+    """
+    if before and (forms, cache_type) in before:
+        return before[forms, cache_type]
     if cache_type == "*fp32":
         return IN_FP32
     forms = CODED.get(forms, forms) if cache_type == "*fp8e4nv" else forms
@@ -128,13 +179,18 @@ def splits(form: Form, rows: int, kv_heads: int, segments: int) -> int:
 
 def segments_of(form: Form, keys: int) -> int:
     """The most segments that a row of up to so many keys has: attend.py doubles them where rows are long."""
-    return min(triton.cdiv(keys, form.segment), max(attend.MOST, triton.cdiv(keys, form.segment << attend.DOUBLINGS)))
+    return min(triton.cdiv(keys, form.segment), max(form.most, triton.cdiv(keys, form.segment << attend.DOUBLINGS)))
 
 
 def workspace_bytes(form: Form, rows: int, heads: int, kv_heads: int, head_dim: int, max_len: int) -> int:
     """Scratch of a call with this many rows and page tables that reach `max_len` positions."""
     segments = segments_of(form, max_len)
-    return 0 if splits(form, rows, kv_heads, segments) == 1 else rows * heads * segments * (head_dim + 2) * 4
+    return 0 if splits(form, rows, kv_heads, segments) == 1 else parts_bytes(rows, heads, segments, head_dim)
+
+
+def parts_bytes(rows: int, heads: int, segments: int, head_dim: int) -> int:
+    """Scratch for the parts of so many rows."""
+    return rows * heads * segments * (head_dim + 2) * 4
 
 
 def attention(
@@ -177,25 +233,42 @@ def _run(
     (_, kv_heads, page_size, _), head_dim = kv.keys.shape, kv.head_dim
     kind, made = _check(qkv, kv, rows, heads, scale, window, out)
     max_pages = rows.page_table.shape[1]
-    form = form_of(forms, count, rows.tail_slots.shape[0], kind)
+    by_row = count < BY_TILE
+    company, few = rows.company if by_row else None, None if by_row else rows.few
+    form = form_of(forms, count, rows.tail_slots.shape[0], kind, TOGETHER if company else MIXED if few else None)
     segments = segments_of(form, max_pages * page_size + rows.tail_slots.shape[0])
+    seats = few.members.shape[0] if few else count  # rows that have parts
+    fitting = parts_bytes(seats, heads, segments, head_dim) <= MOST_PARTS
+    company, few = company if fitting and form.group_rows else None, few if fitting and form.few_rows else None
     programs = splits(form, count, kv_heads, segments)
     tops, mixes = qkv, qkv  # not touched where a row has one program
-    if programs > 1:
-        tops = torch.empty(count, heads, segments, 2, device=out.device)
-        mixes = torch.empty(count, heads, segments, head_dim, device=out.device)
+    if company or few or programs > 1:
+        tops = torch.empty(seats, heads, segments, 2, device=out.device)
+        mixes = torch.empty(seats, heads, segments, head_dim, device=out.device)
     drains, factor = qkv if sinks is None else sinks, scale / cap if cap else scale * LOG2E
-    by_row = count < BY_TILE
-    special = {"has_window": window > 0, "has_cap": cap > 0, "has_sinks": sinks is not None}
-    chosen = variant(heads, kv_heads, head_dim, kind, form, page_size, by_row, programs > 1, **special, out=made)
-    across = count if by_row else triton.cdiv(count, chosen.constants["query_rows"] * kv_heads // heads)
-    chosen.launch(
-        (across, kv_heads, programs), qkv, kv.keys, kv.values, rows.request, rows.positions, rows.tail_start, rows.tail_slots,
-        rows.page_table, drains, out, tops, mixes, count, width, max_pages, window, segments, factor, cap * LOG2E,
-    )  # fmt: skip
-    if programs > 1:
-        merges = merge_variant(heads, head_dim, form.segment, sinks is not None, made)
-        merges.launch((count, heads), rows.positions, tops, mixes, drains, out, window, segments)
+    inputs = (qkv, kv.keys, kv.values, rows.request, rows.positions, rows.tail_start, rows.tail_slots, rows.page_table)
+    sizes = (width, max_pages, window, segments, factor, cap * LOG2E)
+    of, special = (heads, kv_heads, head_dim, kind, form, page_size), {"has_window": window > 0, "has_cap": cap > 0, "out": made}
+    merges = merge_variant(heads, head_dim, form, sinks is not None, made, few is not None)
+    parts = (tops, mixes, drains, out, window, segments)
+    if few:
+        chosen = mixed_variant(*of, has_sinks=sinks is not None, **special)
+        tiles = triton.cdiv(count, chosen.constants["query_rows"] * kv_heads // heads)
+        across = tiles + seats * TURNS
+        chosen.launch((across, kv_heads), *inputs, few.members, few.marks, drains, out, tops, mixes, count, seats, tiles, *sizes)
+        merges.launch((seats, heads), few.members, rows.positions, *parts)
+        return
+    if company:
+        chosen = together_variant(*of, **special)
+        tiles = triton.cdiv(count, chosen.constants["group_rows"] * kv_heads // heads)  # if all rows share their keys
+        grid, groups = (2 * count, kv_heads, splits(form, tiles, kv_heads, segments)), (company.members, company.groups, company.shared)
+        chosen.launch(grid, *inputs, *groups, out, tops, mixes, count, *sizes)
+    else:
+        chosen = variant(*of, by_row, programs > 1, has_sinks=sinks is not None, **special)
+        across = count if by_row else triton.cdiv(count, chosen.constants["query_rows"] * kv_heads // heads)
+        chosen.launch((across, kv_heads, programs), *inputs, drains, out, tops, mixes, count, *sizes)
+    if company or programs > 1:
+        merges.launch((count, heads), rows.positions, *parts)
 
 
 def _check(qkv: Tensor, kv: KV, rows: AttentionRows, heads: int, scale: float, window: int, out: Tensor) -> tuple[str, str]:
@@ -213,5 +286,11 @@ def _check(qkv: Tensor, kv: KV, rows: AttentionRows, heads: int, scale: float, w
     for name, length in (("request", count), ("positions", count), ("linear", count), ("tail_start", count + 1)):
         row_facts("attention", name, getattr(rows, name), length)
     row_facts("attention", "tail_slots", rows.tail_slots, rows.tail_slots.shape[0])
+    if rows.company is not None:
+        for name in ("members", "groups", "shared"):
+            row_facts("attention", f"company.{name}", getattr(rows.company, name), count)
+    if rows.few is not None:
+        row_facts("attention", "few.members", rows.few.members, rows.few.members.shape[0])
+        row_facts("attention", "few.marks", rows.few.marks, count)
     fits("attention", "page_table", rows.page_table, rows.page_table.shape, torch.int32)
     return kind, made

@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 
 import triton
@@ -159,6 +159,7 @@ def families() -> Iterator[tuple[str, str, Variant]]:
     for label, kind in CACHES.items():
         yield "attention_softcap", f"gemma-2 kv {label}", attention.variant(16, 8, 256, kind, attention.shipped(kind)[-1][0], has_cap=True)
         yield "attention_sinks", f"gpt-oss kv {label}", attention.variant(64, 8, 64, kind, attention.shipped(kind)[-1][0], has_sinks=True)
+    yield "attention_together", "kv bf16", attention.together_variant(32, 8, 128, "*bf16", replace(attention.DRAFT, group_rows=64))
     yield "attention_merge", "sinks", attention.merge_variant(64, 64, has_sinks=True)
     for op in ("gelu", "gelu_tanh", "add", "scale", "softcap", "gate_rows"):
         yield op, "", elementwise.variant(op)

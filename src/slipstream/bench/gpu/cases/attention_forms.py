@@ -1,6 +1,5 @@
 """Sizes of the attention kernel side by side: decode, speculative rows, prefill. Decides the tables of ops/triton/attention.py."""
 
-import multiprocessing
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,13 +9,14 @@ import torch
 from torch import Tensor
 
 from slipstream.bench.gpu import attention_sweep
+from slipstream.bench.gpu.ahead import compile_ahead
 from slipstream.bench.gpu.bench import Bench
 from slipstream.bench.gpu.limits import Limits
 from slipstream.bench.gpu.shapes import Heads, heads
 from slipstream.ops.types import AttentionRows
 
 QUESTION = "Which size of the attention kernel is fastest where, is each right, and which give a row the same bits?"
-ORDER, SECONDS = 75, 75
+ORDER, SECONDS = 75, 120
 FEW = (  # query rows, keys per block, warps, stages, keys per segment
     *((16, 128, 4, 2, 128), (16, 128, 4, 2, 512), (16, 128, 8, 2, 128), (16, 128, 8, 2, 512), (16, 128, 8, 3, 128), (16, 128, 2, 2, 512)),
     *((16, 64, 4, 2, 512), (16, 64, 4, 3, 128), (16, 64, 4, 3, 512), (16, 64, 1, 3, 512), (16, 32, 2, 2, 512), (16, 32, 2, 3, 128)),
@@ -29,6 +29,11 @@ FEW_CODED = (  # for caches in fp8
 )
 MANY_CODED = ((64, 64, 8, 2, 512), (64, 64, 8, 3, 512), (128, 64, 8, 2, 512), (64, 32, 4, 3, 512))
 MANY = ((64, 64, 4, 2, 512), (64, 64, 4, 3, 512), (128, 64, 8, 2, 512), (128, 64, 8, 3, 512))
+SHORT = (  # few rows of thousands of keys: segments by the length of a row, of which there are `most`, and warps that merge them
+    *((16, 32, 2, 3, 512, 64, 1), (16, 32, 2, 3, 128, 64, 1), (16, 32, 2, 3, 128, 16, 1), (16, 32, 2, 3, 128, 16, 4)),
+    *((16, 64, 4, 2, 128, 16, 4), (16, 64, 4, 3, 128, 16, 1), (16, 64, 4, 3, 128, 16, 4), (16, 64, 4, 3, 128, 64, 4)),
+    *((16, 64, 4, 3, 128, 32, 2), (16, 128, 4, 2, 128, 16, 4), (16, 128, 4, 2, 128, 32, 2), (16, 32, 4, 4, 128, 16, 4)),
+)
 FILLS = (264, 528, 1056, 1 << 30)  # programs that are wanted; the last gives every segment one of its own
 DRY_FEW, DRY_MANY = ((16, 32, 4, 3, 512), (64, 64, 4, 3, 512)), ((64, 64, 4, 3, 512),)
 SECONDS_EACH = 0.006
@@ -37,61 +42,57 @@ SECONDS_EACH = 0.006
 @dataclass(frozen=True)
 class Point:
     """`new` rows of each of `batch` requests, the last of which sees `context` keys; tails: all but the first are rows of a draft;
-    coded: the cache is in fp8."""
+    coded: the cache is in fp8; short: the forms of SHORT; large: of the larger model."""
 
     batch: int
     new: int
     context: int
     tails: bool = False
     coded: bool = False
+    short: bool = False
+    large: bool = False
 
     def __str__(self) -> str:
-        more = f"{' with tails' if self.tails else ''}{' fp8' if self.coded else ''}"
+        more = "".join(f" {word}" for word in ("tails", "coded", "short", "large") if getattr(self, word))
         return f"batch {self.batch}, {self.new} of {self.context}{more}"
 
 
-POINTS = [Point(1, 1, 1024), Point(8, 1, 8192), Point(64, 1, 1024), Point(128, 1, 4096), Point(1, 1, 32768), Point(1, 1, 256)]
+SHORT_POINTS = [Point(8, 1, 1024), Point(1, 1, 8192), Point(1, 1, 8192, large=True), Point(8, 1, 1024, large=True)]
 CODED_POINTS = [Point(64, 1, 4096), Point(8, 1, 8192), Point(1, 1, 1024), Point(1, 1, 32768), Point(8, 5, 2048, True), Point(1, 2048, 2048)]
+POINTS = [replace(point, short=True) for point in SHORT_POINTS] + [replace(point, coded=True) for point in CODED_POINTS]  # never timed
+POINTS += [Point(1, 1, 1024), Point(8, 1, 8192), Point(64, 1, 1024), Point(128, 1, 4096), Point(1, 1, 32768), Point(1, 1, 256)]
 POINTS += [Point(8, 5, 2048, True), Point(1, 8, 8192, True), Point(1, 2048, 2048), Point(1, 8192, 8192)]
-POINTS += [replace(point, coded=True) for point in CODED_POINTS]
 DRY_POINTS = [Point(1, 2, 20, True), Point(1, 18, 18), Point(2, 1, 20, coded=True)]
 
 
 def measure(bench: Bench) -> None:
-    from slipstream.ops.triton import attention
-
-    shape = heads(bench.dry)[0]
-    forms = {
-        point: [attention.Form(*size, segment=segment) for *size, segment in _sizes(bench, point)]
-        for point in bench.pick(POINTS, DRY_POINTS)
-    }
+    shapes = heads(bench.dry)
+    forms = {point: _forms(bench, point) for point in bench.pick(POINTS, DRY_POINTS)}
     if not bench.dry:
-        compile_ahead(shape, list(dict.fromkeys((form, point.coded) for point, some in forms.items() for form in some)))
+        asked = ((shapes[-point.large], point, form) for point, some in forms.items() for form in some)
+        compile_ahead(bench, (variant for what in asked for variant in _variants(*what)))
     limits = bench.limits()
-    bench.each(list(forms), str, lambda point: one(bench, limits, shape, point, forms[point]))
+    bench.each(list(forms), str, lambda point: one(bench, limits, shapes[-point.large], point, forms[point]))
 
 
-def _sizes(bench: Bench, point: Point) -> tuple:
-    few, many = (FEW_CODED, MANY_CODED) if point.coded else (FEW, MANY)
-    return bench.pick(few, DRY_FEW) if point.new < bench.pick(64, 3) else bench.pick(many, DRY_MANY)
-
-
-def compile_ahead(shape: Heads, forms: list) -> None:
-    """Fills Triton's cache by many processes, before this one touches the device; a form that cannot be compiled fails where it is used."""
+def _forms(bench: Bench, point: Point) -> list:
     from slipstream.ops.triton import attention
 
-    jobs = [(shape, *form, way) for form in forms for way in attention.WAYS if form[0].query_rows >= 64 or way != "by tile"]
-    with multiprocessing.get_context("fork").Pool(min(len(jobs), multiprocessing.cpu_count())) as pool:
-        for done in [pool.apply_async(_compile, job) for job in jobs]:
-            done.wait()
+    few, many = (FEW_CODED, MANY_CODED) if point.coded else (SHORT if point.short else FEW, MANY)
+    sizes = bench.pick(few, DRY_FEW) if point.new < bench.pick(64, 3) else bench.pick(many, DRY_MANY)
+    return [
+        attention.Form(*size, segment=segment, **dict(zip(("most", "merging"), more, strict=False)))
+        for *size, segment, more in ((*entry[:5], entry[5:]) for entry in sizes)
+    ]
 
 
-def _compile(shape: Heads, form, coded: bool, way: str) -> None:
+def _variants(shape: Heads, point: Point, form):
+    """What `one` may launch of a form; one that cannot be compiled fails where it is used."""
     from slipstream.ops.triton import attention
-    from slipstream.ops.triton.compile import compiled
 
-    kind = "*fp8e4nv" if coded else "*bf16"
-    compiled(attention.variant(shape.heads, shape.kv_heads, shape.head_dim, kind, form, attention_sweep.PAGE, **attention.WAYS[way]))
+    of = (shape.heads, shape.kv_heads, shape.head_dim, "*fp8e4nv" if point.coded else "*bf16", form, attention_sweep.PAGE)
+    ways = [way for name, way in attention.WAYS.items() if form.query_rows >= 64 or name != "by tile"]
+    return [*(attention.variant(*of, **way) for way in ways), attention.merge_variant(shape.heads, shape.head_dim, form)]
 
 
 def one(bench: Bench, limits: Limits, shape: Heads, point: Point, forms: list) -> None:
@@ -111,6 +112,7 @@ def one(bench: Bench, limits: Limits, shape: Heads, point: Point, forms: list) -
             form = replace(form, fill=fill)
             splits = attention.splits(form, len(qkv), shape.kv_heads, attention.segments_of(form, point.context))
             name = f"{form.query_rows}/{form.block_keys}/{form.warps}/{form.stages} {form.segment}x{splits}"
+            name += f" most {form.most}/{form.merging}" if point.short else ""
             if name not in calls and (splits == 1 or point.new < 64):
                 calls[name] = [partial(_call, attention.attention, qkv, kv, rows, shape, form) for kv in paged]
                 facts_of[name] = check(calls[name][0], wanted)
@@ -120,14 +122,17 @@ def one(bench: Bench, limits: Limits, shape: Heads, point: Point, forms: list) -
     operations = 4.0 * pairs * shape.heads * shape.head_dim
     moved = size + len(qkv) * shape.heads * shape.head_dim * 8
     least = limits.seconds(moved, operations)
+    of = (point.batch, point.context, shape.heads, shape.kv_heads, shape.head_dim, point.coded)
+    published = bench.published.decode_attention(*of) if point.new == 1 else None
     for name, timing in found.items():
         if isinstance(timing, Exception):
             bench.failure(f"{point} {name}", timing)
             continue
         bench.row(
-            model=shape.model, batch=point.batch, new=point.new, context=point.context, tails=point.tails, coded=point.coded, form=name,
-            us=timing.median * 1e6, spread=timing.spread, roof=least / timing.median, binds=limits.binds(moved, operations),
-            **facts_of[name], timed=timing.way, raw=timing.samples,
+            model=shape.model, batch=point.batch, new=point.new, context=point.context, tails=point.tails, coded=point.coded,
+            short=point.short, large=point.large, form=name, us=timing.median * 1e6, spread=timing.spread, roof=least / timing.median,
+            binds=limits.binds(moved, operations), published_us=published and published * 1e6, **facts_of[name],
+            timed=timing.way, raw=timing.samples,
         )  # fmt: skip
 
 
@@ -187,11 +192,12 @@ def expected(qkv: Tensor, kv, rows: AttentionRows, shape: Heads, point: Point) -
 def answer(rows: list[dict]) -> list[str]:
     """Per point the five fastest forms, those that are wrong, and which forms give the same bits."""
     out = []
-    fields = ("batch", "new", "context", "tails", "coded")
+    fields = ("batch", "new", "context", "tails", "coded", "short", "large")
     for point in dict.fromkeys(tuple(row[field] for field in fields) for row in rows):
         here = sorted((row for row in rows if tuple(row[field] for field in fields) == point), key=lambda row: row["us"])
         best = ", ".join(f"{row['form']} {row['us']:.1f} us ({row['roof']:.0%})" for row in here[:5])
-        out.append(f"{Point(*point)}: {best}")
+        others = here[0]["published_us"]
+        out.append(f"{Point(*point)}: {best}" + (f", published {others:.1f} us" if others else ""))
         wrong = [f"{row['form']} ({row['error']:.1e})" for row in here if not row["right"]]
         if wrong:
             out.append(f"  WRONG: {', '.join(wrong)}")
