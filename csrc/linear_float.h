@@ -17,7 +17,7 @@ constexpr int ROWS = 6;
 constexpr int WIDTH = 1;
 constexpr int ROWS = 4;
 #endif
-constexpr i64 K_BLOCK = 1024;  // k range whose weights (128 KiB in fp32) stay in L2 while rows pass
+constexpr i64 K_BLOCK = 256;  // k range whose weights (16 KiB in bf16) stay in the nearest caches while rows pass
 
 // fp32 panel: [k][32]. Reads Vecs first .. first+W-1 of step k.
 struct Fp32Panel {
@@ -39,9 +39,15 @@ struct Bf16Panel {
     }
 };
 
+// Weights that come after those at hand, fetched while rows pass over these: `share` bytes with every k of every tile.
+struct Next {
+    const char* at;
+    i64 share;
+};
+
 // R rows times W Vecs of P neighbouring panels over `steps` values of k; acc rows are P * 32 floats apart.
 template <class Panel, int R, int P, int W>
-static void tile(const float* x, i64 stride, const char* weight, i64 panel_bytes, int first, i64 steps, float* acc) {
+static void tile(const float* x, i64 stride, const char* weight, i64 panel_bytes, int first, i64 steps, Next next, float* acc) {
     Vec sums[R][P][W];
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
@@ -50,11 +56,12 @@ static void tile(const float* x, i64 stride, const char* weight, i64 panel_bytes
 #pragma GCC unroll 16
             for (int v = 0; v < W; ++v) sums[r][p][v] = load(acc + (r * P + p) * PANEL + (first + v) * LANES);
     for (i64 k = 0; k < steps; ++k) {
+        if (R > 2) __builtin_prefetch(next.at + k * next.share);
         Vec w[P][W];
 #pragma GCC unroll 16
         for (int p = 0; p < P; ++p) {
             const char* at = weight + p * panel_bytes + k * Panel::STEP;
-            if (R == 1) __builtin_prefetch(at + 2048);
+            if (R == 2) __builtin_prefetch(at + 2048);
             Panel::template read<W>(at, first, w[p]);
         }
 #pragma GCC unroll 16
@@ -75,16 +82,17 @@ static void tile(const float* x, i64 stride, const char* weight, i64 panel_bytes
 }
 
 template <class Panel, int R, int P>
-static void whole_tile(const float* x, i64 stride, const char* weight, i64 panel_bytes, i64 steps, float* acc) {
+static void whole_tile(const float* x, i64 stride, const char* weight, i64 panel_bytes, i64 steps, Next next, float* acc) {
     constexpr int W = R <= 2 ? 2 : WIDTH;
-    for (int first = 0; first < 2; first += W) tile<Panel, R, P, W>(x, stride, weight, panel_bytes, first, steps, acc);
+    for (int first = 0; first < 2; first += W, next.at += steps * next.share)
+        tile<Panel, R, P, W>(x, stride, weight, panel_bytes, first, steps, next, acc);
 }
 
 template <class Panel, int P>
-static void some_rows(int rows, const float* x, i64 stride, const char* weight, i64 panel_bytes, i64 steps, float* acc) {
-#define SLIP_ROWS(R)                                                                                                   \
-    case R:                                                                                                            \
-        if constexpr (R <= ROWS && R * P <= ROWS) whole_tile<Panel, R, P>(x, stride, weight, panel_bytes, steps, acc); \
+static void some_rows(int rows, const float* x, i64 stride, const char* weight, i64 panel_bytes, i64 steps, Next next, float* acc) {
+#define SLIP_ROWS(R)                                                                                                         \
+    case R:                                                                                                                  \
+        if constexpr (R <= ROWS && R * P <= ROWS) whole_tile<Panel, R, P>(x, stride, weight, panel_bytes, steps, next, acc); \
         break;
     switch (rows) {
         SLIP_ROWS(1)
@@ -118,11 +126,14 @@ static void few_panels(const Linear& a, i64 panel, i64 from, i64 to) {
         const i64 rows = to - row < ROW_BLOCK ? to - row : ROW_BLOCK, parts = (rows + MOST - 1) / MOST;
         std::memset(acc, 0, rows * P * PANEL * sizeof(float));
         for (i64 k = 0; k < a.k; k += K_BLOCK) {
-            const i64 steps = a.k - k < K_BLOCK ? a.k - k : K_BLOCK;
+            const i64 steps = a.k - k < K_BLOCK ? a.k - k : K_BLOCK, passes = 2 / WIDTH;  // of a tile
+            const char* here = weight + k * Panel::STEP;
+            const i64 share = row > from ? 0 : Panel::STEP / (passes * parts);
             for (i64 i = 0; i < parts; ++i) {
                 const i64 r = cut(rows, parts, i), count = cut(rows, parts, i + 1) - r;
-                some_rows<Panel, P>(static_cast<int>(count), a.x + (row + r) * a.k + k, a.k, weight + k * Panel::STEP, panel_bytes, steps,
-                                    acc + r * P * PANEL);
+                const Next next{here + steps * Panel::STEP + i * passes * steps * share, share};
+                const float* x = a.x + (row + r) * a.k + k;
+                some_rows<Panel, P>(static_cast<int>(count), x, a.k, here, panel_bytes, steps, next, acc + r * P * PANEL);
             }
         }
         for (i64 r = 0; r < rows; ++r)
@@ -132,10 +143,15 @@ static void few_panels(const Linear& a, i64 panel, i64 from, i64 to) {
 
 template <class Panel>
 static void linear_float(const Linear& a, i64 panel, i64 panels, i64 from, i64 to) {
-    i64 p = panel;
-    if (to - from <= 2)  // too few chains in one panel to hide the latency of an FMA
-        for (; p + 2 <= panel + panels; p += 2) few_panels<Panel, 2>(a, p, from, to);
-    for (; p < panel + panels; ++p) few_panels<Panel, 1>(a, p, from, to);
+    // A row or two: too few chains in one panel to hide the latency of an FMA; and for a row alone reading counts, of which a core does
+    // more ahead if it reads at several places (linear_int.h).
+    const i64 most = to - from == 1 ? 3 : to - from == 2 ? 2 : 1, groups = (panels + most - 1) / most;
+    for (i64 g = 0; g < groups; ++g) {
+        const i64 p = panel + cut(panels, groups, g), many = panel + cut(panels, groups, g + 1) - p;
+        if (many == 3) few_panels<Panel, 3>(a, p, from, to);
+        else if (many == 2) few_panels<Panel, 2>(a, p, from, to);
+        else few_panels<Panel, 1>(a, p, from, to);
+    }
 }
 
 static void linear_fp32(const Linear& a, i64 panel, i64 panels, i64 from, i64 to) { linear_float<Fp32Panel>(a, panel, panels, from, to); }
