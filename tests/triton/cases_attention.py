@@ -17,10 +17,13 @@ from slipstream.worker import company
 
 REFERENCE = Kernels(only="reference")
 RAGGED = [(0, p, 0) for p in (0, 1, 5, 14, 15, 16, 40)] + [(1, 700, 0), (1, 511, 3), (2, 1030, 9), (2, 1025, 4), (3, 33, 33), (3, 63, 0)]
-PREFILL = [(0, p, 0) for p in range(500, 524)] + [(1, p, 0) for p in range(3)]
+PREFILL = [(0, p, 0) for p in range(506, 518)] + [(1, p, 0) for p in range(3)]
 TREE = [(0, 20, 1), (0, 21, 2), (0, 25, 6), (1, 511, 2), (1, 512, 3), (1, 513, 4), (2, 1100, 40)]
 
 
+SMALL = attention.Form(16, 32, 4, 3, fill=1, segment=64)  # two blocks in a segment, as few keys as show what many would: quick in the interpreter
+CROSSING = [(0, p, 0) for p in (0, 1, 5, 14, 15, 16, 40)] + [(1, 90, 0), (1, 63, 3)] + [(0, p, 0) for p in range(60, 65)]
+SMALL_TREE = [(0, 20, 1), (0, 21, 2), (0, 25, 6), (1, 63, 2), (1, 64, 3), (1, 65, 4), (2, 140, 40)]
 ONE_PER_ROW, ONE_PER_SEGMENT = (lambda *shape: 1), (lambda *shape: shape[-1])  # in the place of attention.splits
 
 
@@ -66,19 +69,19 @@ SLOW_FP8 = pytest.param(37, FP8, marks=pytest.mark.slow)
 
 @pytest.mark.parametrize("window, dtype", [pytest.param(0, torch.bfloat16, marks=pytest.mark.slow), (37, torch.float32), SLOW_FP8])
 def test_programs_do_not_change_bits(monkeypatch, window, dtype):
-    scene = build_scene(RAGGED, dtype=dtype)
+    monkeypatch.setattr(attention, "IN_FP32", SMALL)
+    scene = build_scene([*CROSSING, (2, 150, 9), (2, 131, 4)], dtype=dtype)
     results = []
     for fill in (ONE_PER_ROW, ONE_PER_SEGMENT):
         monkeypatch.setattr(attention, "splits", fill)
-        results.append(attend(KERNELS, scene, window))
+        results.append(attend(serving(SMALL), scene, window))
     assert equal_bits(*results)
 
 
 @pytest.mark.parametrize("window, dtype", [(0, torch.bfloat16), pytest.param(37, torch.float32, marks=pytest.mark.slow), SLOW_FP8])
-def test_a_row_has_the_same_bits_in_every_batch_and_layout(window, dtype):
-    rows = RAGGED[:9] + PREFILL[8:13]
-    chosen = [0, 7, 8, 9, 13]
-    one = serving(attention.Form(16, 128, 4, 2))  # large blocks: quick in the interpreter
+def test_a_row_has_the_same_bits_in_every_batch_and_layout(monkeypatch, window, dtype):
+    monkeypatch.setattr(attention, "IN_FP32", SMALL)
+    rows, chosen, one = CROSSING, [0, 7, 8, 9, 13], serving(SMALL)
     alone = {place: attend(one, build_scene([rows[place]], dtype=dtype), window) for place in chosen}
     backwards = list(range(len(rows)))[::-1]
     for trial, index in enumerate([list(range(len(rows))), backwards, [7, 7, 9, 8, 7, 0, 12, 0]]):
@@ -87,10 +90,11 @@ def test_a_row_has_the_same_bits_in_every_batch_and_layout(window, dtype):
             assert row not in alone or equal_bits(got[place], alone[row][0]), f"row {rows[row]} at place {place} of trial {trial}"
 
 
-@pytest.mark.parametrize("window, dtype", [(0, torch.float32), (4, FP8), (300, torch.bfloat16)])
-def test_tree_rows_equal_the_same_tokens_laid_out_linearly(window, dtype):
-    linear, one = [(request, position, 0) for request, position, _ in TREE], serving(attention.DRAFT)
-    got = attend(one, build_scene(TREE, dtype=dtype), window)
+@pytest.mark.parametrize("window, dtype", [(0, torch.float32), (4, FP8), (50, torch.bfloat16)])
+def test_tree_rows_equal_the_same_tokens_laid_out_linearly(monkeypatch, window, dtype):
+    monkeypatch.setattr(attention, "IN_FP32", SMALL)
+    linear, one = [(request, position, 0) for request, position, _ in SMALL_TREE], serving(SMALL)
+    got = attend(one, build_scene(SMALL_TREE, dtype=dtype), window)
     assert equal_bits(got, attend(one, build_scene(linear, dtype=dtype, layout=7), window))
 
 
@@ -110,8 +114,8 @@ def test_drafts_and_short_segments_are_right(monkeypatch):
 
 def test_segments_of_long_rows_are_doubled(monkeypatch):
     """With few segments: rows on both sides of a doubling, in one tile or not, in one program or several; and the reference's numbers."""
-    rows = [(0, 511, 0), (0, 512, 0), (0, 513, 0), (1, 1030, 3), (1, 1031, 4)]
-    scene, one = build_scene(rows, dtype=torch.bfloat16), serving(attention.Form(16, 64, 4, 3, most=1))
+    rows = [(0, 63, 0), (0, 64, 0), (0, 65, 0), (1, 130, 3), (1, 131, 4)]
+    scene, one = build_scene(rows, dtype=torch.bfloat16), serving(replace(SMALL, most=1))
     results = []
     for fill in (ONE_PER_ROW, lambda *shape: 2):
         monkeypatch.setattr(attention, "splits", fill)
@@ -130,6 +134,13 @@ def test_a_result_in_bf16_is_the_other_rounded(monkeypatch, fill):
     for out in (whole, narrow):
         KERNELS.attention(scene.qkv, scene.kv, scene.rows, scene.heads, 0.25, 0, out)
     assert equal_bits(narrow, whole.bfloat16())
+
+
+def spied(monkeypatch, name: str) -> list:
+    """Which variants of this name are asked for from here on."""
+    made, make = [], getattr(attention, name)
+    monkeypatch.setattr(attention, name, lambda *of, **special: made.append(make(*of, **special)) or made[-1])
+    return made
 
 
 ALIKE = {0: [(110, 0)], 1: [(70, 0)], 2: [(90, 1), (91, 2)], 3: [(66, 0)], 4: [(80, 0)], 5: [(130, 0)], 6: [(129, 0)] * 3}
@@ -153,7 +164,7 @@ def alike(monkeypatch, dtype):
 
 @pytest.mark.parametrize(
     "dtype, window, most",
-    [(torch.bfloat16, 0, 64), pytest.param(FP8, 50, 64, marks=pytest.mark.slow), (torch.float32, 50, 3)],
+    [(torch.bfloat16, 0, 64), pytest.param(FP8, 50, 64, marks=pytest.mark.slow), (torch.bfloat16, 50, 3)],
 )
 def test_keys_that_requests_share_are_read_once(monkeypatch, dtype, window, most):
     """The reference's numbers and the bits of reading them for each row: windows that begin within what is shared, rows of a draft,
@@ -164,8 +175,8 @@ def test_keys_that_requests_share_are_read_once(monkeypatch, dtype, window, most
     assert together == {frozenset(range(5)), frozenset(range(6, 10))} and found.groups.tolist()[9:] == [-1]
     assert found.shared.tolist() == [64] * 5 + [0] + [112] * 4
     plain = attend(serving(form), scene, window)
-    scene.rows.company, table = found, scene.rows.page_table.clone()
-    assert equal_bits(plain, attend(serving(form), scene, window))
+    scene.rows.company, table, made = found, scene.rows.page_table.clone(), spied(monkeypatch, "together_variant")
+    assert equal_bits(plain, attend(serving(form), scene, window)) and made
     if most == 64:  # one tile for each group, which looks at the table of its first row
         scene.rows.page_table[1:4, :4] = scene.rows.page_table[6, :6] = nowhere
         assert equal_bits(plain, attend(serving(form), scene, window))
@@ -187,8 +198,9 @@ def test_rows_of_few_among_rows_of_many(monkeypatch, few_rows, window):
     plain = attend(serving(form), scene, window)
     marks = torch.tensor([int(request in (1, 2, 3)) for request, *_ in rows], dtype=torch.int32)
     scene.rows.few = Few(torch.tensor([*marks.nonzero().flatten(), -1, -1], dtype=torch.int32), marks)
+    made = spied(monkeypatch, "mixed_variant")
     got = attend(serving(replace(form, few_rows=few_rows)), scene, window)
-    assert few_rows < 64 or equal_bits(plain, got)
+    assert made and (few_rows < 64 or equal_bits(plain, got))
     scene.qkv = scene.qkv.bfloat16().float()
     torch.testing.assert_close(got, attend(REFERENCE, scene, window), atol=2**-7, rtol=2**-7)
 

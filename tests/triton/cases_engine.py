@@ -1,5 +1,7 @@
 """The engine on Triton kernels, interpreted: the same loop, worker and tests as on a GPU, with the CPU's memory."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from candidate import KERNELS
@@ -8,6 +10,8 @@ from scenes import equal_bits
 from slipstream import LLM, SamplingParams
 from slipstream.model import load_model
 from slipstream.ops import triton as candidate
+from slipstream.ops.triton import attention
+from slipstream.worker import company
 from tests.model.paged import Paged, Rows
 from tests.promises.oracles import RandomTree
 from tests.promises.scenarios import prompts
@@ -55,6 +59,27 @@ def test_same_text_in_four_bits_over_a_cache_in_fp8():
         return [(sample.token_ids, sample.logprobs) for sample in outputs]
 
     assert texts([asked], max_chunk=5) == texts([[prompt] for prompt in asked])
+
+
+def test_same_text_where_samples_share_the_keys_of_their_prompt(monkeypatch):
+    """Two samples of a prompt in steps of several passes and of one (log-probabilities), the prompt's keys read for each or once for both."""
+    form = replace(attention.MANY, block_keys=16, segment=16)
+    monkeypatch.setattr(attention, "ONE", ((1 << 31, form, form),))
+    monkeypatch.setattr(company, "LEAST_KEYS", 16)
+    monkeypatch.setattr(company, "LEAST_ROWS", 2)
+    shared, make = [], attention.together_variant
+    monkeypatch.setattr(attention, "together_variant", lambda *of, **special: shared.append(of) or make(*of, **special))
+    texts = []
+    for table in ({}, {(attention.ONE, "*bf16"): replace(form, group_rows=64)}):
+        monkeypatch.setattr(attention, "TOGETHER", table)
+        llm, seen = engine(page_size=8, prefix_cache=False), len(shared)
+        for logprobs in (None, 1):
+            params = SamplingParams(n=2, max_tokens=2, ignore_eos=True, temperature=0.9, seed=3, logprobs=logprobs)
+            samples = llm.generate([prompts(8, 512)[2][:9] * 2], params)[0].outputs
+            texts.append([(sample.token_ids, sample.logprobs) for sample in samples])
+            assert (len(shared) > seen) == bool(table)
+            seen = len(shared)
+    assert texts[:2] == texts[2:]
 
 
 @pytest.mark.parametrize("name", ["tiny", "tiny:fp32"])

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slipstream.worker.company import LEAST_KEYS, LEAST_ROWS, Companies, groups
+from slipstream.worker.company import LEAST_KEYS, LEAST_ROWS, Alone, Companies, groups
 
 PAGE = 128
 LEAST = LEAST_KEYS // PAGE
@@ -59,3 +59,11 @@ def test_rows_that_nobody_asked_for_are_in_no_group():
     assert found.members.tolist()[:4] == [0, 1, 2, 3] and found.groups.tolist() == [0] * 4 + [-1] * 4
     assert found.shared.tolist() == [6 * PAGE] * 4 + [0] * 4
     assert companies.find(table, [2, 0], [7 * PAGE] * 2, [2, 1], 8) is None
+
+
+def test_rows_of_few_are_told_apart_in_every_step_anew():
+    alone = Alone(32, 3, "cpu")
+    for counts, few in (((1, 9, 4, 5), [0, 10, 11, 12, 13]), ((7, 2), [7, 8]), ((9,), [])):
+        found = alone.find(counts, 24)
+        assert found.members.tolist() == [*few, *[-1] * (12 - len(few))]
+        assert found.marks.tolist() == [int(row in few) for row in range(24)]

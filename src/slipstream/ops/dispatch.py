@@ -154,6 +154,11 @@ class Kernels:
         """Most rows of a step in which attention reads keys once that several requests share (AttentionRows.company); 0: it never does."""
         return min((getattr(module, "shares", lambda: 0)() for module in self._serving.values()), default=0)
 
+    @property
+    def mixes(self) -> int:
+        """Least rows of a step in which attention asks for the rows of requests that have few (AttentionRows.few); 0: it never does."""
+        return min((getattr(module, "mixes", lambda: 0)() for module in self._serving.values()), default=0)
+
     def recorded(self, op: str) -> bool:
         """Whether a tape can hold this op: not where its host part waits for what the device computes."""
         return getattr(getattr(self, op), "recorded", True)

@@ -9,10 +9,10 @@ import importlib
 from functools import partial
 
 from slipstream.ops import triton
-from slipstream.ops.triton import padded, shares, tape
+from slipstream.ops.triton import mixes, padded, shares, tape
 from slipstream.ops.types import Declined, LinearKernel, Op
 
-__all__ = ["NAME", "PROFILE", "VERSION", "offer", "padded", "shares", "tape"]
+__all__ = ["NAME", "PROFILE", "VERSION", "mixes", "offer", "padded", "shares", "tape"]
 
 NAME = "triton-deterministic"
 VERSION = 3

@@ -19,9 +19,9 @@ import numpy as np
 
 from slipstream.model.batch import Batch
 from slipstream.ops.staging import Staging
-from slipstream.ops.types import AttentionRows, Company
+from slipstream.ops.types import AttentionRows, Company, Few
 from slipstream.step import Chunk
-from slipstream.worker.company import Companies
+from slipstream.worker.company import Alone, Companies
 from slipstream.worker.slots import Slot, Slots
 
 MAX_DRAFT = 64  # nodes of one draft; with their ancestors they bound the tail slots of a step
@@ -35,11 +35,13 @@ class Padding:
         rows: rows of a step -> rows that it is run with.
         slot: where the rows that were added write.
         shares: most rows of a step in which keys that requests share are read once (Kernels.shares).
+        mixes: least rows of a step in which those of requests that have few are wanted apart (Kernels.mixes); 0: in none.
     """
 
     rows: Callable[[int], int]
     slot: int
     shares: int = 0
+    mixes: int = 0
 
 
 class Batcher:
@@ -51,6 +53,7 @@ class Batcher:
         self.tail_start = Staging((max_rows + 1,), np.int32, device)
         self.tail_slots = Staging((max_rows * MAX_DRAFT,), np.int32, device)
         self._companies = Companies(max_rows, page_size, device)
+        self._alone = Alone(max_rows, len(slots.table), device)
         self._made: dict[tuple[int, int, bool], Batch] = {}
 
     def build(self, chunks: Sequence[Chunk]) -> Batch:
@@ -71,9 +74,11 @@ class Batcher:
         page, place = np.divmod(index, self.page_size)
         cells[:] = self.slots.table[of, page] * self.page_size + place
         tails = self._branches(chunks, first, total)
-        company = None
+        company = few = None
         if self._padding is not None:
             total, tails = self._pad(total, tails)
+            if total >= self._padding.mixes > 0:
+                few = self._alone.find(counts, total)
             if total <= self._padding.shares:
                 starts = [chunk.start for chunk in chunks]
                 company = self._companies.find(self.slots.table, [slot.index for slot in slots], starts, counts, total)
@@ -82,7 +87,7 @@ class Batcher:
         self.slots.upload()
         if tails:
             self.tail_slots.upload()
-        return self._views(total, max(tails, 1), company)  # never empty: it has an address
+        return self._views(total, max(tails, 1), company, few)  # never empty: it has an address
 
     def _pad(self, total: int, tails: int) -> tuple[int, int]:
         """Fills the step up; its rows and tail slots then. Tail slots are all that such a step may have, or none."""
@@ -91,14 +96,14 @@ class Batcher:
         self.tail_start.host[total + 1 : size + 1] = tails
         return size, size * MAX_DRAFT if tails else 0
 
-    def _views(self, total: int, tails: int, company: Company | None) -> Batch:
+    def _views(self, total: int, tails: int, company: Company | None, few: Few | None) -> Batch:
         """The tensors of a step; where another may have the same they are made once, since their addresses never change."""
         again = tails == 1 or self._padding is not None
         batch = self._made.get((total, tails, company is not None)) if again else None
         if batch is None:
             ids, positions, cells, request, linear = self.rows.device[:, :total]
             start, slots = self.tail_start.device[: total + 1], self.tail_slots.device[:tails]
-            attention = AttentionRows(request, positions, linear, start, slots, self.slots.page_table, company)
+            attention = AttentionRows(request, positions, linear, start, slots, self.slots.page_table, company, few)
             batch = Batch(ids, positions, cells, attention)
             if again:
                 self._made[total, tails, company is not None] = batch

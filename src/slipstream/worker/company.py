@@ -1,8 +1,9 @@
-"""Company: which rows of a step share the pages of their first keys, so that attention may read these once for all of them.
+"""Company: which rows of a step share the pages of their first keys, so that attention may read these once for all of them, and which
+stand almost alone beside requests of many rows, so that it may split these over their keys.
 
-Owns the search and what a group must be to be worth it. It looks at page tables only: where two have the same page at one place they have
-the same before it, since a page belongs to one text (cache/tables.py). So a place is found by bisection, for all requests at once. A group
-shares what its least alike member shares: within it nobody looks for smaller groups that share more. Must not know kernels.
+Owns the search and what a group must be to be worth it. The search looks at page tables only: where two have the same page at one place
+they have the same before it, since a page belongs to one text (cache/tables.py). So a place is found by bisection, for all requests at
+once. A group shares what its least alike member shares: within it nobody looks for smaller groups that share more. Must not know kernels.
 """
 
 from collections.abc import Sequence
@@ -10,9 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from slipstream.ops.staging import Staging
-from slipstream.ops.types import Company
+from slipstream.ops.types import Company, Few
 
 LEAST_KEYS, LEAST_ROWS = 512, 4  # that a group shares and has
+ALMOST_ALONE = 4  # most rows of a request that count as few
 
 
 class Companies:
@@ -46,6 +48,24 @@ class Companies:
         if size not in self._made:
             self._made[size] = Company(*device[:, :size])
         return self._made[size]
+
+
+class Alone:
+    """Tells rows of few, with buffers for steps of up to `max_rows` rows of so many requests."""
+
+    def __init__(self, max_rows: int, requests: int, device: str):
+        self._members = Staging((ALMOST_ALONE * requests,), np.int32, device)
+        self._marks = Staging((max_rows,), np.int32, device)
+
+    def find(self, counts: Sequence[int], size: int) -> Few:
+        """The rows of requests that have few; arguments as of `Companies.find`."""
+        marks, members = self._marks.host[:size], self._members.host
+        marks[:], members[:] = 0, -1
+        of = np.asarray(counts)
+        marks[: of.sum()] = np.repeat(of <= ALMOST_ALONE, of)
+        found = np.flatnonzero(marks)
+        members[: len(found)] = found
+        return Few(self._members.upload(), self._marks.upload()[:size])
 
 
 def groups(

@@ -61,7 +61,7 @@ class Runner:
         self.slots = Slots(sizes.batch, -(-sizes.tokens // pool.page_size), decoder.spec.vocab, self.device)
         self._picked = Staging((sampler.max_rows,), np.int32, self.device)  # rows that need logits
         self._kernels = pool.kernels
-        padding = Padding(self._kernels.padded, pool.spare, self._kernels.shares) if self._kernels.pads else None
+        padding = Padding(self._kernels.padded, pool.spare, self._kernels.shares, self._kernels.mixes) if self._kernels.pads else None
         self.batcher = Batcher(self.slots, pool.page_size, sizes.rows, self.device, padding)
         self._ahead = Ahead(decoder, pool, self.slots.staged, sizes.batch, decoder.levels)
 

@@ -3,7 +3,7 @@
     norm rope attention gated elementwise experts sample logprobs embed move linear    one file per family of kernels
     mixture      experts of a layer all at once
     gemm packed widened fp8 cublas  the products that a linear layer may use; packing: how whole-number weights lie
-    attend       the kernels of attention; together: of rows that share keys
+    attend       the kernels of attention; together: of rows that share keys; mixed: of few rows among many
     elementary   functions that several kernels use
     launch       one compiled form of a kernel; checks of tensors
     graph        runs of ops as CUDA graphs
@@ -52,6 +52,12 @@ def shares() -> int:
     """Most rows of a step in which attention reads keys once that several requests share; 0: it never does."""
     attention = importlib.import_module(f"{__name__}.attention")
     return attention.BY_TILE - 1 if attention.TOGETHER else 0
+
+
+def mixes() -> int:
+    """Least rows of a step in which attention wants to know the rows of requests that have few; 0: it never does."""
+    attention = importlib.import_module(f"{__name__}.attention")
+    return attention.BY_TILE if attention.MIXED else 0
 
 
 def offer(op: str, device: str) -> Op | LinearKernel | ExpertsKernel | Declined:

@@ -197,9 +197,8 @@ def _rows(
 ):  # fmt: skip
     """Computes the rows `here` that are `live`: their segments before number `edge`, all of which they see, or from it on.
 
-    seats: where in the workspace their parts go.
+    seats: where in the workspace their parts go. turn, turns: number of this program among those that share these segments.
     row, after: what is after `edge` may have tail slots; then the rows are all from `row` to before `after`.
-    turn, turns: number of this program among those that share these segments.
     """
     group: tl.constexpr = heads // kv_heads
     head = tl.program_id(1)

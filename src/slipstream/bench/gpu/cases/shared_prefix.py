@@ -84,11 +84,11 @@ def one(bench: Bench, limits: Limits, shape: Heads, point: Point) -> None:
     wanted = attention_forms.expected(qkv, paged[0], rows, shape, attention_forms.Point(point.batch, 1, context))
     calls: dict[str, list[Callable]] = {}
     if not bench.dry:
-        calls[TABLE] = [partial(_call, qkv, kv, apart, shape, attention.BY_ROWS) for kv in paged]
+        calls[TABLE] = [partial(call, qkv, kv, apart, shape, attention.BY_ROWS) for kv in paged]
     for form in _forms(bench, point):
         name = f"{form.query_rows}+{form.group_rows}/{form.block_keys}/{form.warps}/{form.stages} {form.fill}"
         for way, which in (("together", rows), ("apart", apart)):
-            calls[f"{way} {name}"] = [partial(_call, qkv, kv, which, shape, ((1 << 31, form, form),)) for kv in paged]
+            calls[f"{way} {name}"] = [partial(call, qkv, kv, which, shape, ((1 << 31, form, form),)) for kv in paged]
     facts_of = {name: attention_forms.check(own[0], wanted) for name, own in calls.items()}
     found = bench.clock.compare(calls, seconds=SECONDS_EACH)
     moved = size + len(qkv) * shape.heads * shape.head_dim * 8
@@ -104,7 +104,7 @@ def one(bench: Bench, limits: Limits, shape: Heads, point: Point) -> None:
         )  # fmt: skip
 
 
-def _call(qkv: Tensor, kv, rows: AttentionRows, shape: Heads, forms: tuple) -> Tensor:
+def call(qkv: Tensor, kv, rows: AttentionRows, shape: Heads, forms: tuple) -> Tensor:
     from slipstream.ops.triton import attention
 
     out = torch.empty(len(qkv), shape.heads * shape.head_dim, device=qkv.device)
