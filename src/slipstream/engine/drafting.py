@@ -18,12 +18,14 @@ from slipstream.sampling.noting import NotingSampler
 from slipstream.sampling.sampler import Sampler
 from slipstream.scheduler.passes import COUNTS
 from slipstream.speculate.choose import Rule, choose
-from slipstream.speculate.drafter import WINDOW, Around, Drafter
+from slipstream.speculate.drafter import WINDOW, Around, Drafter, Forward
 from slipstream.weights.heads import open_head
 from slipstream.weights.hub import locate
 from slipstream.weights.source import Weights
 from slipstream.worker.beside import Beside
+from slipstream.worker.joining import Joining
 from slipstream.worker.pool import KVPool
+from slipstream.worker.slots import Slots
 
 HEADS = "slipstream.model.heads"
 ROWS = 256  # tokens that the small model reads in one call at most
@@ -43,6 +45,7 @@ class Drafting:
         max_draft: nodes of the largest draft.
         levels: of the hidden states that the drafter wants to see.
         memory: bytes of the model beside, and what it has beside each page of KV.
+        slots: of the KV pool that its rows want for themselves, where they join the model that is drafted for.
 
     Raises:
         InputError, CheckpointError: a drafter or model cannot be used.
@@ -57,7 +60,7 @@ class Drafting:
         self._weights: Weights | None = None
         self._head: HeadSpec | None = None
         self._exit = 0  # layers of the target that guess by themselves
-        self.memory = 0, 0
+        self.memory, self.slots = (0, 0), 0
         if self._choice is not None:
             self._open(source, spec, max_len)
 
@@ -73,45 +76,55 @@ class Drafting:
             self.levels = self._head.levels
         elif not self._exit:
             return
-        own = replace(spec, layers=spec.layers[: self._exit]) if self._exit else self._weights.spec
+        joins = self._head.joins if self._head is not None else 0
+        own = replace(spec, layers=spec.layers[joins : self._exit or None]) if self._exit or joins else self._weights.spec
         self._max_len = min(own.max_len, max_len)
         self._kv = "bf16" if self._exit or self._weights.format == "bf16" else "fp32"
         self._rows = min(ROWS, options.max_step_tokens)
+        rows = self._rows
+        if joins:
+            self._rows = options.max_batch  # places
+            rows = self.slots = options.max_batch * self._head.ahead
         self._asks = options.max_batch * max(self._choice.asks, self._head.ahead if self._head is not None else 1)
-        fixed = scratch_bytes(own, self._rows, self._asks, self._max_len, options.max_batch, options.page_size)
+        fixed = scratch_bytes(own, rows, self._asks, self._max_len, options.max_batch, options.page_size)
         if self._head is not None:
             fixed += head_bytes(self._head, self._weights.format, self._rows, options.max_step_tokens, options.max_batch)
+            fixed += kv_bytes(spec, options.kv or "fp32", self.slots)
         elif not self._exit:
             fixed += weights_bytes(own, self._weights.as_stored, self._weights.format)
         self.memory = fixed, kv_bytes(own, self._kv, options.page_size) if self._head is None or self._head.cached else 0
 
-    def make(self, target: Decoder, pages: int) -> Drafter:
+    def make(self, target: Decoder, pool: KVPool, slots: Slots) -> Drafter:
         """The drafter, its model loaded.
 
         Args:
             target: the model that is drafted for; from now on it watches what the drafter wants to see.
-            pages: of its KV pool; the model beside gets as many.
+            pool: its keys and values; the model beside gets as many pages.
+            slots: of its requests.
         """
         if self.levels:
             target.watch(self.levels)
         if self._choice is None:
             return self._options.speculate
         runs = self._weights is not None or self._exit
-        return self._choice.make(Around(target.spec, self._beside(target, pages) if runs else None, self._head))
+        return self._choice.make(Around(target.spec, self._forward(target, pool, slots) if runs else None, self._head))
 
-    def _beside(self, target: Decoder, pages: int) -> Beside:
+    def _forward(self, target: Decoder, pool: KVPool, slots: Slots) -> Forward:
         requests, weights, kernels = self._options.max_batch, self._weights, self._kernels
         sizes = self._rows, self._asks
         if self._exit:
-            decoder = target.first(self._exit, *sizes, self._max_len)
+            decoder = target.part(slice(self._exit), *sizes, self._max_len)
         elif self._head is None:
             decoder = Decoder(weights.spec, weights, kernels, *sizes, format=weights.as_stored, max_len=self._max_len)
         else:
             made = registry.load(HEADS, self._head.file).Head
             decoder = made(self._head, weights, target, kernels, *sizes, self._max_len)
-            try_head(decoder, target, kernels, self._kv, self._options.page_size, self._rows)
-        pool = KVPool(decoder.pool_shape(pages, self._options.page_size), self._kv, kernels)
-        return Beside(decoder, pool, self._sampler(kernels, self._asks), requests, self._rows)
+            try_head(decoder, target, kernels, self._kv, pool.page_size, min(ROWS, self._options.max_step_tokens))
+        sampler = self._sampler(kernels, self._asks)
+        if self.slots:
+            return Joining(decoder, pool, slots, sampler, requests)
+        own = KVPool(decoder.pool_shape(pool.pages, pool.page_size), self._kv, kernels)
+        return Beside(decoder, own, sampler, requests, self._rows)
 
 
 def head_bytes(head: HeadSpec, format: str, rows: int, step_rows: int, requests: int) -> int:

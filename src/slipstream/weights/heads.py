@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from slipstream.arch.heads import HeadSpec, head_config, head_of, read_config, stored_name
+from slipstream.arch.heads import HeadSpec, head_config, head_of, read_config, stored_name, usual_levels
 from slipstream.arch.names import Place
 from slipstream.arch.published import mtp, published
 from slipstream.arch.spec import ModelSpec
@@ -39,7 +39,7 @@ def open_head(source: Path | str, kind: str, target: ModelSpec, device: str = "c
         CheckpointError: it does not fit the target, or its file is damaged or incomplete.
     """
     if str(source) == DUMMY:
-        spec = head_of(head_config(kind, target, (len(target.layers),), DUMMY_DEPTH, 2 * target.hidden), DUMMY)
+        spec = head_of(head_config(kind, target, usual_levels(kind, target), DUMMY_DEPTH, 2 * target.hidden), DUMMY)
         return spec, Dummy(spec.body, device=device, wanted=spec.tensors())
     if kind == "mtp" and (found := _own_module(Path(source), target)) is not None:
         spec, places, stored = found
