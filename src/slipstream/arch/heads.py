@@ -14,10 +14,11 @@ theirs (arch/published.py).
               target's output layer; published ones have an output layer of their own
     residual  heads as Medusa published them: the guess at depth d is read off the state alone, x + silu(W x + b), by an output layer of
               its own
-    firp      rows that join the target at a layer: for each depth d the state there + W_d (norm(embedding of the last token) and
-              norm(state) side by side); they run through the layers from that one on, see the text and those before them, and the
-              guesses are read off by the target's own norm and output layer (after FIRP, 2024, where the token is not known)
-    streaming the same, the state + W (the same) + an embedding of the depth (after Speculative Streaming, Bhendawade et al. 2024, where
+    firp      rows that join the target at a layer: for each depth d s + |s| W_d (norm(embedding of the last token) and norm(s) side by
+              side), s being the state there and |s| the root of its mean square; they run through the layers from that one on, see the
+              text and those before them, and the guesses are read off by the target's own norm and output layer (after FIRP, 2024,
+              where the token is not known)
+    streaming the same, s + |s| (W (the same) + an embedding of the depth) (after Speculative Streaming, Bhendawade et al. 2024, where
               there is nothing but that embedding, and the target is tuned as well)
 """
 

@@ -189,7 +189,7 @@ class Streaming(nn.Module):
         self.streams = nn.ParameterList(nn.Parameter(torch.zeros(hidden)) for _ in range(depth))
 
     def entering(self, known: Tensor, depth: int) -> Tensor:
-        """What is added to the state. known [..., 2 * hidden] -> [..., hidden]"""
+        """What is added to the state, in units of its size. known [..., 2 * hidden] -> [..., hidden]"""
         return self.map(known) + self.streams[depth]
 
     @torch.no_grad()
@@ -203,7 +203,8 @@ class Streaming(nn.Module):
         for embedded, states in windows:
             rows = embedded.shape[1] - self.config["depth"]
             known = self.known(embedded, states)[:, :rows].flatten(0, 1)
-            ahead = [states[:, 1 + depth : 1 + depth + rows] - states[:, :rows] for depth in range(self.config["depth"])]
+            now = states[:, :rows]
+            ahead = [(states[:, 1 + depth : 1 + depth + rows] - now) / size(now) for depth in range(self.config["depth"])]
             inner = inner + known.T @ known
             outer = outer + torch.stack([known.T @ change.flatten(0, 1) for change in ahead])
         ridge = 1e-3 * inner.diagonal().mean() * torch.eye(len(inner), device=inner.device)
@@ -222,7 +223,8 @@ class Streaming(nn.Module):
         known = self.known(embedded, states)
         for depth in range(self.config["depth"]):
             rows = known.shape[1] - depth
-            yield (states[:, :rows] + self.entering(known[:, :rows], depth)).float()
+            state = states[:, :rows]
+            yield (state + size(state) * self.entering(known[:, :rows], depth)).float()
 
 
 class Firp(Streaming):
@@ -244,6 +246,11 @@ BODIES = {
     **{"blockwise": Blockwise, "eagle": Eagle, "firp": Firp, "medusa": Medusa, "mtp": Mtp, "redrafter": Redrafter},
     **{"streaming": Streaming},
 }
+
+
+def size(state: Tensor) -> Tensor:
+    """Root of the mean square. [..., hidden] -> [..., 1]"""
+    return state.square().mean(-1, keepdim=True).sqrt()
 
 
 def turned(cos: Tensor, sin: Tensor, x: Tensor, first: int) -> Tensor:

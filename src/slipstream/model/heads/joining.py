@@ -65,7 +65,8 @@ class Head:
         self._fuse.bring(batch.states, buffers)
         known = self._fuse(batch.ids[:: self.ahead].contiguous(), buffers["stream"], buffers)
         self._map(known, buffers["mapped"])
-        rows = buffers["mapped"].view(places, -1, self.spec.hidden) + buffers["stream"][:, None]
+        state, change = buffers["stream"][:, None], buffers["mapped"].view(places, -1, self.spec.hidden)
         if self._streams is not None:
-            rows = rows + self._streams
+            change = change + self._streams
+        rows = state + state.square().mean(-1, keepdim=True).sqrt() * change  # [places, ahead, hidden]
         return self._rest.forward(replace(batch, states=rows.flatten(0, 1)), pool)
