@@ -21,8 +21,8 @@ MODEL = "dummy:tiny:fp32"
 PROMPTS = [[5, 6, 7, 8], [9, 10, 11], [12, 13], [300, 301, 302, 303, 304]]
 RECIPE = loop.Recipe(tokens=4 * 40 * 80, rows=4, length=40, depth=3, width=96, own=1.0, begin=4, muon_lr=0.02, adam_lr=0.01)
 MORE = {"redrafter": ",tree=false"}
-LEAST = {"redrafter": 2.2, "blockwise": 2.0, "firp": 2.2, "streaming": 1.8}  # they see one state, and its own guesses or nothing else;
-# or learn no more than linear maps
+LEAST = {"redrafter": 2.2, "blockwise": 2.0, "streaming": 1.7}  # they see one state, and its own guesses or nothing else; or have one map
+STEPS = {"firp": 10, "streaming": 10}  # they begin with good values
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +50,7 @@ def made(kind: str, levels, seed: int = 1):
 @pytest.mark.parametrize("kind", BODIES)
 def test_a_text_that_was_learned_is_guessed(own, tmp_path, kind):
     target, config, body = made(kind, None)
-    loop.train(body, target, own[0], own, RECIPE, say=lambda line: None)
+    loop.train(body, target, own[0], own, replace(RECIPE, tokens=4 * 40 * STEPS.get(kind, 80)), say=lambda line: None)
     loop.export(body, config, tmp_path)
     llm = LLM(MODEL, speculate=f"{kind}:path={tmp_path},nodes={RECIPE.depth}{MORE.get(kind, '')}", control=False)
     said = llm.generate(PROMPTS, SamplingParams(max_tokens=32, temperature=0, ignore_eos=True))
