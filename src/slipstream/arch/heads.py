@@ -18,8 +18,9 @@ theirs (arch/published.py).
               side), s being the state there and |s| the root of its mean square; they run through the layers from that one on, see the
               text and those before them, and the guesses are read off by the target's own norm and output layer (after FIRP, 2024,
               where the token is not known)
-    streaming the same, s + |s| (W (the same) + an embedding of the depth) (after Speculative Streaming, Bhendawade et al. 2024, where
-              there is nothing but that embedding, and the target is tuned as well)
+    streaming the same with one map for all depths, of which each has a low-rank change, and an embedding of the depth,
+              s + |s| ((W + B_d A_d) (the same) + p_d) (after Speculative Streaming, Bhendawade et al. 2024, where there is p_d alone,
+              and the target has low-rank changes)
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,6 +38,7 @@ from slipstream.files.safetensors import read_json
 
 KINDS = ("blockwise", "eagle", "firp", "medusa", "mtp", "redrafter", "streaming")
 BLOCKS = 2  # of a redrafter that is made here
+RANK = 32  # of what tells the streams of streaming apart
 JOINING = "joining"
 FORMS = {"blockwise": "medusa", "mtp": "eagle", "firp": JOINING, "streaming": JOINING}  # kinds that another's file computes
 PREFIX = "model."  # of the names that a whole model has; a head is none
@@ -170,11 +172,14 @@ class HeadSpec:
         return out
 
     def _maps(self) -> list[TensorSpec]:
-        hidden, names = self.body.hidden, ["map"]
+        hidden, depths = self.body.hidden, range(self.depth)
         if self.kind == "firp":
-            names = [f"maps.{depth}" for depth in range(self.depth)]
-        out = [TensorSpec(f"{name}.weight", (hidden, 2 * hidden), "linear") for name in names]
-        return out + [TensorSpec(f"streams.{depth}", (hidden,), "bias") for depth in range(self.depth if self.kind == "streaming" else 0)]
+            return [TensorSpec(f"maps.{depth}.weight", (hidden, 2 * hidden), "linear") for depth in depths]
+        out = [TensorSpec("map.weight", (hidden, 2 * hidden), "linear")]
+        for depth in depths:
+            out += [TensorSpec(f"down.{depth}.weight", (RANK, 2 * hidden), "linear")]
+            out += [TensorSpec(f"up.{depth}.weight", (hidden, RANK), "linear"), TensorSpec(f"streams.{depth}", (hidden,), "bias")]
+        return out
 
     def check(self, target: ModelSpec) -> None:
         """CheckpointError unless it can stand on `target`."""

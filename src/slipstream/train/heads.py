@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from slipstream.arch.heads import BLOCKS
+from slipstream.arch.heads import BLOCKS, RANK
 from slipstream.train.lm import MLP, Attention, rotary, rotate
 
 
@@ -172,8 +172,9 @@ class Redrafter(Body):
 
 
 class Streaming(nn.Module):
-    """Rows that join the target at a layer, one per depth: the state there, what a map makes of the last token and the state, and an
-    embedding of the depth (after Bhendawade et al. 2024). The layers, which stay as they are, are the target's (train/rest.py)."""
+    """Rows that join the target at a layer, one per depth: the state there, what a map with a low-rank change of the depth's own makes of
+    the last token and the state, and an embedding of the depth (after Bhendawade et al. 2024). The layers, which stay as they are, are the
+    target's (train/rest.py)."""
 
     joins = True
 
@@ -186,11 +187,13 @@ class Streaming(nn.Module):
     def make(self) -> None:
         hidden, depth = self.config["hidden_size"], self.config["depth"]
         self.map = nn.Linear(2 * hidden, hidden, bias=False)
+        self.down = nn.ModuleList(nn.Linear(2 * hidden, RANK, bias=False) for _ in range(depth))
+        self.up = nn.ModuleList(nn.Linear(RANK, hidden, bias=False) for _ in range(depth))
         self.streams = nn.ParameterList(nn.Parameter(torch.zeros(hidden)) for _ in range(depth))
 
     def entering(self, known: Tensor, depth: int) -> Tensor:
         """What is added to the state, in units of its size. known [..., 2 * hidden] -> [..., hidden]"""
-        return self.map(known) + self.streams[depth]
+        return self.map(known) + self.up[depth](self.down[depth](known)) + self.streams[depth]
 
     @torch.no_grad()
     def fit(self, windows: Iterable[tuple[Tensor, Tensor]]) -> None:
@@ -207,12 +210,19 @@ class Streaming(nn.Module):
             ahead = [(states[:, 1 + depth : 1 + depth + rows] - now) / size(now) for depth in range(self.config["depth"])]
             inner = inner + known.T @ known
             outer = outer + torch.stack([known.T @ change.flatten(0, 1) for change in ahead])
-        ridge = 1e-3 * inner.diagonal().mean() * torch.eye(len(inner), device=inner.device)
-        self.begin(torch.linalg.solve(inner + ridge, outer).mT)
+        inner = inner + 1e-3 * inner.diagonal().mean() * torch.eye(len(inner), device=inner.device)
+        self.begin(torch.linalg.solve(inner, outer).mT, inner)
 
-    def begin(self, maps: Tensor) -> None:
-        """Takes over the best map of each depth. [depth, hidden, 2 * hidden]"""
+    def begin(self, maps: Tensor, inner: Tensor) -> None:
+        """Takes over the best map of each depth [depth, hidden, 2 * hidden], as well as it can; inner: products of what is known with
+        itself, summed. [2 * hidden, 2 * hidden]"""
         self.map.weight.copy_(maps[0])
+        root = torch.linalg.cholesky(inner)  # changes are near in what they make of what is known, and not in themselves
+        for own, down, up in zip(maps, self.down, self.up, strict=True):
+            left, sizes, right = torch.linalg.svd((own - maps[0]) @ root, full_matrices=False)
+            half = sizes[:RANK].sqrt()
+            up.weight.copy_(left[:, :RANK] * half)
+            down.weight.copy_(torch.linalg.solve_triangular(root, half[:, None] * right[:RANK], upper=False, left=False))
 
     def known(self, embedded: Tensor, states: Tensor) -> Tensor:
         """The last token and the state before it, side by side. [batch, time - 1, 2 * hidden]"""
@@ -237,7 +247,7 @@ class Firp(Streaming):
     def entering(self, known: Tensor, depth: int) -> Tensor:
         return self.maps[depth](known)
 
-    def begin(self, maps: Tensor) -> None:
+    def begin(self, maps: Tensor, inner: Tensor) -> None:
         for own, best in zip(self.maps, maps, strict=True):
             own.weight.copy_(best)
 

@@ -1,5 +1,5 @@
 """Joining: rows that join the model at a layer, one per token ahead. FIRP makes each from the state there by a map of its own;
-Speculative Streaming adds an embedding of its depth (arch/heads.py).
+Speculative Streaming by one map with small changes, and an embedding of its depth (arch/heads.py).
 
 Owns what goes in. From there on they run through the model's own layers, norm and output layer (`Decoder.part`), see the text's keys and
 values, which they do not touch, and those of the rows before them. Must not know requests, sampling, or who guesses.
@@ -18,6 +18,22 @@ from slipstream.model.linear import Linear
 from slipstream.model.scratch import Scratch
 from slipstream.ops.dispatch import Kernels
 from slipstream.weights.source import Weights
+
+
+class Merged:
+    """`Weights` of streams as if each had a map of its own: the one of all and its change, added up."""
+
+    def __init__(self, weights: Weights):
+        self._weights, self.as_stored, self.shelf = weights, weights.as_stored, None
+
+    def get(self, name: str) -> Tensor:
+        """"maps.1.weight" [hidden, 2 * hidden]"""
+        depth = name.split(".")[1]
+        whole, up, down = (self._weights.get(f"{part}.weight") for part in ("map", f"up.{depth}", f"down.{depth}"))
+        return (whole.float() + up.float() @ down.float()).to(whole.dtype)
+
+    def stored(self, name: str) -> None:
+        """See `Weights.stored`: these are plain numbers."""
 
 
 class Head:
@@ -41,12 +57,12 @@ class Head:
         self.spec = replace(self._rest.spec, name=head.body.name)
         self.logits, self.pool_shape = self._rest.logits, self._rest.pool_shape
         self._fuse = Fuse(head, weights, weights.as_stored, target, kernels)
-        firp = head.kind == "firp"
-        names = [f"maps.{depth}" for depth in range(head.depth)] if firp else ["map"]
-        self._map = Linear(weights, names, False, weights.as_stored, kernels)
-        self._streams = None if firp else torch.stack([weights.get(f"streams.{depth}") for depth in range(head.depth)])  # [ahead, hidden]
+        depths, firp = range(head.depth), head.kind == "firp"
+        maps = weights if firp else Merged(weights)
+        self._maps = Linear(maps, [f"maps.{depth}" for depth in depths], False, weights.as_stored, kernels)
+        self._streams = None if firp else torch.stack([weights.get(f"streams.{depth}") for depth in depths])  # [ahead, hidden]
         widths = dict.fromkeys(("state", "stream", "normed", "update"), hidden)
-        more = {"states": len(head.levels) * hidden, "wide": 2 * hidden, "mapped": len(names) * hidden}
+        more = {"states": len(head.levels) * hidden, "wide": 2 * hidden, "mapped": head.depth * hidden}
         self._scratch = Scratch(max_rows, widths | more, device=kernels.device)
 
     def forward(self, batch: Batch, pool: Tensor) -> Tensor:
@@ -64,7 +80,7 @@ class Head:
         buffers = self._scratch.rows(places)
         self._fuse.bring(batch.states, buffers)
         known = self._fuse(batch.ids[:: self.ahead].contiguous(), buffers["stream"], buffers)
-        self._map(known, buffers["mapped"])
+        self._maps(known, buffers["mapped"])
         state, change = buffers["stream"][:, None], buffers["mapped"].view(places, -1, self.spec.hidden)
         if self._streams is not None:
             change = change + self._streams

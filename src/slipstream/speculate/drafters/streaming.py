@@ -1,5 +1,5 @@
 """Speculative Streaming (Bhendawade et al. 2024): beside its own row the model runs streams through its last layers, one per token ahead,
-which begin as its state there with an embedding of the stream added, and guess all tokens of a draft in one call.
+which begin as its state there with what tells the stream added, and guess all tokens of a draft in one call.
 
 Owns nothing: it is drafted with as with FIRP's rows, which only begin in another way. The model itself is not tuned, as it is there, and
 its streams run behind the step that they follow and not within it, so no row of a text is computed in another way because of them.
