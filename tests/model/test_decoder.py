@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from slipstream.base.errors import CapacityError, InputError
 from slipstream.model import Decoder, load_model
+from slipstream.model import batch as batches
 from slipstream.model.scratch import Scratch
 from slipstream.ops import Kernels
 from slipstream.ops.types import CODES_ROOM
@@ -116,7 +117,22 @@ def test_the_first_layers_are_a_model_of_their_own():
     shorter = replace(whole.spec, layers=whole.spec.layers[:1])
     alone = Decoder(shorter, Dummy(shorter, "fp32"), Kernels(), *sizes.values())
     before = Paged(whole).step(Rows(0, text))[0]
-    first = whole.first(1, *sizes.values(), 64)
+    first = whole.part(slice(1), *sizes.values(), 64)
     assert first.pool_shape(4, 4)[0] == 1 and whole.pool_shape(4, 4)[0] == 2
     assert torch.equal(Paged(first).step(Rows(0, text))[0], Paged(alone).step(Rows(0, text))[0])
     assert torch.equal(Paged(whole).step(Rows(0, text))[0], before)
+
+
+def test_rows_that_join_at_a_layer_are_what_they_would_be():
+    """With the whole model's own states there, the last layers give the whole model's bits."""
+    whole = load_model("dummy:tiny:fp32", Kernels(), max_rows=8, max_logit_rows=8)
+    whole.watch((1,))
+    text, every = torch.tensor([[5, 6, 7, 8]]), torch.arange(4, dtype=torch.int32)
+    pool = torch.zeros(whole.pool_shape(1, 4))
+    hidden = whole.forward(batch := batches.whole(text, 4, 4), pool).clone()
+    last = whole.part(slice(1, None), 8, 8, 64)
+    joined = replace(batch, states=whole.states(hidden, every))
+    for _ in range(2):  # recorded, and from the tape
+        out = last.forward(joined, other := torch.zeros(last.pool_shape(1, 4)))
+        assert torch.equal(out, hidden) and torch.equal(other[0], pool[1])
+        assert torch.equal(last.logits(out, every), whole.logits(hidden, every))

@@ -14,6 +14,13 @@ theirs (arch/published.py).
               target's output layer; published ones have an output layer of their own
     residual  heads as Medusa published them: the guess at depth d is read off the state alone, x + silu(W x + b), by an output layer of
               its own
+    firp      rows that join the target at a layer: for each depth d s + |s| W_d (norm(embedding of the last token) and norm(s) side by
+              side), s being the state there and |s| the root of its mean square; they run through the layers from that one on, see the
+              text and those before them, and the guesses are read off by the target's own norm and output layer (after FIRP, 2024,
+              where the token is not known)
+    streaming the same with one map for all depths, of which each has a low-rank change, and an embedding of the depth,
+              s + |s| ((W + B_d A_d) (the same) + p_d) (after Speculative Streaming, Bhendawade et al. 2024, where there is p_d alone,
+              and the target has low-rank changes)
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,9 +36,11 @@ from slipstream.arch.spec import ModelSpec, TensorSpec
 from slipstream.base.errors import CheckpointError, InputError
 from slipstream.files.safetensors import read_json
 
-KINDS = ("blockwise", "eagle", "medusa", "mtp", "redrafter")
+KINDS = ("blockwise", "eagle", "firp", "medusa", "mtp", "redrafter", "streaming")
 BLOCKS = 2  # of a redrafter that is made here
-FORMS = {"blockwise": "medusa", "mtp": "eagle"}  # kinds that another's file computes
+RANK = 32  # of what tells the streams of streaming apart
+JOINING = "joining"
+FORMS = {"blockwise": "medusa", "mtp": "eagle", "firp": JOINING, "streaming": JOINING}  # kinds that another's file computes
 PREFIX = "model."  # of the names that a whole model has; a head is none
 
 
@@ -41,7 +50,7 @@ class Bottom:
 
     Attributes:
         kind: "normed": A norm(e) + B norm(s); "plain": A e + B s + b (EAGLE); "wide": norm(e) and norm(s) side by side, which the layer's
-            q, k and v read, while the stream is s (EAGLE-3); "state": s alone.
+            q, k and v read, or the maps of joining rows, while the stream is s (EAGLE-3); "state": s alone.
         bias: of "plain".
         normed_stream: of "wide": the stream is norm(s).
     """
@@ -92,7 +101,12 @@ class HeadSpec:
     @property
     def ahead(self) -> int:
         """Tokens that it guesses from one place."""
-        return self.depth if self.file in ("medusa", "residual") else 1
+        return self.depth if self.file in ("medusa", "residual", JOINING) else 1
+
+    @property
+    def joins(self) -> int:
+        """The layer of the target from which on its rows run with the target's own; 0 if they do not."""
+        return self.levels[-1] if self.file == JOINING else 0
 
     @property
     def cached(self) -> bool:
@@ -108,7 +122,7 @@ class HeadSpec:
         """Every parameter in the order of use, under its canonical name. Those of role "ids" are whole numbers."""
         hidden = self.body.hidden
         out = [TensorSpec("embed.weight", (self.body.vocab, hidden), "embedding")] if self.embeds else []
-        layers = {"residual": self._residual, "redrafter": self._recurrent}.get(self.file, self._layers)
+        layers = {"residual": self._residual, "redrafter": self._recurrent, JOINING: self._maps}.get(self.file, self._layers)
         out += self._bottom() + layers()
         if self.norm:
             out.append(TensorSpec("norm.weight", (hidden,), "norm"))
@@ -157,6 +171,16 @@ class HeadSpec:
                 out.append(TensorSpec(f"heads.{depth}.weight", (self.outputs, hidden), "linear"))
         return out
 
+    def _maps(self) -> list[TensorSpec]:
+        hidden, depths = self.body.hidden, range(self.depth)
+        if self.kind == "firp":
+            return [TensorSpec(f"maps.{depth}.weight", (hidden, 2 * hidden), "linear") for depth in depths]
+        out = [TensorSpec("map.weight", (hidden, 2 * hidden), "linear")]
+        for depth in depths:
+            out += [TensorSpec(f"down.{depth}.weight", (RANK, 2 * hidden), "linear")]
+            out += [TensorSpec(f"up.{depth}.weight", (hidden, RANK), "linear"), TensorSpec(f"streams.{depth}", (hidden,), "bias")]
+        return out
+
     def check(self, target: ModelSpec) -> None:
         """CheckpointError unless it can stand on `target`."""
         for name, own, other in (("hidden_size", self.body.hidden, target.hidden), ("vocab_size", self.body.vocab, target.vocab)):
@@ -174,6 +198,11 @@ class HeadSpec:
             raise CheckpointError(
                 f"{self.body.name}: levels={list(self.levels)}: {target.name} has {len(target.layers)} layers, so {len(target.layers) + 1} "
                 "is the last level; take a head that was trained for it"
+            )
+        if self.file == JOINING and not 0 < self.joins < len(target.layers):
+            raise CheckpointError(
+                f"{self.body.name}: levels={list(self.levels)}: its rows must join {target.name} at a layer from 1 to "
+                f"{len(target.layers) - 1}; take a head that was trained for it"
             )
 
 
@@ -209,7 +238,15 @@ def head_of(config: Mapping[str, Any], name: str) -> HeadSpec:
     head = HeadSpec(kind, tuple(levels), fields.whole("depth"), replace(body, name=name), normed=kind == "mtp")
     if kind in ("blockwise", "redrafter"):
         head = replace(head, bottom=Bottom("state"))
+    if head.file == JOINING:
+        head = replace(head, bottom=Bottom("wide"), norm=False)
     return replace(head, blocks=BLOCKS) if kind == "redrafter" else head
+
+
+def usual_levels(kind: str, target: ModelSpec) -> tuple[int, ...]:
+    """What a new head of a kind reads: what the target's final norm reads, or where its rows join, half-way up."""
+    layers = len(target.layers)
+    return (max(1, layers // 2),) if FORMS.get(kind) == JOINING else (layers,)
 
 
 def head_config(kind: str, target: ModelSpec, levels: Sequence[int], depth: int, width: int) -> dict[str, Any]:

@@ -24,9 +24,11 @@ class Kind(StrEnum):
 
     blockwise = "blockwise"
     eagle = "eagle"
+    firp = "firp"
     medusa = "medusa"
     mtp = "mtp"
     redrafter = "redrafter"
+    streaming = "streaming"
 
 
 @train.callback()

@@ -35,7 +35,7 @@ from slipstream.weights.shelf import Shelf
 from slipstream.worker.batching import MAX_DRAFT
 from slipstream.worker.executors.local import LocalExecutor
 from slipstream.worker.pool import KVPool
-from slipstream.worker.runner import Runner, Sizes
+from slipstream.worker.runner import Runner, Sizes, slots_of
 
 BUILTIN = Path(__file__).parents[1] / "builtin"
 PLAIN = ("fp32", "bf16")  # packed as fast as they are read
@@ -92,10 +92,11 @@ def _build(options: Options) -> Engine:
     if weights.shelf is not None:
         weights.shelf.close()
     shape = decoder.pool_shape(config.scheduler.pages, config.scheduler.page_size)
-    pool = KVPool(shape, config.kv, kernels)
-    drafter = Predicted(drafting.make(decoder, config.scheduler.pages))
+    pool = KVPool(shape, config.kv, kernels, drafting.slots)
     sizes = Sizes(rows=rows, batch=config.max_batch, tokens=config.max_len)
-    executor = LocalExecutor(Runner(decoder, pool, Sampler(kernels, config.max_logit_rows), drafter, sizes, rule))
+    slots = slots_of(sizes, pool, config.spec.vocab)
+    drafter = Predicted(drafting.make(decoder, pool, slots))
+    executor = LocalExecutor(Runner(decoder, pool, Sampler(kernels, config.max_logit_rows), drafter, sizes, rule, slots))
     guess = assumed(config.spec, config.weight_format, config.kv, config.threads, options.device.partition(":")[0])
     pace = Pace(guess)
     controller = Controller(pace, max(config.scheduler.max_draft, PREDICTED)) if options.control else None

@@ -13,17 +13,20 @@ from slipstream.cost import kv_bytes, scratch_bytes, weights_bytes
 from slipstream.engine.trial import try_head
 from slipstream.model.build import DUMMY, open_weights
 from slipstream.model.decoder import Decoder
+from slipstream.model.head import Head
 from slipstream.ops.dispatch import Kernels
 from slipstream.sampling.noting import NotingSampler
 from slipstream.sampling.sampler import Sampler
 from slipstream.scheduler.passes import COUNTS
 from slipstream.speculate.choose import Rule, choose
-from slipstream.speculate.drafter import WINDOW, Around, Drafter
+from slipstream.speculate.drafter import WINDOW, Around, Drafter, Forward
 from slipstream.weights.heads import open_head
 from slipstream.weights.hub import locate
 from slipstream.weights.source import Weights
 from slipstream.worker.beside import Beside
+from slipstream.worker.joining import Joining
 from slipstream.worker.pool import KVPool
+from slipstream.worker.slots import Slots
 
 HEADS = "slipstream.model.heads"
 ROWS = 256  # tokens that the small model reads in one call at most
@@ -43,6 +46,7 @@ class Drafting:
         max_draft: nodes of the largest draft.
         levels: of the hidden states that the drafter wants to see.
         memory: bytes of the model beside, and what it has beside each page of KV.
+        slots: of the KV pool that its rows want for themselves, where they join the model that is drafted for.
 
     Raises:
         InputError, CheckpointError: a drafter or model cannot be used.
@@ -56,8 +60,8 @@ class Drafting:
         self.levels = getattr(options.speculate, "levels", ())
         self._weights: Weights | None = None
         self._head: HeadSpec | None = None
-        self._exit = 0  # layers of the target that guess by themselves
-        self.memory = 0, 0
+        self._exits: tuple[int, ...] = ()  # how many first layers of the target guess by themselves
+        self.memory, self.slots = (0, 0), 0
         if self._choice is not None:
             self._open(source, spec, max_len)
 
@@ -65,53 +69,70 @@ class Drafting:
         """Opens what the drafter runs, if it runs anything, and counts its memory."""
         options, kernels = self._options, self._kernels
         beside, heads = self._choice.beside(source), self._choice.heads(source)
-        self._exit = self._choice.exit(len(spec.layers))
+        self._exits = self._choice.exits(len(spec.layers))
         if beside is not None:
             self._weights = open_weights(beside if str(beside).startswith(DUMMY) else locate(beside), kernels.device)
         elif heads is not None:
             self._head, self._weights = open_head(heads[1], heads[0], spec, kernels.device)
             self.levels = self._head.levels
-        elif not self._exit:
+        elif not self._exits:
             return
-        own = replace(spec, layers=spec.layers[: self._exit]) if self._exit else self._weights.spec
-        self._max_len = min(own.max_len, max_len)
-        self._kv = "bf16" if self._exit or self._weights.format == "bf16" else "fp32"
+        joins = self._head.joins if self._head is not None else 0
+        parts = [slice(layers) for layers in self._exits] or ([slice(joins, None)] if joins else [])
+        models = [replace(spec, layers=spec.layers[part]) for part in parts] or [self._weights.spec]
+        self._max_len = min(models[0].max_len, max_len)
+        self._kv = "bf16" if self._exits or self._weights.format == "bf16" else "fp32"
         self._rows = min(ROWS, options.max_step_tokens)
+        rows = self._rows
+        if joins:
+            self._rows = options.max_batch  # places
+            rows = self.slots = options.max_batch * self._head.ahead
         self._asks = options.max_batch * max(self._choice.asks, self._head.ahead if self._head is not None else 1)
-        fixed = scratch_bytes(own, self._rows, self._asks, self._max_len, options.max_batch, options.page_size)
+        sizes = rows, self._asks, self._max_len, options.max_batch, options.page_size
+        fixed = sum(scratch_bytes(own, *sizes) for own in models)
         if self._head is not None:
             fixed += head_bytes(self._head, self._weights.format, self._rows, options.max_step_tokens, options.max_batch)
-        elif not self._exit:
-            fixed += weights_bytes(own, self._weights.as_stored, self._weights.format)
-        self.memory = fixed, kv_bytes(own, self._kv, options.page_size) if self._head is None or self._head.cached else 0
+            fixed += kv_bytes(spec, options.kv or "fp32", self.slots)
+        elif not self._exits:
+            fixed += weights_bytes(models[0], self._weights.as_stored, self._weights.format)
+        cached = models if self._head is None or self._head.cached else ()
+        self.memory = fixed, sum(kv_bytes(own, self._kv, options.page_size) for own in cached)
 
-    def make(self, target: Decoder, pages: int) -> Drafter:
+    def make(self, target: Decoder, pool: KVPool, slots: Slots) -> Drafter:
         """The drafter, its model loaded.
 
         Args:
             target: the model that is drafted for; from now on it watches what the drafter wants to see.
-            pages: of its KV pool; the model beside gets as many.
+            pool: its keys and values; the model beside gets as many pages.
+            slots: of its requests.
         """
         if self.levels:
             target.watch(self.levels)
         if self._choice is None:
             return self._options.speculate
-        runs = self._weights is not None or self._exit
-        return self._choice.make(Around(target.spec, self._beside(target, pages) if runs else None, self._head))
+        forward = self._forward(target, pool, slots) if self._weights is not None else None
+        exits = {}
+        for layers in self._exits:
+            exits[layers] = self._beside(target.part(slice(layers), self._rows, self._asks, self._max_len), pool)
+        return self._choice.make(Around(target.spec, forward, self._head, exits))
 
-    def _beside(self, target: Decoder, pages: int) -> Beside:
-        requests, weights, kernels = self._options.max_batch, self._weights, self._kernels
-        sizes = self._rows, self._asks
-        if self._exit:
-            decoder = target.first(self._exit, *sizes, self._max_len)
-        elif self._head is None:
+    def _forward(self, target: Decoder, pool: KVPool, slots: Slots) -> Forward:
+        """The model that guesses, or the head."""
+        weights, kernels, sizes = self._weights, self._kernels, (self._rows, self._asks)
+        if self._head is None:
             decoder = Decoder(weights.spec, weights, kernels, *sizes, format=weights.as_stored, max_len=self._max_len)
         else:
             made = registry.load(HEADS, self._head.file).Head
             decoder = made(self._head, weights, target, kernels, *sizes, self._max_len)
-            try_head(decoder, target, kernels, self._kv, self._options.page_size, self._rows)
-        pool = KVPool(decoder.pool_shape(pages, self._options.page_size), self._kv, kernels)
-        return Beside(decoder, pool, self._sampler(kernels, self._asks), requests, self._rows)
+            try_head(decoder, target, kernels, self._kv, pool.page_size, min(ROWS, self._options.max_step_tokens))
+        if self.slots:
+            return Joining(decoder, pool, slots, self._sampler(kernels, self._asks), self._options.max_batch)
+        return self._beside(decoder, pool)
+
+    def _beside(self, decoder: Decoder | Head, pool: KVPool) -> Beside:
+        """With as many pages of its own as `pool` has."""
+        own = KVPool(decoder.pool_shape(pool.pages, pool.page_size), self._kv, self._kernels)
+        return Beside(decoder, own, self._sampler(self._kernels, self._asks), self._options.max_batch, self._rows)
 
 
 def head_bytes(head: HeadSpec, format: str, rows: int, step_rows: int, requests: int) -> int:

@@ -17,7 +17,8 @@ class Batch:
         positions: its absolute position. [rows]
         slots: where its keys and values are written: page * page_size + offset. [rows]
         attention: which keys it sees; its `positions` are the ones above.
-        states: hidden states of another model that go in beside the tokens, fp32; only heads (model/heads) read any. [rows, any]
+        states: hidden states that go in beside the tokens, or in their place where rows join a model at a layer, fp32; only heads
+            (model/heads) and `Decoder.part` read any. [rows, any]
     """
 
     ids: Tensor

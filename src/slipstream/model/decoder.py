@@ -76,6 +76,7 @@ class Decoder:
             self._head = Linear(weights, ["embed" if spec.tied else "head"], spec.head_bias, self.format, kernels, bias_of="head")
         self._scale = kernels.scale if spec.embed_scale != 1 or spec.logit_scale != 1 else None
         self._softcap = kernels.softcap if spec.logit_softcap else None
+        self._joins = False  # whether rows come as hidden states
         self._allocate(max_rows, max_logit_rows)
 
     @property
@@ -87,15 +88,17 @@ class Decoder:
         """Shape of the KV pool that `forward` takes: [layers, 2, pages, kv_heads, page_size, head_dim]."""
         return (len(self.spec.layers), 2, pages, self.spec.kv_heads, page_size, self.spec.head_dim)
 
-    def first(self, layers: int, max_rows: int, max_logit_rows: int, max_len: int) -> "Decoder":
-        """The model's first layers, its norm and its head as a model of their own, with scratch and cache of its own and the same weights.
+    def part(self, layers: slice, max_rows: int, max_logit_rows: int, max_len: int) -> "Decoder":
+        """Some layers of the model, its norm and its head as a model of their own, with other scratch and the same weights.
+        Where these are not the first ones rows join it: they come as hidden states (`Batch.states`).
 
         Args:
-            layers: how many, at least one.
-            max_rows, max_logit_rows, max_len: see Decoder; max_len at most that of this one.
+            layers: which, at least one; for the others see Decoder; max_len is at most that of this one.
         """
         out = copy(self)
-        out.spec, out._layers, out.max_len = replace(self.spec, layers=self.spec.layers[:layers]), self._layers[:layers], max_len
+        out.spec, out._layers, out.max_len = replace(self.spec, layers=self.spec.layers[layers]), self._layers[layers], max_len
+        if layers.start:
+            out._joins, out._positions = True, None
         out._allocate(max_rows, max_logit_rows)
         return out
 
@@ -181,6 +184,8 @@ class Decoder:
         if rows > self._scratch.max_rows:
             raise CapacityError(f"step of {rows} rows: the decoder was made for max_rows={self._scratch.max_rows}; raise it")
         self._bind(pool)
+        if self._joins:
+            self._scratch.rows(rows)["stream"].copy_(batch.states)
         keys = batch.attention
         rows_in = (batch.ids, batch.positions, batch.slots, keys.request, keys.linear, keys.tail_start)
         inputs = (*rows_in, keys.tail_slots, keys.page_table, pool)
@@ -211,8 +216,9 @@ class Decoder:
         """All ops of `forward`, in order."""
         buffers = self._scratch.rows(batch.ids.shape[0])
         stream, free = buffers["stream"], buffers["normed"]
-        self.embed(batch.ids, stream)
         pending = None  # what the last sub-layer adds to the stream; the next norm does it
+        if not self._joins:
+            self.embed(batch.ids, stream)
         if self._positions is not None:
             pending = buffers["update"]
             self._kernels.embed(batch.positions, self._positions, pending)

@@ -36,9 +36,9 @@ class Choice:
         """(kind, folder) of the head on the hidden states of `source` that it guesses with, if any."""
         return self.module.heads(self.options, source) if hasattr(self.module, "heads") else None
 
-    def exit(self, layers: int) -> int:
-        """After how many of the `layers` of the model that is drafted for it leaves it, if it guesses with these; 0 if it does not."""
-        return self.module.exit(self.options, layers) if hasattr(self.module, "exit") else 0
+    def exits(self, layers: int) -> tuple[int, ...]:
+        """After how many of the `layers` of the model that is drafted for it may leave it, if it guesses with these; else none."""
+        return self.module.exits(self.options, layers) if hasattr(self.module, "exits") else ()
 
     @property
     def asks(self) -> int:

@@ -81,7 +81,7 @@ def beside(options: Options, source: Path | str) -> Path | str | None:
         InputError: more than one of them runs a model.
     """
     found = [path for choice in members(options.of) if (path := choice.beside(source)) is not None]
-    runs = len(found) + sum(choice.heads(source) is not None or hasattr(choice.module, "exit") for choice in members(options.of))
+    runs = len(found) + sum(choice.heads(source) is not None or hasattr(choice.module, "exits") for choice in members(options.of))
     if runs > 1:
         raise InputError(f"speculate: of={options.of!r}: {runs} of them run a model; only one can have one")
     return found[0] if found else None
@@ -92,9 +92,9 @@ def heads(options: Options, source: Path | str) -> tuple[str, Path | str] | None
     return next((found for choice in members(options.of) if (found := choice.heads(source)) is not None), None)
 
 
-def exit(options: Options, layers: int) -> int:
-    """After how many layers the one that guesses with these leaves the model."""
-    return max(choice.exit(layers) for choice in members(options.of))
+def exits(options: Options, layers: int) -> tuple[int, ...]:
+    """After how many layers the one that guesses with these may leave the model."""
+    return next((found for choice in members(options.of) if (found := choice.exits(layers))), ())
 
 
 def asks(options: Options) -> int:

@@ -3,8 +3,8 @@
 Owns the words between drafters and those who run them. Knows neither the worker nor the scheduler.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import Tensor
@@ -202,11 +202,13 @@ class Around:
 
     Attributes:
         spec: the model that is drafted for.
-        forward: the model that its file's `beside(options, source)` named, or the head that its `heads(options, source)` did, loaded; or
-            the first layers of the model that is drafted for, as many as its `exit(options, layers)` said; None if there is no such.
+        forward: the model that its file's `beside(options, source)` named, or the head that its `heads(options, source)` did, loaded;
+            None if there is no such.
         head: what that head is made of.
+        exits: the first layers of the model that is drafted for, by how many, as its `exits(options, layers)` said.
     """
 
     spec: ModelSpec
     forward: Forward | None = None
     head: HeadSpec | None = None
+    exits: Mapping[int, Forward] = field(default_factory=dict)

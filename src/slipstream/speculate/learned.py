@@ -7,8 +7,6 @@ from heapq import heappop, heappush
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from slipstream.base.errors import InputError
 from slipstream.speculate.drafter import States
 from slipstream.step.draft import EMPTY, ROOT, DraftTree
@@ -44,16 +42,17 @@ def heads_of(kind: str) -> Callable[[Any, Path | str], tuple[str, Path | str]]:
 
 
 class Latest:
-    """The last state of each request, for heads that need no more: of the token before its last. [1, levels * hidden]"""
+    """The last state of each request, for heads that need no more: of the token before its last."""
 
     def __init__(self) -> None:
-        self._state: dict[int, Tensor] = {}
+        self._state: dict[int, States] = {}
 
     def watch(self, states: Sequence[States]) -> None:
         for one in states:
-            self._state[one.request] = one.rows[-1:].clone()  # a copy, so that the others can go
+            last = one.rows[-1:].clone()  # a copy, so that the others can go
+            self._state[one.request] = States(one.request, one.start + len(one.rows) - 1, last)
 
-    def get(self, request: int) -> Tensor | None:
+    def get(self, request: int) -> States | None:
         return self._state.get(request)
 
     def drop(self, request: int) -> None:

@@ -65,7 +65,7 @@ def run(
     own = written(model, target, stream, recipe, opening)
     if len(own):
         say(f"{len(own)} texts of the target's own, {time.monotonic() - began:.0f} s")
-    agreement = train(body, target, stream, own, recipe, say, opening)
+    agreement = train(body, target, stream, own, recipe, say, opening, fits=start is None)
     export(body, config, out)
     report = {"recipe": asdict(recipe), "seconds": round(time.monotonic() - began), "last_agreement": agreement}
     report["books"] = [{"title": book.title, "sha256": book.sha256, "held_out": bool(book.held_out)} for book in books]
@@ -82,8 +82,8 @@ def run(
 def target_for(model: Path | str, recipe: Recipe, device: str) -> Target:
     """The engine's own forward passes, which compute every model; on a GPU plain torch where that can."""
     if device != "cpu" and plain(model):
-        return PlainTarget(model, recipe.levels, device)
-    return EngineTarget(model, recipe.levels, recipe.rows, recipe.length, device)
+        return PlainTarget(model, recipe.levels, device, recipe.kind)
+    return EngineTarget(model, recipe.levels, recipe.rows, recipe.length, device, recipe.kind)
 
 
 def written(model: Path | str, target: Target, stream: np.ndarray, recipe: Recipe, opening: Sequence[int]) -> np.ndarray:

@@ -6,19 +6,19 @@ will have to. Inference never imports this; the two meet in the file (arch/heads
     tokens  t0 t1 t2 t3 ...   states  s0 s1 s2 ... of the target      row r reads t[r + 1] and s[r], and guesses t[r + 2] first
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from slipstream.arch.heads import BLOCKS
+from slipstream.arch.heads import BLOCKS, RANK
 from slipstream.train.lm import MLP, Attention, rotary, rotate
 
 
 class Body(nn.Module):
-    """What every head has: several levels become one state, and a norm before the output layer.
+    """What most heads have: several levels become one state, and a norm before the output layer.
 
     Args:
         config: of the head, as arch.heads.head_config makes it.
@@ -30,6 +30,8 @@ class Body(nn.Module):
         if len(config["levels"]) > 1:
             self.join = nn.Linear(len(config["levels"]) * hidden, hidden, bias=False)
         self.norm = nn.RMSNorm(hidden, eps=config["rms_norm_eps"])
+
+    joins = False  # whether what `unroll` yields goes through the target's last layers, and not through a norm of its own
 
     def start(self) -> None:
         """First values: small ones, and the state goes on as it is, which is a guess that is not far off."""
@@ -119,13 +121,16 @@ class Mtp(Eagle):
     goes_on_normed = True
 
 
-class Medusa(Fused):
-    """A block per depth on one state, none of which knows what the others guess (Cai et al. 2024); the last token is known to all."""
+class Blockwise(Body):
+    """A block per depth on the state alone (Stern et al. 2018): not even the last token is known, which the model said from this state."""
 
     def __init__(self, config: dict):
         super().__init__(config)
         self.layers = nn.ModuleList(Block(config, attends=False) for _ in range(config["depth"]))
         self.start()
+
+    def fused(self, embedded: Tensor, state: Tensor) -> Tensor:
+        return state
 
     def unroll(self, embedded: Tensor, states: Tensor) -> Iterator[Tensor]:
         """See Eagle.unroll."""
@@ -135,20 +140,8 @@ class Medusa(Fused):
             yield self.norm(layer.fed(x[:, : time - depth]))
 
 
-class Blockwise(Body):
-    """A block per depth on the state alone (Stern et al. 2018): not even the last token is known, which the model said from this state."""
-
-    def __init__(self, config: dict):
-        super().__init__(config)
-        self.layers = nn.ModuleList(Block(config, attends=False) for _ in range(config["depth"]))
-        self.start()
-
-    def unroll(self, embedded: Tensor, states: Tensor) -> Iterator[Tensor]:
-        """See Eagle.unroll."""
-        time = embedded.shape[1] - 1
-        x = self.joined(states[:, :time])
-        for depth, layer in enumerate(self.layers):
-            yield self.norm(layer.fed(x[:, : time - depth]))
+class Medusa(Fused, Blockwise):
+    """The same where the last token is known to all blocks (Cai et al. 2024), none of which knows what the others guess."""
 
 
 class Redrafter(Body):
@@ -178,7 +171,96 @@ class Redrafter(Body):
             yield self.norm(state + self.down(x))
 
 
-BODIES = {"blockwise": Blockwise, "eagle": Eagle, "medusa": Medusa, "mtp": Mtp, "redrafter": Redrafter}
+class Streaming(nn.Module):
+    """Rows that join the target at a layer, one per depth: the state there, what a map with a low-rank change of the depth's own makes of
+    the last token and the state, and an embedding of the depth (after Bhendawade et al. 2024). The layers, which stay as they are, are the
+    target's (train/rest.py)."""
+
+    joins = True
+
+    def __init__(self, config: dict):
+        super().__init__()
+        self.config, hidden, eps = config, config["hidden_size"], config["rms_norm_eps"]
+        self.embed_norm, self.state_norm = nn.RMSNorm(hidden, eps=eps), nn.RMSNorm(hidden, eps=eps)
+        self.make()
+
+    def make(self) -> None:
+        hidden, depth = self.config["hidden_size"], self.config["depth"]
+        self.map = nn.Linear(2 * hidden, hidden, bias=False)
+        self.down = nn.ModuleList(nn.Linear(2 * hidden, RANK, bias=False) for _ in range(depth))
+        self.up = nn.ModuleList(nn.Linear(RANK, hidden, bias=False) for _ in range(depth))
+        self.streams = nn.ParameterList(nn.Parameter(torch.zeros(hidden)) for _ in range(depth))
+
+    def entering(self, known: Tensor, depth: int) -> Tensor:
+        """What is added to the state, in units of its size. known [..., 2 * hidden] -> [..., hidden]"""
+        return self.map(known) + self.up[depth](self.down[depth](known)) + self.streams[depth]
+
+    @torch.no_grad()
+    def fit(self, windows: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """First values, by least squares: rows begin as near as they can to the states that the tokens to come will have there.
+
+        Args:
+            windows: embeddings and states of texts, as `unroll` takes them.
+        """
+        inner, outer = 0.0, 0.0  # [2 * hidden, 2 * hidden], [depth, 2 * hidden, hidden]
+        for embedded, states in windows:
+            rows = embedded.shape[1] - self.config["depth"]
+            known = self.known(embedded, states)[:, :rows].flatten(0, 1)
+            now = states[:, :rows]
+            ahead = [(states[:, 1 + depth : 1 + depth + rows] - now) / size(now) for depth in range(self.config["depth"])]
+            inner = inner + known.T @ known
+            outer = outer + torch.stack([known.T @ change.flatten(0, 1) for change in ahead])
+        inner = inner + 1e-3 * inner.diagonal().mean() * torch.eye(len(inner), device=inner.device)
+        self.begin(torch.linalg.solve(inner, outer).mT, inner)
+
+    def begin(self, maps: Tensor, inner: Tensor) -> None:
+        """Takes over the best map of each depth [depth, hidden, 2 * hidden], as well as it can; inner: products of what is known with
+        itself, summed. [2 * hidden, 2 * hidden]"""
+        self.map.weight.copy_(maps[0])
+        root = torch.linalg.cholesky(inner)  # changes are near in what they make of what is known, and not in themselves
+        for own, down, up in zip(maps, self.down, self.up, strict=True):
+            left, sizes, right = torch.linalg.svd((own - maps[0]) @ root, full_matrices=False)
+            half = sizes[:RANK].sqrt()
+            up.weight.copy_(left[:, :RANK] * half)
+            down.weight.copy_(torch.linalg.solve_triangular(root, half[:, None] * right[:RANK], upper=False, left=False))
+
+    def known(self, embedded: Tensor, states: Tensor) -> Tensor:
+        """The last token and the state before it, side by side. [batch, time - 1, 2 * hidden]"""
+        return torch.cat([self.embed_norm(embedded[:, 1:]), self.state_norm(states[:, :-1])], -1)
+
+    def unroll(self, embedded: Tensor, states: Tensor) -> Iterator[Tensor]:
+        """See Eagle.unroll; but what it yields goes through the target's layers first (Target.joined)."""
+        known = self.known(embedded, states)
+        for depth in range(self.config["depth"]):
+            rows = known.shape[1] - depth
+            state = states[:, :rows]
+            yield (state + size(state) * self.entering(known[:, :rows], depth)).float()
+
+
+class Firp(Streaming):
+    """The same with a map for each depth, and nothing else (FIRP, 2024)."""
+
+    def make(self) -> None:
+        hidden = self.config["hidden_size"]
+        self.maps = nn.ModuleList(nn.Linear(2 * hidden, hidden, bias=False) for _ in range(self.config["depth"]))
+
+    def entering(self, known: Tensor, depth: int) -> Tensor:
+        return self.maps[depth](known)
+
+    def begin(self, maps: Tensor, inner: Tensor) -> None:
+        for own, best in zip(self.maps, maps, strict=True):
+            own.weight.copy_(best)
+
+
+BODIES = {
+    **{"blockwise": Blockwise, "eagle": Eagle, "firp": Firp, "medusa": Medusa, "mtp": Mtp, "redrafter": Redrafter},
+    **{"streaming": Streaming},
+}
+
+
+def size(state: Tensor) -> Tensor:
+    """Root of the mean square. [..., hidden] -> [..., 1]"""
+    return state.square().mean(-1, keepdim=True).sqrt()
 
 
 def turned(cos: Tensor, sin: Tensor, x: Tensor, first: int) -> Tensor:

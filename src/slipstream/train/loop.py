@@ -7,7 +7,7 @@ train/plain.py).
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from slipstream.arch.spec import ModelSpec
 from slipstream.train.muon import Muon
+
+FIRST = 24  # steps whose windows first values are fitted to
 
 
 class Target(Protocol):
@@ -42,6 +44,18 @@ class Target(Protocol):
     def embedded(self, tokens: Tensor) -> Tensor:
         """What layer 0 reads. [...] -> [..., hidden]"""
 
+    def joined(self, states: Tensor, rows: Iterable[Tensor]) -> list[Tensor]:
+        """Rows that join at the last of `levels`: what the output layer reads of them. Gradients flow through.
+
+        Args:
+            states: at that level, of whole windows. [windows, length, hidden]
+            rows: of depth 0, 1, ...: row r stands at position r + 1 + depth, and sees the window up to position r, and the rows r of
+                the depths before. [windows, length - 1 - depth, hidden] each, as what comes out
+
+        Raises:
+            InputError: the target's layers are not of the kind that this can train through.
+        """
+
     def logits(self, normed: Tensor) -> Tensor:
         """The output layer, through which gradients flow. [..., hidden] -> [..., vocab] fp32"""
 
@@ -57,7 +71,7 @@ class Recipe:
         rows, length: windows per step and tokens per window.
         depth: tokens that it learns to guess ahead.
         width: inner size of its ffn.
-        levels: hidden states that it reads, see arch.heads; None for what the target's final norm reads.
+        levels: hidden states that it reads, see arch.heads; None for the usual of its kind.
         fade: weight of a depth against the one before.
         own: share of the windows that the target goes on with by itself after `begin` tokens, at `temperature`; 0: plain text.
         texts: how many such windows there are; used again and again.
@@ -113,9 +127,13 @@ def windows(stream: np.ndarray, own: np.ndarray, step: int, recipe: Recipe, open
 
 def train(
     body: nn.Module, target: Target, stream: np.ndarray, own: np.ndarray, recipe: Recipe, say: Callable[[str], None],
-    opening: Sequence[int] = (),
+    opening: Sequence[int] = (), fits: bool = True,
 ) -> list[float]:  # fmt: skip
-    """The loop; returns how often the likeliest token was the target's, by depth, in the last steps. See `windows`."""
+    """The loop; returns how often the likeliest token was the target's, by depth, in the last steps. See `windows`.
+
+    Args:
+        fits: whether a body that can begins with the best first values, and not with those that it has.
+    """
     matrices = [p for p in body.parameters() if p.ndim == 2]
     rest = [p for p in body.parameters() if p.ndim != 2]
     peaks = (recipe.muon_lr, recipe.adam_lr)
@@ -123,6 +141,8 @@ def train(
         Muon(matrices, lr=peaks[0]),
         torch.optim.AdamW(rest, lr=peaks[1], betas=(0.9, 0.95), weight_decay=0.0),
     ]
+    if body.joins and fits:
+        body.fit(_read(target, windows(stream, own, step, recipe, opening)) for step in range(FIRST))
     steps, began = max(1, recipe.tokens // (recipe.rows * recipe.length)), time.monotonic()
     mean, step, part = torch.zeros(recipe.depth, device=target.device), 0, 0.0
     while part < 1:
@@ -145,6 +165,12 @@ def train(
     return [round(share, 4) for share in mean.tolist()]
 
 
+def _read(target: Target, batch: Tensor) -> tuple[Tensor, Tensor]:
+    """What a body reads of windows."""
+    batch = batch.to(target.device)
+    return target.embedded(batch), target.read(batch)[0]
+
+
 def depths(body: nn.Module, target: Target, tokens: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor]:
     """(loss, share of equal likeliest tokens at each depth [depth]) of a step's windows [rows, length].
 
@@ -153,7 +179,8 @@ def depths(body: nn.Module, target: Target, tokens: Tensor, recipe: Recipe) -> t
     states, taught = target.read(tokens)
     wanted, best = taught.softmax(-1), taught.argmax(-1)  # [rows, length, vocab], [rows, length]
     loss, weights, agreed = 0.0, 0.0, []
-    for depth, normed in enumerate(body.unroll(target.embedded(tokens), states)):
+    guesses = body.unroll(target.embedded(tokens), states)
+    for depth, normed in enumerate(target.joined(states, guesses) if body.joins else guesses):
         logits, weight = target.logits(normed), recipe.fade**depth
         cost = F.cross_entropy(logits.flatten(0, 1), wanted[:, 1 + depth :].flatten(0, 1))
         loss, weights = loss + weight * cost, weights + weight

@@ -4,7 +4,8 @@ Owns its forward passes: over whole windows with what a head reads, and token by
 so none has to be compiled first. Must not know the drafter, nor the loss.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -12,9 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from slipstream.arch.detect import config_to_spec
+from slipstream.arch.heads import usual_levels
 from slipstream.files.safetensors import read_json
 from slipstream.train.demo import load_teacher
 from slipstream.train.lm import Attention, Llama, rotary, rotate
+from slipstream.train.rest import Rest
 
 MORE = ("rope_scaling", "rope_parameters", "attention_bias", "mlp_bias", "quantization_config")  # fields of what train/lm.py has not
 
@@ -39,18 +42,26 @@ class PlainTarget:
 
     Args:
         source: a folder for which `plain` is true.
-        levels: of its hidden states (Decoder.watch); None for what the final norm reads.
+        levels: of its hidden states (Decoder.watch); None for the usual ones of `kind`.
         device: where it runs.
+        kind: of the drafter.
     """
 
-    def __init__(self, source: Path | str, levels: Sequence[int] | None, device: str):
-        folder = Path(source)
+    def __init__(self, source: Path | str, levels: Sequence[int] | None, device: str, kind: str = "eagle"):
+        folder = self._source = Path(source)
         self.spec = config_to_spec(read_json(folder / "config.json"))
-        self.levels = tuple(levels) if levels is not None else (len(self.spec.layers),)
+        self.levels = tuple(levels) if levels is not None else usual_levels(kind, self.spec)
         self.device, self._model = device, load_teacher(folder, device)
 
     def embedded(self, tokens: Tensor) -> Tensor:
         return self._model.embed_tokens(tokens)
+
+    def joined(self, states: Tensor, rows: Iterable[Tensor]) -> list[Tensor]:
+        return self._rest(states, rows)
+
+    @cached_property
+    def _rest(self) -> Rest:
+        return Rest(self._source, self.levels[-1], self.device)
 
     def logits(self, normed: Tensor) -> Tensor:
         with torch.autocast("cuda", enabled=False):  # a loss on rounded logits learns less

@@ -4,19 +4,22 @@ Owns how windows of text become a step of the engine's decoder, so that a drafte
 know the drafter, nor the loss.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from slipstream.arch.heads import usual_levels
 from slipstream.engine.llm import LLM
 from slipstream.model.batch import whole
 from slipstream.model.build import open_weights
 from slipstream.model.decoder import Decoder
 from slipstream.ops.dispatch import Kernels
 from slipstream.step import SamplingParams
+from slipstream.train.rest import Rest
 
 PAGE = 16
 LOGITS = 256  # rows made at a time
@@ -28,16 +31,19 @@ class EngineTarget:
 
     Args:
         source: a folder, a GGUF file, a hub id or `dummy:...`.
-        levels: of its hidden states (Decoder.watch); None for what the final norm reads.
+        levels: of its hidden states (Decoder.watch); None for the usual ones of `kind`.
         rows, length: windows of a call, and tokens of each.
         device: "cpu", "cuda" or "cuda:N".
+        kind: of the drafter.
     """
 
-    def __init__(self, source: Path | str, levels: Sequence[int] | None, rows: int, length: int, device: str = "cpu"):
-        kernels, self.device = Kernels(device), device
+    def __init__(
+        self, source: Path | str, levels: Sequence[int] | None, rows: int, length: int, device: str = "cpu", kind: str = "eagle"
+    ):
+        kernels, self.device, self._source = Kernels(device), device, source
         weights = open_weights(source, device)
         self.spec = weights.spec
-        self.levels = tuple(levels) if levels is not None else (len(self.spec.layers),)
+        self.levels = tuple(levels) if levels is not None else usual_levels(kind, self.spec)
         self._decoder = Decoder(self.spec, weights, kernels, rows * length, LOGITS, max_len=length)
         self._decoder.watch(self.levels)
         self._room = -(-length // PAGE) * PAGE
@@ -48,6 +54,13 @@ class EngineTarget:
 
     def embedded(self, tokens: Tensor) -> Tensor:  # [...] -> [..., hidden]
         return self._table[tokens] * self.spec.embed_scale
+
+    def joined(self, states: Tensor, rows: Iterable[Tensor]) -> list[Tensor]:
+        return self._rest(states, rows)
+
+    @cached_property
+    def _rest(self) -> Rest:
+        return Rest(self._source, self.levels[-1], self.device)
 
     def logits(self, normed: Tensor) -> Tensor:
         with torch.autocast("cuda", enabled=False):  # a loss on rounded logits learns less

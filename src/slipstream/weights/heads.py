@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from slipstream.arch.heads import HeadSpec, head_config, head_of, read_config, stored_name
+from slipstream.arch.heads import HeadSpec, head_config, head_of, read_config, stored_name, usual_levels
 from slipstream.arch.names import Place
 from slipstream.arch.published import mtp, published
 from slipstream.arch.spec import ModelSpec
@@ -74,7 +74,7 @@ def _made_up(source: str, kind: str, target: ModelSpec, device: str) -> tuple[He
     if rows and not (rows.isdecimal() and 0 < int(rows) <= target.vocab):
         raise InputError(f"speculate: path={source!r}: rows={rows!r} must be a number from 1 to the vocabulary, {target.vocab}")
     width = getattr(target.layers[-1].ffn, "width", 2 * target.hidden)
-    spec = head_of(head_config(kind, target, (len(target.layers),), DUMMY_DEPTH, width), DUMMY)
+    spec = head_of(head_config(kind, target, usual_levels(kind, target), DUMMY_DEPTH, width), DUMMY)
     if rows:
         spec = replace(spec, outputs=int(rows), mapped=True)
     weights = Dummy(spec.body, "fp32" if format == "fp32" else "bf16", device=device, wanted=spec.tensors())

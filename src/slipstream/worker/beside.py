@@ -6,7 +6,7 @@ affair.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -16,20 +16,18 @@ from slipstream.cache import PagePool
 from slipstream.model.batch import Batch
 from slipstream.model.decoder import Decoder
 from slipstream.model.head import Head
-from slipstream.ops.reference.sampling import gumbel_of
 from slipstream.ops.staging import Staging
 from slipstream.ops.types import AttentionRows
-from slipstream.sampling.noting import apart
-from slipstream.sampling.sampler import Sampler, SampleRow, Voice
+from slipstream.sampling.sampler import Sampler, SampleRow
 from slipstream.speculate.drafter import Branch, Feed
 from slipstream.worker.ahead import Ahead
+from slipstream.worker.guessing import Guessing, by_path
 from slipstream.worker.pool import KVPool
 
 DEEPEST = 64  # guesses on the way to one, itself included
-SURER = 2.0  # factor of logits at temperature 0; of 1 to 4 the best on held-out text, with a head and with a small model
 
 
-class Beside:
+class Beside(Guessing):
     """A model with pages for the same requests as the one beside it.
 
     Args:
@@ -41,12 +39,11 @@ class Beside:
     """
 
     def __init__(self, decoder: Decoder | Head, pool: KVPool, sampler: Sampler, requests: int, max_rows: int):
-        self._decoder, self._pool, self._sampler = decoder, pool, sampler
-        self.vocab = decoder.spec.vocab
-        self.max_rows, self.max_asks, self.max_len = max_rows, sampler.max_rows, decoder.max_len
+        device = str(pool.tensor.device)
+        super().__init__(decoder, sampler, device)
+        self._pool, self.max_rows = pool, max_rows
         self._page = pool.page_size
         self._pages = PagePool(pool.pages, self._page)
-        device = str(pool.tensor.device)
         self._table = Staging((requests, -(-decoder.max_len // self._page)), np.int32, device)
         self._seats = list(range(requests))[::-1]
         self._held: dict[int, tuple[int, list[int]]] = {}  # request -> its row of the table, its pages
@@ -54,15 +51,10 @@ class Beside:
         self._ahead = Ahead(decoder, pool, self._table, requests)
         self._tail_start = Staging((max_rows + 1,), np.int32, device)
         self._tail_slots = Staging((max_rows * DEEPEST,), np.int32, device)
-        self._picked = Staging((self.max_asks,), np.int32, device)
         self._goes_on = isinstance(decoder, Head)
-        self.ahead, self._apart = (decoder.ahead, decoder.apart) if self._goes_on else (1, 0)
         self._hidden: Tensor | None = None  # what came out of the last call, [rows, hidden]
         self._last: dict[int, int] = {}  # request -> its last row there
         self._nodes: dict[tuple[int, int], int] = {}  # (request, place of a guess) -> its row there
-        self._asked: list[SampleRow] = []
-        self._drawn: list[int] = []
-        self._logits: Tensor | None = None  # of what was asked for, [asked, vocab]
 
     def reserve(self, request: int, length: int) -> bool:
         seat, pages = self._held.get(request) or (self._seats[-1] if self._seats else None, [])
@@ -87,41 +79,9 @@ class Beside:
         if self._goes_on:
             batch.states = self._states(feeds)
         hidden = self._hidden = self._decoder.forward(batch, self._pool.tensor)  # [rows, hidden]
-        asks, depths, last = [], [], -1
-        self._last.clear()
-        for feed in feeds:
-            last += len(feed.tokens)
-            self._last[feed.request] = last
-            for depth, ask in enumerate((feed.ask, *feed.further) if feed.ask is not None else ()):
-                self._picked.host[len(asks)] = last + depth * self._apart
-                asks.append(ask)
-                depths.append(depth)
-        self._asked = asks
-        if not asks:
-            return []
-        self._logits = self._decoder.logits(hidden, self._picked.upload()[: len(asks)])  # [asks, vocab]
-        if any(depths) and any(_by_path(ask.voice) for ask in asks):
-            self._drawn = self._draw_by_depth(depths)
-        else:
-            self._drawn = self._sampler.draw(self._logits, asks)[0]
-        return self._drawn
-
-    def _draw_by_depth(self, depths: Sequence[int]) -> list[int]:
-        """Draws what was guessed from one place one depth after the other, so that each knows the tokens before it.
-
-        Args:
-            depths: of each token asked for; those of a feed follow each other from 0 on.
-        """
-        drawn = [0] * len(depths)
-        for depth in range(max(depths) + 1):
-            some = [at for at, other in enumerate(depths) if other == depth]
-            for at in some:
-                self._asked[at] = replace(self._asked[at], path=drawn[at - depth : at])
-            part = self._logits[some]  # a copy, which is edited
-            for at, token in zip(some, self._sampler.draw(part, [self._asked[at] for at in some])[0], strict=True):
-                drawn[at] = token
-            self._logits[some] = part
-        return drawn
+        last = [total - 1 for total in accumulate(len(feed.tokens) for feed in feeds)]
+        self._last = dict(zip((feed.request for feed in feeds), last, strict=True))
+        return self._guess(hidden, feeds, last)
 
     def branch(self, branches: Sequence[Branch]) -> list[int]:
         batch = self._branches(branches)
@@ -130,33 +90,12 @@ class Beside:
             batch.states = self._hidden[above]
         self._hidden = self._decoder.forward(batch, self._pool.tensor)
         self._nodes = {(one.request, one.path[-1]): row for row, one in enumerate(branches)}
-        self._picked.host[: len(branches)] = np.arange(len(branches))
-        self._asked = [one.ask for one in branches]
-        self._logits = self._decoder.logits(self._hidden, self._picked.upload()[: len(branches)])
-        self._drawn = self._sampler.draw(self._logits, self._asked)[0]
-        return self._drawn
-
-    def ranked(self, count: int) -> list[list[tuple[int, float]]]:
-        if not self._asked:
-            return []
-        asked, every = self._asked, torch.arange(len(self._drawn))
-        ranks, values = [], []
-        for rank in range(count):
-            ranks.append(self._drawn if rank == 0 else self.again())
-            values.append(self._logits[every, self._drawn])
-        tokens, logits = np.array(ranks).T, torch.stack(values, 1).cpu()  # [asked, count] both
-        scores = shares(tokens, logits, asked).tolist()
-        known = logits.isfinite().tolist()
-        out = []
-        for own, line, real in zip(tokens.tolist(), scores, known, strict=True):
-            chosen = [at for at, token in enumerate(own) if real[at] and token not in own[:at]]  # where hardly any is left, one comes again
-            out.append([(own[at], line[at]) for at in chosen])
-        return out
+        return self._draw(self._hidden, range(len(branches)), [one.ask for one in branches])
 
     def chain(self, feeds: Sequence[Feed], count: int) -> list[list[int]]:
         if not count:
             return [[] for _ in feeds]
-        if any(_by_path(feed.ask.voice) for feed in feeds):
+        if any(by_path(feed.ask.voice) for feed in feeds):
             return self._one_by_one(feeds, count)
         if self._goes_on:
             self._decoder.bring(self._states(feeds))
@@ -174,14 +113,6 @@ class Beside:
             further = [SampleRow(ask.voice, ask.position + 1, [*ask.path, token]) for ask, token in zip(asks, drawn, strict=True)]
             feeds = [Feed(f.request, f.start + 1, [token], ask) for f, token, ask in zip(feeds, drawn, further, strict=True)]
         return out
-
-    def again(self) -> list[int]:
-        if not self._asked:
-            return []
-        self._logits[torch.arange(len(self._drawn)), self._drawn] = float("-inf")
-        self._asked = [replace(ask, voice=_anew(ask)) for ask in self._asked]
-        self._drawn = self._sampler.draw(self._logits, self._asked)[0]
-        return self._drawn
 
     def drop(self, request: int) -> None:
         seat, pages = self._held.pop(request, (None, []))
@@ -235,38 +166,3 @@ class Beside:
             page_table=self._table.device,
         )
         return Batch(ids=rows[0], positions=rows[1], slots=rows[2], attention=attention)
-
-
-def shares(tokens: np.ndarray, logits: Tensor, asked: Sequence[SampleRow]) -> Tensor:
-    """Logarithms of the shares of the choices of some places, of which each has one in all.
-
-    The noise is known, and with it the scores among which the greatest is drawn; how far these lie apart says more than any probability
-    (docs/numerics.md, section 4). At temperature 0, where nothing but the greatest counts, two models agree on it more often than either
-    is sure of it: hence SURER.
-
-    Args:
-        tokens: the choices, best first. [asked, count]
-        logits: of these, -inf for such as cannot be drawn. [asked, count]
-        asked: what was to be drawn there.
-
-    Returns:
-        [asked, count]
-    """
-    heat = torch.tensor([ask.voice.params.temperature for ask in asked])[:, None]
-    scores = logits * SURER
-    if heat.any():
-        key = np.array([(ask.voice.seed, ask.voice.sample, ask.position) for ask in asked]).T[:, :, None]  # three of [asked, 1]
-        scores = torch.where(heat > 0, logits / heat.clamp(min=1e-6) + gumbel_of(*key, tokens), scores)
-    return scores.log_softmax(1)
-
-
-def _by_path(voice: Voice) -> bool:
-    """Whether what it draws depends on the guesses before, or is noted by them."""
-    return bool(voice.processors) or voice.notes is not None
-
-
-def _anew(ask: SampleRow) -> Voice:
-    """Draws once more where processors have had their turn. With notes the noise is fresh: what the first choice left of the old one
-    is no longer distributed as the logits say, once others have moved up among the kept ids."""
-    bare = replace(ask.voice, processors=[])
-    return bare if bare.notes is None else replace(apart(bare, ask.position), notes=bare.notes)

@@ -24,21 +24,24 @@ class KVPool:
     Args:
         shape: as above.
         type: a key of TYPES, the KV type of the numerics profile.
+        more: slots wanted besides, for rows that are no part of a text.
 
     Attributes:
         pages: that may be given away.
+        beyond: the first of the slots wanted besides, on pages behind these.
         spare: a slot that is nobody's, on a page behind these, for rows that fill up a step; there where steps are filled up.
     """
 
-    def __init__(self, shape: tuple[int, ...], type: str, kernels: Kernels):
+    def __init__(self, shape: tuple[int, ...], type: str, kernels: Kernels, more: int = 0):
         row = shape[5] + scale_bytes(TYPES[type])
         layers, both, self.pages, heads, self.page_size, _ = shape
-        spare = 0
+        self.beyond = self.pages * self.page_size
+        beyond, spare = -(-more // self.page_size), 0
         if kernels.pads:  # and as many as make the keys and values of every layer begin at a whole line
             page = heads * self.page_size * row * TYPES[type].itemsize
-            spare = next(count for count in range(1, LINE + 1) if (self.pages + count) * page % LINE == 0)
-        self.tensor: Tensor = _zeros((layers, both, self.pages + spare, heads, self.page_size, row), TYPES[type], kernels.device)
-        self.spare = self.pages * self.page_size
+            spare = next(count for count in range(1, LINE + 1) if (self.pages + beyond + count) * page % LINE == 0)
+        self.tensor: Tensor = _zeros((layers, both, self.pages + beyond + spare, heads, self.page_size, row), TYPES[type], kernels.device)
+        self.spare = (self.pages + beyond) * self.page_size
         self.kernels = kernels
 
     def copy_pages(self, copies: Sequence[tuple[int, int]]) -> None:

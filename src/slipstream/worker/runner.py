@@ -49,16 +49,18 @@ class Runner:
         drafter: guesses ahead; the null drafter does not. If it is a Watcher, the decoder watches its levels.
         sizes: largest step, batch and request.
         rule: by which drafts are verified; None: match.
+        slots: of its requests, where the drafter looks into them too; see `slots_of`.
     """
 
     def __init__(
-        self, decoder: Decoder, pool: KVPool, sampler: Sampler, drafter: Drafter, sizes: Sizes, rule: Rule | None = None
-    ):
+        self, decoder: Decoder, pool: KVPool, sampler: Sampler, drafter: Drafter, sizes: Sizes, rule: Rule | None = None,
+        slots: Slots | None = None,
+    ):  # fmt: skip
         self.decoder, self.pool, self.sampler, self.drafter = decoder, pool, sampler, drafter
         self._observe = getattr(drafter, "observe", None)
         self._judge = Judge(rule, sampler) if rule is not None and rule.weighs else None
         self.device = str(pool.tensor.device)
-        self.slots = Slots(sizes.batch, -(-sizes.tokens // pool.page_size), decoder.spec.vocab, self.device)
+        self.slots = slots or slots_of(sizes, pool, decoder.spec.vocab)
         self._picked = Staging((sampler.max_rows,), np.int32, self.device)  # rows that need logits
         self._kernels = pool.kernels
         padding = Padding(self._kernels.padded, pool.spare, self._kernels.shares, self._kernels.mixes) if self._kernels.pads else None
@@ -233,6 +235,11 @@ class Runner:
         slot = self.slots[chunk.request]
         voice = slot.voice if self._judge is None else self._judge.voice(chunk.request, slot.voice, len(slot.tokens))
         return DraftContext(chunk.request, slot.tokens, chunk.draft_budget, voice, chunk.passes, slot.prediction, slot.prompt)
+
+
+def slots_of(sizes: Sizes, pool: KVPool, vocab: int) -> Slots:
+    """Slots for requests of these sizes on the pages of a pool."""
+    return Slots(sizes.batch, -(-sizes.tokens // pool.page_size), vocab, str(pool.tensor.device))
 
 
 def _blocks(count: int, size: int) -> Iterator[slice]:

@@ -58,6 +58,9 @@ class Slots:
     def requests(self) -> list[int]:
         return list(self._of)
 
+    def __contains__(self, request: int) -> bool:
+        return request in self._of
+
     def __getitem__(self, request: int) -> Slot:
         return self._of[request]
 

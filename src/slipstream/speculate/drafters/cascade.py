@@ -94,4 +94,4 @@ def make(options: Options, around: Around) -> Cascade:
     return Cascade(make_all(options.of, around), options)
 
 
-beside, heads, exit, asks = compose.beside, compose.heads, compose.exit, compose.asks
+beside, heads, exits, asks = compose.beside, compose.heads, compose.exits, compose.asks

@@ -46,4 +46,4 @@ def make(options: Options, around: Around) -> First:
     return First(make_all(options.of, around))
 
 
-beside, heads, exit, asks = compose.beside, compose.heads, compose.exit, compose.asks
+beside, heads, exits, asks = compose.beside, compose.heads, compose.exits, compose.asks

@@ -59,7 +59,7 @@ class Medusa:
                 continue
             count = counts[context.request] = min(context.budget, self.max_draft, self._forward.ahead)
             first, *further = (SampleRow(context.voice, len(context.tokens) + depth) for depth in range(count))
-            feeds.append(Feed(context.request, 0, context.tokens[-1:], first, state, further))
+            feeds.append(Feed(context.request, state.start + 1, context.tokens[-1:], first, state.rows, further))
         grows = self._tree and not any(context.voice.notes is not None for context in contexts)
         wide = self._width if grows or any(context.budget > counts[context.request] for context in contexts) else 1
         drawn = iter(self._drawn(feeds, wide, grows))  # choices at one place after the other

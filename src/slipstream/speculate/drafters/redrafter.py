@@ -61,7 +61,7 @@ class Redrafter(Unrolled):
             if context.passes < 1 or state is None or len(ready) == most or not self._forward.reserve(context.request, 1 + room):
                 continue
             ready.append(context)
-            feeds.append(Feed(context.request, 0, context.tokens[-1:], self._ask(context, ()), state))
+            feeds.append(Feed(context.request, 0, context.tokens[-1:], self._ask(context, ()), state.rows))
         return ready, feeds
 
     def _start(self, context: DraftContext) -> int:
