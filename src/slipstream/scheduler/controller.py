@@ -161,7 +161,7 @@ class Controller:
         paying = best > 0
         if nodes and (self._step >= self._more.due or self._trying):
             self._more.done(self._step, hopeless=not best)
-            best = 2 * best or (1 if self._more.tries % 2 else min(requests, BREADTH))
+            best = 2 * best or (1 if self._more.tries % 2 and not self._trying else min(requests, BREADTH))
         self._trying = False
         out: dict[int, int] = {}
         for _, number in nodes[:best]:
