@@ -186,6 +186,14 @@ def test_what_was_given_up_is_taken_up_again():
     assert sum(world.nodes[-200:]) > 200, "at least a node a step"
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_text_that_is_read_first_keeps_no_model_from_beginning(seed):
+    """Reading takes as long as sixteen passes, so the first guesses seem dear, and nothing is known of a step that checks some. The first
+    refusals are short, and a pass is not thought to read a text every time."""
+    world = World(1, flat, lambda number: 0.75, pass_cost=0.001, reading=16, seed=seed).run(60)
+    assert world.expected / world.seconds * flat(1) > 1.3
+
+
 def test_a_model_that_disappoints_sleeps():
     """It is right often enough to promise something, but each new text has to be read first, and that costs more than it brings."""
     world, slept = World(2, steep, lambda number: 0.55, pass_cost=0.0008, reading=40), 0
