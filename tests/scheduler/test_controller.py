@@ -96,7 +96,7 @@ class World:
         while kept < len(draft) and self.rng.random() < self.right(request.number):
             kept += 1
         asked = self.fixed is not None or self.controller.looks(request.number)
-        length = passes if self.pass_cost else MAX * asked
+        length = passes * self.controller.drafts(request.number) if self.pass_cost else MAX * asked
         self.guesses += length > 0 and not self.pass_cost
         request.draft = DraftTree.chain([1] * length, self.kind, length if self.pass_cost else 0)
         self.tokens += kept + ran
