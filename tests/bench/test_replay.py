@@ -154,10 +154,10 @@ def test_the_commands(folder, tmp_path):
     assert done.exit_code == 0, done.output
     assert {one.temperature for one in acceptance.read(trace).requests} == {0.0, 0.8}
     command = ["bench", "speculation", "--replay", str(trace), *few, "--repeat", "1", "--out", str(tmp_path)]
-    done = CliRunner().invoke(app, [*command, "--shape", "tiny"], terminal_width=200)
+    done = CliRunner().invoke(app, [*command, "--shape", "tiny", "--guesses", "0,2"], terminal_width=200)
     assert done.exit_code == 0 and "auto" in done.output, done.output
     [path] = tmp_path.glob("*.json")
     record = json.loads(path.read_text())
     assert record["case"] == "replay" and record["cost"] == "none" and record["machine"] and record["limit"]["probes"]
-    assert [point["setting"] for point in record["points"]] == ["0", "1", "2", "3", "4", "6", "8", "auto"]
+    assert [point["setting"] for point in record["points"]] == ["0", "2", "auto"]
     assert CliRunner().invoke(app, command).exit_code == 2

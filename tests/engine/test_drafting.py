@@ -2,9 +2,10 @@
 
 import pytest
 
-from slipstream import LLM
+from slipstream import LLM, SamplingParams
 from slipstream.arch import shape
 from slipstream.arch.heads import head_config, head_of
+from slipstream.base.errors import InputError
 from slipstream.speculate.drafter import WINDOW
 
 
@@ -23,3 +24,33 @@ def test_the_memory_of_a_head_is_planned(kind):
     planned = drafted.engine.config.memory.drafter
     assert plain.engine.config.memory.drafter == 0
     assert real <= planned <= 1.6 * real
+
+
+@pytest.mark.parametrize(
+    "path, message",
+    [
+        ("dummy:int5", "format='int5'"),
+        ("dummy:bf16:513", "rows='513' must be a number from 1 to the vocabulary, 512"),
+        ("dummy::x", "rows='x'"),
+    ],
+)
+def test_made_up_heads_that_cannot_be(path, message):
+    with pytest.raises(InputError, match=message):
+        LLM("dummy:tiny:bf16", speculate=f"eagle:path={path}")
+
+
+def test_a_made_up_head_is_as_wide_as_its_model_and_rounded_like_it():
+    """With an output layer of its own it guesses only the tokens that this has."""
+    llm = LLM("dummy:tiny:bf16", speculate="eagle:path=dummy:int4:64,nodes=3,depth=3,width=1", control=False)
+    drafter = llm.engine.executor.runner.drafter.other
+    head, guessed, propose = drafter._forward._decoder, [], drafter.propose
+    assert head.spec.layers[0].ffn.width == shape("tiny").layers[0].ffn.width and head._format == "int4"
+
+    def seen(contexts):
+        trees = propose(contexts)
+        guessed.extend(token for tree in trees for token in tree.tokens)
+        return trees
+
+    llm.engine.executor.runner.drafter.propose = seen
+    llm.generate([[1, 2, 3]], SamplingParams(max_tokens=12, ignore_eos=True, temperature=0))
+    assert guessed and all(token % 8 == 0 for token in guessed)

@@ -96,7 +96,7 @@ class World:
         while kept < len(draft) and self.rng.random() < self.right(request.number):
             kept += 1
         asked = self.fixed is not None or self.controller.looks(request.number)
-        length = passes if self.pass_cost else MAX * asked
+        length = passes * self.controller.drafts(request.number) if self.pass_cost else MAX * asked
         self.guesses += length > 0 and not self.pass_cost
         request.draft = DraftTree.chain([1] * length, self.kind, length if self.pass_cost else 0)
         self.tokens += kept + ran
@@ -184,6 +184,14 @@ def test_what_was_given_up_is_taken_up_again():
     world.right = lambda number: 0.9
     world.run(1200)
     assert sum(world.nodes[-200:]) > 200, "at least a node a step"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_text_that_is_read_first_keeps_no_model_from_beginning(seed):
+    """Reading takes as long as sixteen passes, so the first guesses seem dear, and nothing is known of a step that checks some. The first
+    refusals are short, and a pass is not thought to read a text every time."""
+    world = World(1, flat, lambda number: 0.75, pass_cost=0.001, reading=16, seed=seed).run(60)
+    assert world.expected / world.seconds * flat(1) > 1.3
 
 
 def test_a_model_that_disappoints_sleeps():

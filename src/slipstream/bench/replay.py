@@ -31,7 +31,7 @@ from slipstream.speculate.drafter import DraftContext, Drafter, States
 from slipstream.step import DraftTree, SamplingParams
 from slipstream.step.draft import EMPTY
 
-PROMPT = 16  # tokens
+PROMPT = 8  # tokens
 DEPTHS = (0, 1, 2, 3, 4, 6, 8)
 AUTO = "auto"
 FREE = "none"  # guesses that cost nothing, as look-ups do

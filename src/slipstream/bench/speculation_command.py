@@ -44,6 +44,9 @@ def speculation(
     ] = None,
     replay: Annotated[Path | None, typer.Option(metavar="FILE", help="Instead: guess as well as was noted, on a model of --shape.")] = None,
     shape: Annotated[str | None, typer.Option(metavar="SHAPE", help="For --replay: llama-3.2-1b, tiny..., random weights.")] = None,
+    guesses: Annotated[
+        str | None, typer.Option(metavar="N,N,...", help="For --replay: fixed draft lengths (default: 0,1,2,3,4,6,8).", show_default=False)
+    ] = None,
     temperature: Annotated[
         float | None, typer.Option(min=0, help="For --replay: of the noted requests (default: 0.8).", show_default=False)
     ] = None,
@@ -54,12 +57,14 @@ def speculation(
     """Compares drafters with no speculation, at T=0 and 0.8, on unknown text and on text that repeats itself."""
     if record is not None and replay is not None:
         raise InputError("--record, --replay: one after the other; give one of them")
-    if (shape is None) != (replay is None) or (temperature is not None and replay is None):
-        raise InputError("--replay FILE: needs --shape SHAPE, and --shape and --temperature are for it alone")
+    if (shape is None) != (replay is None) or (replay is None and not (temperature is guesses is None)):
+        raise InputError("--replay FILE: needs --shape SHAPE, and --shape, --guesses and --temperature are for it alone")
     say = partial(typer.secho, dim=True, err=True)
     options = arguments.given(threads=threads, quant=quant)
     if replay is not None:
-        _replay(replay, shape, drafter, numbers("--batch", batch or REPLAYED), new_tokens or FEW, repeat, temperature, options, out, say)
+        grid = {"batches": numbers("--batch", batch or REPLAYED), "new_tokens": new_tokens or FEW, "repeat": repeat}
+        grid |= arguments.given(temperature=temperature, depths=numbers("--guesses", guesses) or None)
+        _replay(replay, shape, drafter, grid, options, out, say)
         return
 
     from slipstream.bench import acceptance, quality, results
@@ -83,10 +88,15 @@ def speculation(
 
 
 def _replay(
-    path: Path, shape: str, drafter: list[str] | None, batches: tuple[int, ...], new_tokens: int, repeat: int, temperature: float | None,
-    options: dict[str, Any], out: Path, say: Callable[[str], None],
-) -> None:  # fmt: skip
-    """The same arguments, for a recorded trace."""
+    path: Path,
+    shape: str,
+    drafter: list[str] | None,
+    grid: dict[str, Any],
+    options: dict[str, Any],
+    out: Path,
+    say: Callable[[str], None],
+) -> None:
+    """The same for a recorded trace; `grid` and `options` as in replay.Ask."""
     if len(drafter or ()) > 1:
         raise InputError("--replay: takes one --drafter, whose cost is paid")
 
@@ -99,8 +109,7 @@ def _replay(
     else:
         model = f"dummy:{shape}"
     cost = drafter[0] if drafter else case.costing(trace, quant)
-    heat = case.Ask.temperature if temperature is None else temperature
-    ask = case.Ask(model, trace, cost, heat, batches, new_tokens=new_tokens, repeat=repeat, options=options)
+    ask = case.Ask(model, trace, cost, **grid, options=options)
     llm, scores, limit = case.run(ask, say)
     show_replay(ask, scores, limit)
     say(f"written: {results.write(results.replay_record(ask, llm, scores, limit, command_line()), out)}")

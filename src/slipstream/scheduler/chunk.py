@@ -34,9 +34,10 @@ def make_chunks(
     chunks = []
     for request, rows in trunks:
         most = left if shares is None else min(left, shares.get(request.number, 0))
-        asks = controller is None or controller.looks(request.number) or (passes > 0 and not controller.idle)
+        own = passes if controller is None or controller.drafts(request.number) else 0
+        asks = controller is None or controller.looks(request.number) or (own > 0 and not controller.idle)
         longest = request.longest_draft(options.max_draft) if asks else 0
-        chunk = make_chunk(request, rows, most, longest, passes, tables, options)
+        chunk = make_chunk(request, rows, most, longest, own, tables, options)
         left -= len(chunk.draft.tokens)
         request.planned = chunk
         chunks.append(chunk)

@@ -77,7 +77,7 @@ class Account:
     Attributes:
         requests, plain: of the step; seconds that one without guesses takes.
         checking, making: seconds for the guesses at hand, and for the next.
-        passes: that were made.
+        passes, drafted: that were made, for so many requests.
         kept: guesses that were right.
     """
 
@@ -86,6 +86,7 @@ class Account:
     checking: float = 0.0
     making: float = 0.0
     passes: int = 0
+    drafted: int = 0
     kept: int = 0
 
 
@@ -104,13 +105,14 @@ class Controller:
         self._reach = Reach(max_draft)
         self._rests: dict[int, Rest] = {}
         self._times: dict[tuple[int, ...], tuple[int, float]] = {}  # arguments of _seconds -> (step, what it said)
-        self._costs: deque[float] = deque(maxlen=7)  # seconds of a model's pass
+        self._costs: dict[int, deque[float]] = {}  # octave of requests -> seconds of a model's pass for so many
         self._looks: deque[float] = deque(maxlen=7)  # seconds of looking for guesses that take none, in one step
         self._model: str | None = None  # kind of the drafts that take passes
         self._purse, self._account = Purse(), Account()
         self._allowed = 0  # passes, for the drafts that are being made
         self._quiet, self._pause = 0, SHORT  # step before which no model drafts; passes that the next such decision is kept
         self._trying = False  # whether the drafts at hand were made to see what comes of them
+        self._tried: int | None = None  # the only request for which a model may draft; None: any
         self._length, self._decided = max_draft, (-KEEP, 0)  # passes; (step, requests) when that was decided
 
     # A step is planned
@@ -161,7 +163,7 @@ class Controller:
         paying = best > 0
         if nodes and (self._step >= self._more.due or self._trying):
             self._more.done(self._step, hopeless=not best)
-            best = 2 * best or (1 if self._more.tries % 2 else min(requests, BREADTH))
+            best = 2 * best or (1 if self._more.tries % 2 and not self._trying else min(requests, BREADTH))
         self._trying = False
         out: dict[int, int] = {}
         for _, number in nodes[:best]:
@@ -183,8 +185,13 @@ class Controller:
         rest.pause = min(2 * rest.pause or 1, most)
         rest.due = (self._step + 1) // rest.pause * rest.pause + rest.pause
 
+    def drafts(self, number: int) -> bool:
+        """Whether a model may draft for the request, if it may draft at all."""
+        return self._tried is None or number == self._tried
+
     def passes(self, numbers: Sequence[int], context: int) -> int:
         """How many tokens a model may draft for each of these requests, which will say something in the next step."""
+        self._tried = None
         self._allowed = self._passes(numbers, context)
         if self._allowed:
             self._pause = SHORT
@@ -201,11 +208,14 @@ class Controller:
         if self._step >= self._longer.due:
             self._longer.done(self._step, hopeless=not self._length)
             self._trying = True
+            if not self._length:  # one text is read, not all of them
+                self._tried = numbers[self._longer.tries % len(numbers)]
             return min(self._max, max(1, 2 * self._length))
         step, requests = self._decided
         if requests == len(numbers) and self._step - step < (SHORT if self._length else self._pause // 2):
             return self._length
-        cost, count = self._cost, len(numbers)
+        count = len(numbers)
+        cost = self._cost(count)
         chains = [self._reach.chain(number, self._model, self._max, self._step) for number in numbers]
         margin = MARGIN if self._length else BEGIN
         self._decided, self._length = (self._step, count), 0
@@ -262,10 +272,13 @@ class Controller:
 
     # What a model costs
 
-    @property
-    def _cost(self) -> float:
-        """Seconds of a pass. Where a text was read first, or the machine stalled, it took longer; so the shorter ones count."""
-        return sorted(self._costs)[len(self._costs) // 4] if self._costs else 0.0
+    def _cost(self, requests: int) -> float:
+        """Seconds of a pass for so many, or for the number nearest to it that was seen. Where a text was read first, or the machine
+        stalled, it took longer; so the shorter ones count."""
+        if not self._costs:
+            return 0.0
+        seen = sorted(self._costs[min(self._costs, key=lambda octave: abs(octave - requests.bit_length()))])
+        return seen[len(seen) // 4]
 
     def _open(self, drafting: Sequence[Request], out: dict[int, int], requests: int, rows: int, context: int, passes: int) -> None:
         """A new account, with what it costs to check the model's nodes of this step: also the passes that it could have taken."""
@@ -280,7 +293,7 @@ class Controller:
     def _settle(self) -> None:
         account, self._account = self._account, Account()
         if account.plain and (account.making or account.checking):
-            usual = account.checking + account.passes * self._cost
+            usual = account.checking + account.passes * self._cost(account.drafted)
             spent = account.making + account.checking
             self._purse.settle(self._step, account.kept / account.requests, spent / account.plain, usual / account.plain)
 
@@ -306,13 +319,14 @@ class Controller:
     def spent(self, plan: Plan, result: Result) -> None:
         """Takes note of what the drafts that a step ended with cost; comes before `learn`."""
         self._step += result.passes - 1
-        seconds, passes = result.drafting, max((outcome.draft.passes for outcome in result.outcomes), default=0)
+        drafts = [outcome.draft.passes for outcome in result.outcomes if outcome.draft.passes]
+        seconds, passes = result.drafting, max(drafts, default=0)
         if passes:
-            self._costs.append(seconds / passes)
+            self._costs.setdefault(len(drafts).bit_length(), deque(maxlen=7)).append(seconds / passes)
         elif any(chunk.draft_budget for chunk in plan.chunks):
             self._looks.append(seconds)
         if self._model is not None and self._allowed:
-            self._account.making, self._account.passes = seconds, passes
+            self._account.making, self._account.passes, self._account.drafted = seconds, passes, len(drafts)
 
     def forget(self, number: int) -> None:
         self._reach.forget(number)
