@@ -41,17 +41,18 @@ class Beside(Guessing):
     def __init__(self, decoder: Decoder | Head, pool: KVPool, sampler: Sampler, requests: int, max_rows: int):
         device = str(pool.tensor.device)
         super().__init__(decoder, sampler, device)
-        self._pool, self.max_rows = pool, max_rows
+        self.pool, self.max_rows, self.head = pool, max_rows, decoder if isinstance(decoder, Head) else None
         self._page = pool.page_size
         self._pages = PagePool(pool.pages, self._page)
-        self._table = Staging((requests, -(-decoder.max_len // self._page)), np.int32, device)
+        self.table = Staging((requests, -(-decoder.max_len // self._page)), np.int32, device)
         self._seats = list(range(requests))[::-1]
         self._held: dict[int, tuple[int, list[int]]] = {}  # request -> its row of the table, its pages
         self._rows = Staging((5, max_rows), np.int32, device)  # ids, positions, slots, request, linear
-        self._ahead = Ahead(decoder, pool, self._table, requests)
+        self._ahead = Ahead(decoder, pool, self.table, requests)
         self._tail_start = Staging((max_rows + 1,), np.int32, device)
         self._tail_slots = Staging((max_rows * DEEPEST,), np.int32, device)
-        self._goes_on = isinstance(decoder, Head)
+        self._goes_on = self.head is not None
+        self.rounds = self._goes_on and decoder.records and self.ahead == 1 and not pool.kernels.pads  # see rounds.py
         self._hidden: Tensor | None = None  # what came out of the last call, [rows, hidden]
         self._last: dict[int, int] = {}  # request -> its last row there
         self._nodes: dict[tuple[int, int], int] = {}  # (request, place of a guess) -> its row there
@@ -69,16 +70,20 @@ class Beside(Guessing):
         if request not in self._held:
             self._seats.pop()
             self._held[request] = seat, pages
-        self._table.host[seat, len(pages) : len(pages) + missing] = taken
-        self._table.upload()
+        self.table.host[seat, len(pages) : len(pages) + missing] = taken
+        self.table.upload()
         pages.extend(taken)
         return True
+
+    def seat(self, request: int) -> int:
+        """The request's row of `table`."""
+        return self._held[request][0]
 
     def run(self, feeds: Sequence[Feed]) -> list[int]:
         batch = self._batch(feeds)
         if self._goes_on:
             batch.states = self._states(feeds)
-        hidden = self._hidden = self._decoder.forward(batch, self._pool.tensor)  # [rows, hidden]
+        hidden = self._hidden = self._decoder.forward(batch, self.pool.tensor)  # [rows, hidden]
         last = [total - 1 for total in accumulate(len(feed.tokens) for feed in feeds)]
         self._last = dict(zip((feed.request for feed in feeds), last, strict=True))
         return self._guess(hidden, feeds, last)
@@ -88,7 +93,7 @@ class Beside(Guessing):
         if self._goes_on:
             above = [self._nodes[one.request, one.path[-2]] if len(one.path) > 1 else self._last[one.request] for one in branches]
             batch.states = self._hidden[above]
-        self._hidden = self._decoder.forward(batch, self._pool.tensor)
+        self._hidden = self._decoder.forward(batch, self.pool.tensor)
         self._nodes = {(one.request, one.path[-1]): row for row, one in enumerate(branches)}
         return self._draw(self._hidden, range(len(branches)), [one.ask for one in branches])
 
@@ -128,7 +133,7 @@ class Beside(Guessing):
         return self._hidden[[self._last[feed.request] for feed in feeds]]
 
     def _batch(self, feeds: Sequence[Feed]) -> Batch:
-        host, table, at = self._rows.host, self._table.host, 0
+        host, table, at = self._rows.host, self.table.host, 0
         for feed in feeds:
             seat, count = self._held[feed.request][0], len(feed.tokens)
             ids, positions, slots, request, linear = host[:, at : at + count]
@@ -141,7 +146,7 @@ class Beside(Guessing):
 
     def _branches(self, branches: Sequence[Branch]) -> Batch:
         """See worker/batching.py: what guesses see of each other are tail slots."""
-        host, table, tails = self._rows.host, self._table.host, self._tail_slots.host
+        host, table, tails = self._rows.host, self.table.host, self._tail_slots.host
         start, count = self._tail_start.host, 0
         start[0] = 0
         for row, one in enumerate(branches):
@@ -163,6 +168,6 @@ class Beside(Guessing):
             linear=rows[4],
             tail_start=start,
             tail_slots=self._tail_slots.device[:tails],
-            page_table=self._table.device,
+            page_table=self.table.device,
         )
         return Batch(ids=rows[0], positions=rows[1], slots=rows[2], attention=attention)
