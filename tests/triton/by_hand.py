@@ -82,18 +82,23 @@ class Block:
 
 @dataclass(frozen=True)
 class Shared:
-    """Shared memory: views of one array, which is NaN where nothing was stored."""
+    """Shared memory: views of one array, which is NaN, or the greatest whole number, where nothing was stored."""
 
     data: np.ndarray
+    kind: Kind
 
     def index(self, number: int) -> "Shared":
-        return Shared(self.data[number])
+        return Shared(self.data[number], self.kind)
 
-    def slice(self, start: int, length: int, dim: int) -> "Shared":
-        return Shared(self.data[(slice(None),) * dim + (slice(start, start + length),)])
+    def slice(self, start: int, length: int, dim: int = 0) -> "Shared":
+        return Shared(self.data[(slice(None),) * dim + (slice(start, start + length),)], self.kind)
 
     def permute(self, order) -> "Shared":
-        return Shared(self.data.transpose(order))
+        return Shared(self.data.transpose(order), self.kind)
+
+    def load(self, layout) -> Block:
+        assert layout.shape == list(self.data.shape), "a layout of another shape"
+        return Block(self.data.copy(), self.kind)
 
     def store(self, block: Block) -> None:
         self.data[...] = block.data
@@ -191,6 +196,8 @@ class Described:
     block_shape: list[int]
     layout: SimpleNamespace
 
+    dtype = property(lambda self: OF_TORCH[self.base.dtype])
+
     @classmethod
     def from_tensor(cls, base: torch.Tensor, block_shape: list[int], layout: SimpleNamespace) -> "Described":
         return cls(base, block_shape, layout)
@@ -222,7 +229,8 @@ class Barriers:
         if not pred:
             return
         assert source.block_shape == list(target.data.shape) and min(at) >= 0
-        part = source.base[tuple(slice(start, start + size) for start, size in zip(at, source.block_shape, strict=True))].float().numpy()
+        part = source.base[tuple(slice(start, start + size) for start, size in zip(at, source.block_shape, strict=True))]
+        part = part.numpy() if source.dtype in WHOLE.values() else part.float().numpy()
         target.data[...] = 0
         target.data[tuple(slice(0, size) for size in part.shape)] = part
         barrier.data[...] -= target.data.size * source.base.element_size()
@@ -249,7 +257,9 @@ def language() -> SimpleNamespace:
         load=load, store=store, atomic_add=atomic_add,
         **shaped("DistributedLinearLayout", "BlockedLayout", "SliceLayout", "DotOperandLayout"),
         **shaped("NVMMADistributedLayout"), NVMMASharedLayout=lambda *arguments, **named: SimpleNamespace(),
-        allocate_shared_memory=lambda kind, shape, layout: Shared(np.full(shape, -1 if kind in WHOLE.values() else np.nan, kind.numpy)),
+        allocate_shared_memory=lambda kind, shape, layout: Shared(
+            np.full(shape, np.iinfo(kind.numpy).max if kind in WHOLE.values() else np.nan, kind.numpy), kind
+        ),
         multiple_of=lambda x, values: x, max_contiguous=lambda x, values: x,
         pointer_type=lambda kind: kind, convert_layout=lambda x, layout, assert_trivial: x, broadcast=broadcast,
         arange=lambda start, end, layout: Block(np.arange(start, end, dtype=np.int32), WHOLE["int32"]),

@@ -24,7 +24,7 @@ SLOW_FORMATS = ("int4", "int4_zero", "int8", "q8_0", "q4_k", "q6_k")
 def check(forms: list[dict]) -> None:
     """The weight of products is in registers: in shared memory are codes and x, or what warps add up in the end."""
     for form in forms:
-        few = form["kernel"] == "packed_stream"
+        few = form["kernel"] in ("packed_stream", "packed_carry")
         tight = few or form["kernel"] == "packed_fold" and "rows 128" in form["form"]  # q8_0 parks four numbers
         assert form["waits"], form
         assert form["registers"] <= 255 and form["shared"] <= (64 << 10 if few else SHARED_LIMIT), form
@@ -35,12 +35,13 @@ def check(forms: list[dict]) -> None:
 PROGRAM = """
 import json
 from dataclasses import asdict
-from slipstream.ops.triton import compile, folded, packed, streamed, whole
+from slipstream.ops.triton import carried, compile, folded, packed, streamed, whole
 one, other = (compile.PACKED[name][-1][1](4096, 4096) for name in ("int4_zero", "int4"))
 forms = [("packed", "", packed.variant(one, True, False, packed.tile_of(one, 32)))]
 forms += [("packed_stream", "", streamed.variant(form, True, whole.way(form, 1, whole.fast(form)))) for form in (one, other)]
 forms += [("packed_stream", "rows 64", streamed.variant(one, False, whole.way(one, 64, whole.INVARIANT)))]
 forms += [("packed_fold", "", folded.variant(form, False, whole.way(form, 64, whole.fast(form)))) for form in (one, other)]
+forms += [("packed_carry", "", carried.variant(one, True, carried.Carried(8, ring=5)))]
 for form in forms:
     print(json.dumps(asdict(compile.measure(*form))))
 """

@@ -1,13 +1,18 @@
-"""Forms of the products of few rows of bf16 and e4m3 weights that the suite compares. Owns the choice, and the chain of a step."""
+"""Forms of the products of few rows that the suite compares. Owns the choice for bf16 and e4m3 weights, and the chain of a step.
+
+Of 4-bit weights what packed_forms.py tries alone is here in the chain too: only there one kernel can read while another ends.
+"""
 
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from slipstream.bench.gpu.packed_forms import CARRIED, INT4, ZERO_128, carried_name, stored
 from slipstream.bench.gpu.shapes import Layer
-from slipstream.ops.triton import bulk, fp8, plain
+from slipstream.ops.triton import bulk, carried, fp8, packing, plain, whole
 from slipstream.ops.triton.bulk import Bulk
+from slipstream.ops.triton.carried import Carried
 from slipstream.ops.triton.gated import gated
 from slipstream.ops.triton.launch import Variant
 from slipstream.ops.triton.norm import norm
@@ -31,16 +36,21 @@ NARROW = (  # of weights in e4m3
 EPS = 1e-5
 
 
-KINDS = {"bf16": (FORMS, 16, CUBLAS), "fp8": (NARROW, 8, "tiles")}  # weights -> (forms, bits, what serves them otherwise)
-Weights = Plain | fp8.Packed
+FOUR_BITS = {"int4": INT4, "int4_zero": ZERO_128}
+KINDS = {  # weights -> (forms, bits, what serves them otherwise)
+    "bf16": (FORMS, 16, CUBLAS), "fp8": (NARROW, 8, "tiles"), **{name: (CARRIED, kind.bits, "engine") for name, kind in FOUR_BITS.items()},
+}  # fmt: skip
+Weights = Plain | fp8.Packed | packing.Packed
 
 
-def name(way: Way) -> str:
+def name(way: Way | Carried) -> str:
     """In tables: rows, outputs, tiles of the ring, programs that are wanted."""
+    if isinstance(way, Carried):
+        return carried_name(way).lstrip("_")
     return f"bulk{way.rows}_{way.outputs}_ring{way.ring}_fill{way.fill}" if isinstance(way, Bulk) else way
 
 
-def ways(kind: str, rows: int, dry: bool) -> list[Way]:
+def ways(kind: str, rows: int, dry: bool) -> list[Way | Carried]:
     """What is tried for so many rows: what is there without them, and the forms of the fewest rows that are enough; without a device
     one of them."""
     forms, _, other = KINDS[kind]
@@ -48,21 +58,30 @@ def ways(kind: str, rows: int, dry: bool) -> list[Way]:
     return [other, *(form for form in forms if form.rows == enough)][: 2 if dry else None]
 
 
-def variants() -> list[Variant]:
-    """Of all forms, to be compiled before."""
-    return [*(bulk.variant(False, form) for form in FORMS), *(bulk.variant(False, form, True) for form in NARROW)]
+def variants(shapes: list[Layer]) -> list[Variant]:
+    """Of all forms, to be compiled before; `shapes`: the layers that they are tried on."""
+    packed = {kind.form(layer.n, layer.k) for kind in FOUR_BITS.values() for layer in shapes}
+    engine = (variant for form in packed for *_, variant in whole.variants(form))
+    few = (carried.variant(form, False, chosen) for form in packed for chosen in CARRIED)
+    return [*(bulk.variant(False, form) for form in FORMS), *(bulk.variant(False, form, True) for form in NARROW), *engine, *few]
 
 
 def random(kind: str, layer: Layer, device: str) -> Weights:
     """A layer of random weights."""
     weight = (torch.randn(layer.n, layer.k, device=device) / layer.k**0.5).bfloat16()
+    if kind in FOUR_BITS:
+        return packing.pack(stored(FOUR_BITS[kind], weight)[0])
     return plain.plain(weight) if kind == "bf16" else fp8.pack(quantise(weight))
 
 
-def multiply(way: Way, x: Tensor, layer: Weights, out: Tensor) -> Tensor:
+def multiply(way: Way | Carried, x: Tensor, layer: Weights, out: Tensor) -> Tensor:
     """out fp32 [m, n] = x @ weight.T, by `way` whatever the engine's tables say; x bf16 [m, k], or codes as norms write them."""
     if isinstance(layer, Plain):
         plain.product(x, layer, None, out, ((1 << 31, way),))
+    elif isinstance(way, Carried):
+        carried.product(x, layer, None, out, way)
+    elif isinstance(layer, packing.Packed):
+        whole.product(x, layer, None, out)
     elif isinstance(way, Bulk):
         fp8.product_of_few(x, layer, None, out, way)
     else:
@@ -93,12 +112,12 @@ class Chain:
         hidden, ffn = shapes["o"].n, shapes["down"].k
         made = {key: torch.empty(rows, shapes[key].n, device=device) for key in names}
         plain = torch.empty(rows, hidden, device=device).bfloat16()
-        codes = plain if kind == "bf16" else torch.empty(rows, hidden + CODES_ROOM, device=device).to(fp8.E4M3)
+        codes = plain if kind != "fp8" else torch.empty(rows, hidden + CODES_ROOM, device=device).to(fp8.E4M3)
         made |= {"x qkv": codes, "x o": plain, "x gate_up": codes, "x down": torch.empty(rows, ffn, device=device).bfloat16()}
         made |= {"x": torch.randn(rows, hidden, device=device), "weight": torch.ones(hidden, device=device)}
         return cls(layers, rows, made)
 
-    def run(self, way: Way) -> Tensor:
+    def run(self, way: Way | Carried) -> Tensor:
         """All layers, all products by `way`; what the last one adds [rows, hidden]."""
         parts, added = self.buffers, None
         for layer in self.layers:

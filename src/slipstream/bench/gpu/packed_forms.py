@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from slipstream.base import registry
-from slipstream.ops.triton import folded, packed, streamed, whole, widened
+from slipstream.ops.triton import carried, folded, packed, streamed, whole, widened
 from slipstream.ops.triton.launch import Variant
 from slipstream.ops.triton.packing import Form, Packed
 
@@ -103,6 +103,28 @@ def fold(kind: Kind, least: int, most: int, *shape: int) -> Candidate:
     )  # fmt: skip
 
 
+def carry(kind: Kind, chosen: carried.Carried) -> Candidate:
+    """The products of ops/triton/carried.py, for as many rows as a form takes."""
+    return Candidate(
+        kind, carried_name(chosen), 1 if chosen.rows == 8 else 16, chosen.rows,
+        lambda x, layer, bias, out: carried.product(x, layer, bias, out, chosen),
+        lambda form, rows: (carried.variant(form, False, chosen),),
+    )  # fmt: skip
+
+
+def carried_name(chosen: carried.Carried) -> str:
+    """In tables: rows, warps that share inputs and outputs, outputs of one, rounds of the ring, programs that are wanted."""
+    return f"_carried{chosen.rows}_{chosen.deep}x{chosen.wide}x{chosen.each}_ring{chosen.ring}_fill{chosen.fill}"
+
+
+# Shapes of carried.py: rows, deep, wide, each, ring, fill. A round is 11 KB with 8 rows and 13 KB with 16, twice that with two deep.
+CARRIED = (
+    *(carried.Carried(8, *rest) for rest in ((1, 4, 32, 6, 396), (1, 4, 32, 4, 660), (1, 4, 32, 8, 264), (1, 4, 32, 12, 132))),
+    *(carried.Carried(8, *rest) for rest in ((1, 4, 32, 6, 792), (1, 2, 64, 6, 396), (2, 2, 32, 6, 396), (2, 2, 32, 4, 528))),
+    *(carried.Carried(8, *rest) for rest in ((4, 1, 32, 4, 396), (2, 4, 32, 4, 264))),
+    *(carried.Carried(16, *rest) for rest in ((1, 4, 32, 5, 396), (1, 4, 32, 8, 264), (1, 4, 32, 5, 792), (1, 2, 64, 5, 396))),
+    *(carried.Carried(16, *rest) for rest in ((2, 2, 32, 5, 396), (2, 4, 32, 4, 264))),
+)
 # Shapes of folded.py after the least and most rows that they are tried with: for all kinds, and for one.
 FOLDED = (
     (8, 16, 16, 8, 16), (8, 16, 16, 4, 16), (32, 32, 32, 8, 16), (64, 64, 64, 8, 16), (64, 64, 64, 8, 16, 128, 2, 2, 4224),
@@ -121,6 +143,7 @@ CANDIDATES = (
     unpacked(ZERO_128, "_unpacked", 128),
     single(INT4, 1, 8, 8, 4, 1, 32, 1),
     single(INT8, 1, 8, 8, 4, 1, 32, 1),
+    *(carry(kind, chosen) for kind in (INT4, ZERO_128) for chosen in CARRIED),
     *(fold(INT4, *shape) for shape in FOLDED + MORE_FOLDED),
     *(fold(kind, *shape) for kind in (ZERO_128, INT8) for shape in FOLDED),
 )

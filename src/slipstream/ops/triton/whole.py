@@ -2,23 +2,25 @@
 
     Stream     streamed.py: few rows, weights from memory straight into registers, mma.sync
     Folded     folded.py: tens to hundreds, the same with wgmma; scales go into the weight, which is for fast settings only
+    Carried    carried.py: few rows, by bulk copies through shared memory, mma.sync; in no table before a device has timed it
     UNPACKED   widened.py: many rows, the layer unpacked to bf16 and multiplied by cuBLAS
 
-Where there is no GPU packed.py (plain Triton) stands in for the first two, and for the second where there is no Hopper.
+Where there is no GPU packed.py (plain Triton) stands in for the first three, and for all but the first where there is no Hopper.
 """
 
 from collections.abc import Iterator
 
 from torch import Tensor
 
-from slipstream.ops.triton import folded, packed, streamed, widened
+from slipstream.ops.triton import carried, folded, packed, streamed, widened
+from slipstream.ops.triton.carried import Carried
 from slipstream.ops.triton.folded import Folded
 from slipstream.ops.triton.launch import Variant, has_groups
 from slipstream.ops.triton.packing import Form, Packed
 from slipstream.ops.triton.streamed import Stream
 
 UNPACKED = "unpacked"
-Way = Stream | Folded | str
+Way = Stream | Folded | Carried | str
 Table = tuple[tuple[int, Way], ...]
 
 # (up to how many rows, way), by `bench gpu-suite --only packed_forms` on an H200, the layers of Llama-3.1-8B and 70B: 4 bits in groups
@@ -52,6 +54,8 @@ def product(x: Tensor, layer: Packed, bias: Tensor | None, out: Tensor, invarian
         packed.product(x, layer, bias, out)
     elif isinstance(chosen, Folded):
         folded.product(x, layer, bias, out, chosen)
+    elif isinstance(chosen, Carried):
+        carried.product(x, layer, bias, out, chosen)
     else:
         streamed.product(x, layer, bias, out, chosen)
 
@@ -61,6 +65,8 @@ def variants(form: Form) -> Iterator[tuple[str, str, Variant]]:
     for chosen in dict.fromkeys(way(form, most, table) for table in (fast(form), INVARIANT) for most, _ in table):
         if chosen == UNPACKED:
             yield "packed_unpack", "", widened.variant(form)
+        elif isinstance(chosen, Carried):
+            yield "packed_carry", f"rows {chosen.rows} {chosen.deep}x{chosen.wide}x{chosen.each}", carried.variant(form, False, chosen)
         elif isinstance(chosen, Folded):
             yield "packed_fold", f"rows {chosen.rows} {chosen.warps}x{chosen.each}", folded.variant(form, False, chosen)
         else:
