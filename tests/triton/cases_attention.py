@@ -21,7 +21,7 @@ PREFILL = [(0, p, 0) for p in range(506, 518)] + [(1, p, 0) for p in range(3)]
 TREE = [(0, 20, 1), (0, 21, 2), (0, 25, 6), (1, 511, 2), (1, 512, 3), (1, 513, 4), (2, 1100, 40)]
 
 
-SMALL = attention.Form(16, 32, 4, 3, fill=1, segment=64)  # two blocks in a segment, as few keys as show what many would: quick in the interpreter
+SMALL = attention.Form(16, 32, 4, 3, fill=1, segment=64)  # two blocks in a segment: few keys show what many would
 CROSSING = [(0, p, 0) for p in (0, 1, 5, 14, 15, 16, 40)] + [(1, 90, 0), (1, 63, 3)] + [(0, p, 0) for p in range(60, 65)]
 SMALL_TREE = [(0, 20, 1), (0, 21, 2), (0, 25, 6), (1, 63, 2), (1, 64, 3), (1, 65, 4), (2, 140, 40)]
 ONE_PER_ROW, ONE_PER_SEGMENT = (lambda *shape: 1), (lambda *shape: shape[-1])  # in the place of attention.splits
