@@ -104,7 +104,7 @@ def test_what_cannot_be_composed():
 @pytest.mark.parametrize("part", ["eagle(path=dummy;depth=2)", "early_exit(layers=1)", "medusa(path=dummy)", "mtp(dummy;tree=true)"])
 @pytest.mark.parametrize("whole", ["first", "best"])
 def test_a_part_may_have_options_and_run_a_head(whole, part):
-    params, said = SamplingParams(max_tokens=20, temperature=0.8, seed=2, ignore_eos=True), []
+    params, said = SamplingParams(max_tokens=20, temperature=0.8, seed=2, ignore_eos=True, logprobs=1), []  # one pass a step
     for drafter in ("none", f"{whole}:of=ngram(shortest=3)+{part}"):
         llm = LLM("dummy:tiny:fp32", speculate=drafter, control=False)
         said.append(llm.generate([[5, 6, 7, 8]], params)[0].outputs[0].token_ids)

@@ -99,7 +99,8 @@ def test_two_exits_of_a_model_guess_for_it():
 
 def test_a_run_drafts_the_same_again():
     def tally(llm: LLM):
-        llm.generate([[5, 6, 7, 8], [9, 10]], SamplingParams(max_tokens=24, temperature=0.7, seed=3, ignore_eos=True))
+        params = SamplingParams(max_tokens=24, temperature=0.7, seed=3, ignore_eos=True, logprobs=1)  # one pass a step
+        llm.generate([[5, 6, 7, 8], [9, 10]], params)
         tally = llm.engine.core.meter.tally
         return tally.drafted, tally.accepted_at
 

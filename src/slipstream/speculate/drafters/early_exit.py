@@ -111,12 +111,12 @@ class EarlyExit:
             self._look(context)
         if not contexts:
             return []
-        dice = Random(f"{contexts[0].request} {len(contexts[0].tokens)}")  # the same run drafts the same
+        dice = Random(f"exit {contexts[0].request} {len(contexts[0].tokens)}")  # the same run drafts the same
         drawn = {share: chance.draw(dice) for share, chance in self.chances.items()}
         share = max(drawn, key=lambda share: worth(drawn[share], share, self.max_draft))
         chosen, chance = self._exits[share], self.chances[share]
         for context in contexts:
-            dice = Random(f"{len(context.tokens)} {context.request}")
+            dice = Random(f"{context.request} {len(context.tokens)}")
             chosen.far[context.request] = chance.length(context.budget, dice, drawn[share])
         asked = [context for context in contexts if chosen.far[context.request]]
         trees = {context.request: tree for context, tree in zip(asked, chosen.propose(asked), strict=True)}
