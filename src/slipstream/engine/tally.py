@@ -39,14 +39,17 @@ class Tally:
             if not chunk.draft.tokens:
                 self.steps += len(outcome.tokens)  # one in every pass
                 continue
-            self.steps += 1
-            kept = len(outcome.tokens) - 1
-            self.drafts += 1
-            self.drafted += len(chunk.draft)
-            self.accepted += kept
-            self.accepted_at.extend(0 for _ in range(len(self.accepted_at), kept))
-            for depth in range(kept):
-                self.accepted_at[depth] += 1
+            for said in outcome.said:
+                self._checked(len(chunk.draft), said - 1)
+
+    def _checked(self, nodes: int, kept: int) -> None:
+        self.steps += 1
+        self.drafts += 1
+        self.drafted += nodes
+        self.accepted += kept
+        self.accepted_at.extend(0 for _ in range(len(self.accepted_at), kept))
+        for depth in range(kept):
+            self.accepted_at[depth] += 1
 
     def copy(self) -> "Tally":
         return Tally(self.steps, self.drafts, self.drafted, self.accepted, list(self.accepted_at), self.drafting)

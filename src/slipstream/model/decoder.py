@@ -187,13 +187,13 @@ class Decoder:
         self._forward.run(partial(self._run, batch), rows, inputs, keys.tail_slots.shape[0])
         return self._scratch.rows(rows)["stream"]
 
-    def ops(self, batch: Batch, pool: Tensor, every: Tensor, goes_on: bool) -> Tensor:
+    def ops(self, batch: Batch, pool: Tensor, every: Tensor, above: Tensor | None) -> Tensor:
         """All ops of `forward` and then of `logits` on the same rows, for whoever records several passes as one.
 
         Args:
             batch, pool: see `forward`.
             every: 0, 1, 2, ... [rows] int32
-            goes_on: whether it follows another pass; a whole model does not mind.
+            above: rows of the pass before that these follow, if they do; a whole model does not mind.
 
         Returns:
             Where the logits will be. [rows, vocab]

@@ -101,18 +101,25 @@ class Head(ABC):
         """Puts the states of the next pass where it reads them; see `forward`."""
         self._fuse.bring(states, self._scratch.rows(states.shape[0]))
 
-    def ops(self, batch: Batch, pool: Tensor, every: Tensor, goes_on: bool) -> Tensor:
+    def ops(self, batch: Batch, pool: Tensor, every: Tensor, above: Tensor | None) -> Tensor:
         """See Decoder.ops.
 
         Args:
-            goes_on: the states are what came out of the pass before, row by row; otherwise they have been brought.
+            above: rows of the pass before whose output is the state of each row now; None: states have been brought. [rows] int32
         """
-        buffers = self._scratch.rows(every.shape[0])
-        if goes_on:
-            self._kernels.embed(every, self.out(), buffers["state"])  # a copy that can be recorded
-        self.run(batch, pool, buffers)
-        self._run_logits(self.out(), every)
-        return self._ends.rows(every.shape[0])["logits"]
+        if above is not None:
+            self._kernels.embed(above, self.out(), self._scratch.rows(every.shape[0])["state"])  # a copy that can be recorded
+        self.read(batch, pool)
+        return self.drawn(every)
+
+    def read(self, batch: Batch, pool: Tensor) -> None:
+        """All ops of `forward` for whoever records them; states have been brought."""
+        self.run(batch, pool, self._scratch.rows(batch.ids.shape[0]))
+
+    def drawn(self, rows: Tensor) -> Tensor:
+        """All ops of `logits` likewise, on rows of what came out last."""
+        self._run_logits(self.out(), rows)
+        return self._ends.rows(rows.shape[0])["logits"]
 
     def logits(self, hidden: Tensor, rows: Tensor) -> Tensor:
         """Norm and the target's output layer on some rows only.

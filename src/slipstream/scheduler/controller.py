@@ -109,6 +109,7 @@ class Controller:
         self._looks: deque[float] = deque(maxlen=7)  # seconds of looking for guesses that take none, in one step
         self._model: str | None = None  # kind of the drafts that take passes
         self._purse, self._account = Purse(), Account()
+        self._again = False  # whether it can guess within a step, so that checks take several passes as well
         self._allowed = 0  # passes, for the drafts that are being made
         self._quiet, self._pause = 0, SHORT  # step before which no model drafts; passes that the next such decision is kept
         self._trying = False  # whether the drafts at hand were made to see what comes of them
@@ -159,7 +160,8 @@ class Controller:
         worth = 1.0 if queue or not nodes else self._worth([sum(reaches) for reaches in each.values()], requests, context, passes)
         reaches = [reach * worth for reach, _ in nodes if reach]
         looking = median(self._looks) if self._looks and not any(request.draft.passes for request in drafting) else 0.0
-        best = self._best(reaches, requests, rows, context, passes, looking)[0] if reaches else 0
+        checks = passes if len(drafting) == requests and all(request.draft.again for request in drafting) else 1
+        best = self._best(reaches, requests, rows, context, passes, looking, checks)[0] if reaches else 0
         paying = best > 0
         if nodes and (self._step >= self._more.due or self._trying):
             self._more.done(self._step, hopeless=not best)
@@ -174,7 +176,7 @@ class Controller:
             elif request.number in out:
                 self._rests.pop(request.number, None)
         if self._model is not None:
-            self._open(drafting, out, requests, rows, context, passes)
+            self._open(drafting, out, requests, rows, context, passes, checks)
         return out
 
     def _rest(self, number: int, most: int) -> None:
@@ -222,25 +224,26 @@ class Controller:
         if not any(chain[0] for chain in chains):
             return 0
         top = self._best([], count, count, context, self._several)[1] * margin
+        checks = self._several if self._again else 1
         for length in range(1, max(map(len, chains)) + 1):
             reaches = sorted((reach for chain in chains for reach in chain[:length]), reverse=True)
-            goodput = self._best(reaches, count, count, context, self._several, length * cost)[1]
+            goodput = self._best(reaches, count, count, context, self._several, length * cost, checks)[1]
             if goodput > top:
                 self._length, top = length, goodput
         return self._length
 
     def _best(
-        self, reaches: list[float], requests: int, rows: int, context: int, passes: int, spent: float = 0.0
+        self, reaches: list[float], requests: int, rows: int, context: int, passes: int, spent: float = 0.0, checks: int = 1
     ) -> tuple[int, float]:
         """(nodes, goodput) of the best that can be made of nodes with this reach, the likeliest first, which take `spent` seconds to
-        make: none of them, if `passes` without any give more."""
+        make and are checked in one of `checks` passes: none of them, if `passes` without any give more."""
         octave = context.bit_length()
         one = self._seconds(requests, rows, 0, octave, passes)  # a check takes no less: if so it seems, it was measured in better days
         best, top = 0, requests / one
         least, gains = top * MARGIN, list(accumulate(reaches, initial=float(requests)))
         edges = EDGES[bisect_right(EDGES, rows) : bisect_left(EDGES, rows + len(reaches))]  # between them time hardly changes
         for count in (*(edge - rows for edge in edges), len(reaches)) if reaches else ():
-            goodput = gains[count] / (max(one, self._seconds(requests, rows, count, octave)) + spent)
+            goodput = gains[count] / (max(one, self._seconds(requests, rows, count, octave, checks)) + spent)
             if goodput > max(top, least):
                 best, top = count, goodput
         return best, top
@@ -266,7 +269,7 @@ class Controller:
             rows, read = trunk + nodes, requests * context + trunk + nodes
             seconds = self._pace.predict(Work(rows, requests + nodes, read, max(read, rows * context)), passes)
             if nodes:  # more rows never take less; that one cell was measured in a worse moment than the next says nothing
-                seconds = max(seconds, self._seconds(requests, trunk, 0, octave))
+                seconds = max(seconds, self._seconds(requests, trunk, 0, octave, passes))
             self._times[key] = self._step, seconds
         return seconds
 
@@ -280,14 +283,16 @@ class Controller:
         seen = sorted(self._costs[min(self._costs, key=lambda octave: abs(octave - requests.bit_length()))])
         return seen[len(seen) // 4]
 
-    def _open(self, drafting: Sequence[Request], out: dict[int, int], requests: int, rows: int, context: int, passes: int) -> None:
+    def _open(
+        self, drafting: Sequence[Request], out: dict[int, int], requests: int, rows: int, context: int, passes: int, checks: int
+    ) -> None:  # fmt: skip
         """A new account, with what it costs to check the model's nodes of this step: also the passes that it could have taken."""
         own = sum(out.get(request.number, 0) for request in drafting if request.draft.kind == self._model)
         account, octave = self._account, context.bit_length()
         account.requests, account.plain = requests, self._seconds(requests, requests, 0, octave, self._several)
         if own:
             plain = self._seconds(requests, rows, 0, octave, passes)
-            longer = self._seconds(requests, rows, sum(out.values()), octave) - plain
+            longer = self._seconds(requests, rows, sum(out.values()), octave, checks) - plain
             account.checking = longer * own / sum(out.values())
 
     def _settle(self) -> None:
@@ -302,13 +307,14 @@ class Controller:
     def learn(self, chunk: Chunk, outcome: Outcome) -> None:
         """Takes note of which nodes of a draft were right."""
         if outcome.draft.passes:
-            self._model = outcome.draft.kind
+            self._model, self._again = outcome.draft.kind, outcome.draft.again
         if chunk.draft_budget and not outcome.draft.tokens:
             self._rest(chunk.request, BLANK)
         if not chunk.draft.tokens:
             return
-        kind, kept = chunk.draft.kind, len(outcome.tokens) - 1
-        self._reach.learn(chunk.request, chunk.draft, kept, self._step)
+        kind, kept = chunk.draft.kind, len(outcome.tokens) - len(outcome.said)
+        for said in outcome.said:
+            self._reach.learn(chunk.request, chunk.draft, said - 1, self._step)
         if kept:
             self._more.hope(self._step)
             self._rests.pop(chunk.request, None)
@@ -320,13 +326,16 @@ class Controller:
         """Takes note of what the drafts that a step ended with cost; comes before `learn`."""
         self._step += result.passes - 1
         drafts = [outcome.draft.passes for outcome in result.outcomes if outcome.draft.passes]
-        seconds, passes = result.drafting, max(drafts, default=0)
-        if passes:
-            self._costs.setdefault(len(drafts).bit_length(), deque(maxlen=7)).append(seconds / passes)
-        elif any(chunk.draft_budget for chunk in plan.chunks):
+        seconds, passes, octave = result.drafting, max(drafts, default=0), len(drafts).bit_length()
+        made = passes * result.passes if any(outcome.rounds for outcome in result.outcomes) else passes
+        if made and (made > passes or not self._again or octave not in self._costs):  # within a step they cost less than else
+            self._costs.setdefault(octave, deque(maxlen=7)).append(seconds / made)
+        elif not passes and any(chunk.draft_budget for chunk in plan.chunks):
             self._looks.append(seconds)
         if self._model is not None and self._allowed:
-            self._account.making, self._account.passes, self._account.drafted = seconds, passes, len(drafts)
+            self._account.making, self._account.passes, self._account.drafted = seconds, made, len(drafts)
+        if made > passes:
+            self._account.checking *= result.passes
 
     def forget(self, number: int) -> None:
         self._reach.forget(number)

@@ -5,9 +5,11 @@ it saves what the host does in a step. So there are several while nobody could b
 run on behind the end of their text. Texts do not change: a pass reads the token that the one before drew, with the noise of its position.
 
 Guesses are no part of it: they are looked for when all passes are over. A step that checks some takes one pass, and so gives up what the
-others save; that is counted where it is decided (scheduler/controller.py), which asks here what it would give up.
+others save; that is counted where it is decided (scheduler/controller.py), which asks here what it would give up. Only where whoever
+guesses can do so within a step are there passes that check guesses, rounds (worker/rounds.py).
 """
 
+import sys
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import replace
@@ -56,10 +58,25 @@ def passes(trunks: Trunks, chunks: list[Chunk], most: int, tables: PageTables) -
         most: what `most_passes` said.
         tables: of pages; idle ones are given up, but never another request's.
     """
+    if most > 1 and all(chunk.draft.again for chunk in chunks):
+        return _rounds(trunks, chunks, most, tables)
     if most > 1 and not any(_guessed(request, chunk) for (request, _), chunk in zip(trunks, chunks, strict=True)):
         for count in COUNTS:
             if count <= most and _grown(trunks, chunks, count, tables):
                 return count
+    return 1
+
+
+def _rounds(trunks: Trunks, chunks: list[Chunk], most: int, tables: PageTables) -> int:
+    """The same where each pass checks guesses: all drafts become chains of one length, if several can be checked one after the other."""
+    length = min(chunk.draft.trunk() for chunk in chunks)
+    left = min(request.limit - len(request.tokens) for request, _ in trunks)
+    for count in COUNTS:
+        if count <= most and count * (length + 1) < left and _grown(trunks, chunks, count * (length + 1), tables):
+            for at, (request, _) in enumerate(trunks):
+                draft = chunks[at].draft.prune(length, length, sys.maxsize)
+                chunks[at] = request.planned = replace(chunks[at], draft=draft)
+            return count
     return 1
 
 

@@ -72,6 +72,7 @@ class Predicted:
 
     def __init__(self, other: Drafter):
         self.max_draft, self.other = other.max_draft, other
+        self.rounding = other if getattr(other, "beside", None) is not None else None
         if hasattr(other, "observe"):
             self.observe = other.observe
         self._aligned: dict[int, Aligned] = {}

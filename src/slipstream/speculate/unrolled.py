@@ -6,6 +6,7 @@ Owns the order of these, and how long a draft is. What the model has read of a r
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 
 from slipstream.sampling.sampler import SampleRow
 from slipstream.speculate.drafter import DraftContext, Feed, Forward
@@ -29,6 +30,7 @@ class Unrolled(ABC):
     def __init__(self, kind: str, forward: Forward, nodes: int, depth: int, width: int, tree: bool):
         self.max_draft, self._forward, self._kind = nodes, forward, kind
         self._depth, self._width, self._tree = min(depth, nodes), width, tree
+        self._again = False
 
     @abstractmethod
     def _feeds(self, contexts: Sequence[DraftContext], room: int) -> tuple[list[DraftContext], list[Feed]]:
@@ -74,7 +76,8 @@ class Unrolled(ABC):
         trees = []
         for context, own in zip(ready, chosen, strict=True):
             self._guessed(context, [choices[0] for choices in own[:-1]])  # the last guess was not read
-            trees.append(branched(own, min(context.budget, self.max_draft), self._kind, len(own)))
+            tree = branched(own, min(context.budget, self.max_draft), self._kind, len(own))
+            trees.append(replace(tree, again=True) if self._again else tree)
         return trees
 
     def _grow(self, ready: Sequence[DraftContext]) -> list[DraftTree]:

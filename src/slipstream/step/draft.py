@@ -16,12 +16,14 @@ class DraftTree:
         parents: index of the parent node, ROOT for a child of the last known token; always below the own index. [nodes]
         kind: in what way it was guessed, such as "ngram 3"; guesses of one kind are trusted alike (scheduler/controller.py).
         passes: calls of a model, one after the other, that it took; 0 if it cost next to nothing.
+        again: whether its maker can guess anew within a step, each time that guesses were checked (worker/rounds.py).
     """
 
     tokens: tuple[int, ...] = ()
     parents: tuple[int, ...] = ()
     kind: str = ""
     passes: int = 0
+    again: bool = False
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -93,7 +95,11 @@ class DraftTree:
                 new_index[node] = len(tokens)
                 tokens.append(token)
                 parents.append(new_index[parent])
-        return DraftTree(tuple(tokens), tuple(parents), self.kind, self.passes)
+        return DraftTree(tuple(tokens), tuple(parents), self.kind, self.passes, self.again)
+
+    def trunk(self) -> int:
+        """Nodes of the chain that it begins with, each a child of the one before."""
+        return next((node for node, parent in enumerate(self.parents) if parent != node - 1), len(self.parents))
 
     def check(self) -> None:
         """Raises AssertionError unless the tree is topological and its siblings are unique."""

@@ -81,8 +81,9 @@ class Plan:
         copies: (from page, to page) whole-page copies to make before the forward pass (copy-on-write tails).
         released: requests that ended, were aborted or were preempted since the last plan.
         passes: how often it may be run, each pass on the tokens that the one before drew. Above 1 every chunk is one row that samples,
-            without a draft or a score, and its pages cover as many positions, or all that its text may have: passes behind the last
-            of these mean nothing.
+            without a score, and its pages cover as many positions, or all that its text may have: passes behind the last of these mean
+            nothing. Either no chunk has a draft, or all have chains of one length, for as many rounds of which there are pages: a pass
+            then checks what was guessed after the one before; whoever cannot do that runs it once.
     """
 
     admitted: tuple[Admission, ...] = ()
@@ -116,6 +117,7 @@ class Outcome:
         logprobs: one entry per token of `tokens`, or None.
         scores: prompt logprobs of the tokens after the scored trunk rows, or None.
         draft: the drafter's guess for the next step, below the last of `tokens`.
+        rounds: how many of `tokens` each pass brought, where several checked guesses.
     """
 
     request: int
@@ -123,6 +125,12 @@ class Outcome:
     logprobs: tuple[TokenLogprobs, ...] | None = None
     scores: tuple[TokenLogprobs, ...] | None = None
     draft: DraftTree = EMPTY
+    rounds: tuple[int, ...] = ()
+
+    @property
+    def said(self) -> tuple[int, ...]:
+        """Tokens of each check, of a step in which guesses were checked."""
+        return self.rounds or (len(self.tokens),)
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,7 +122,7 @@ class Ahead:
                 page_table=self._table.device,
             )
             batch = Batch(ids=now[IDS], positions=now[POSITIONS], slots=now[SLOTS], attention=attention)
-            logits = self._model.ops(batch, self._pool.tensor, every, number > 0)
+            logits = self._model.ops(batch, self._pool.tensor, every, every if number else None)
             if self._levels:
                 self._model.keep(every, [part[:rows] for part in self._kept[number]])
             choices = SampleRows(floats[0], ints[0], floats[1], floats[2], self._seeds.device[:rows], now[NOISE], ints[1])

@@ -41,21 +41,22 @@ class Beside:
     """
 
     def __init__(self, decoder: Decoder | Head, pool: KVPool, sampler: Sampler, requests: int, max_rows: int):
-        self._decoder, self._pool, self._sampler = decoder, pool, sampler
-        self.vocab = decoder.spec.vocab
+        self._decoder, self._sampler = decoder, sampler
+        self.vocab, self.pool, self.head = decoder.spec.vocab, pool, decoder if isinstance(decoder, Head) else None
         self.max_rows, self.max_asks, self.max_len = max_rows, sampler.max_rows, decoder.max_len
         self._page = pool.page_size
         self._pages = PagePool(pool.pages, self._page)
         device = str(pool.tensor.device)
-        self._table = Staging((requests, -(-decoder.max_len // self._page)), np.int32, device)
+        self.table = Staging((requests, -(-decoder.max_len // self._page)), np.int32, device)
         self._seats = list(range(requests))[::-1]
         self._held: dict[int, tuple[int, list[int]]] = {}  # request -> its row of the table, its pages
         self._rows = Staging((5, max_rows), np.int32, device)  # ids, positions, slots, request, linear
-        self._ahead = Ahead(decoder, pool, self._table, requests)
+        self._ahead = Ahead(decoder, pool, self.table, requests)
         self._tail_start = Staging((max_rows + 1,), np.int32, device)
         self._tail_slots = Staging((max_rows * DEEPEST,), np.int32, device)
         self._picked = Staging((self.max_asks,), np.int32, device)
-        self._goes_on = isinstance(decoder, Head)
+        self._goes_on = self.head is not None
+        self.rounds = self._goes_on and decoder.records and decoder.ahead == 1 and not pool.kernels.pads  # see rounds.py
         self.ahead, self._apart = (decoder.ahead, decoder.apart) if self._goes_on else (1, 0)
         self._hidden: Tensor | None = None  # what came out of the last call, [rows, hidden]
         self._last: dict[int, int] = {}  # request -> its last row there
@@ -77,16 +78,20 @@ class Beside:
         if request not in self._held:
             self._seats.pop()
             self._held[request] = seat, pages
-        self._table.host[seat, len(pages) : len(pages) + missing] = taken
-        self._table.upload()
+        self.table.host[seat, len(pages) : len(pages) + missing] = taken
+        self.table.upload()
         pages.extend(taken)
         return True
+
+    def seat(self, request: int) -> int:
+        """The request's row of `table`."""
+        return self._held[request][0]
 
     def run(self, feeds: Sequence[Feed]) -> list[int]:
         batch = self._batch(feeds)
         if self._goes_on:
             batch.states = self._states(feeds)
-        hidden = self._hidden = self._decoder.forward(batch, self._pool.tensor)  # [rows, hidden]
+        hidden = self._hidden = self._decoder.forward(batch, self.pool.tensor)  # [rows, hidden]
         asks, depths, last = [], [], -1
         self._last.clear()
         for feed in feeds:
@@ -128,7 +133,7 @@ class Beside:
         if self._goes_on:
             above = [self._nodes[one.request, one.path[-2]] if len(one.path) > 1 else self._last[one.request] for one in branches]
             batch.states = self._hidden[above]
-        self._hidden = self._decoder.forward(batch, self._pool.tensor)
+        self._hidden = self._decoder.forward(batch, self.pool.tensor)
         self._nodes = {(one.request, one.path[-1]): row for row, one in enumerate(branches)}
         self._picked.host[: len(branches)] = np.arange(len(branches))
         self._asked = [one.ask for one in branches]
@@ -197,7 +202,7 @@ class Beside:
         return self._hidden[[self._last[feed.request] for feed in feeds]]
 
     def _batch(self, feeds: Sequence[Feed]) -> Batch:
-        host, table, at = self._rows.host, self._table.host, 0
+        host, table, at = self._rows.host, self.table.host, 0
         for feed in feeds:
             seat, count = self._held[feed.request][0], len(feed.tokens)
             ids, positions, slots, request, linear = host[:, at : at + count]
@@ -210,7 +215,7 @@ class Beside:
 
     def _branches(self, branches: Sequence[Branch]) -> Batch:
         """See worker/batching.py: what guesses see of each other are tail slots."""
-        host, table, tails = self._rows.host, self._table.host, self._tail_slots.host
+        host, table, tails = self._rows.host, self.table.host, self._tail_slots.host
         start, count = self._tail_start.host, 0
         start[0] = 0
         for row, one in enumerate(branches):
@@ -232,7 +237,7 @@ class Beside:
             linear=rows[4],
             tail_start=start,
             tail_slots=self._tail_slots.device[:tails],
-            page_table=self._table.device,
+            page_table=self.table.device,
         )
         return Batch(ids=rows[0], positions=rows[1], slots=rows[2], attention=attention)
 

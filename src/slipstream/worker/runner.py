@@ -21,12 +21,13 @@ from slipstream.sampling.sampler import Sampler, SampleRow
 from slipstream.speculate.choose import Rule
 from slipstream.speculate.drafter import DraftContext, Drafter, States
 from slipstream.speculate.verify.match import match
-from slipstream.step import Chunk, Outcome, Plan, Result, TokenLogprobs
+from slipstream.step import Chunk, DraftTree, Outcome, Plan, Result, TokenLogprobs
 from slipstream.step.draft import EMPTY
 from slipstream.worker.ahead import Ahead
 from slipstream.worker.batching import Batcher, Padding
 from slipstream.worker.judge import Judge
 from slipstream.worker.pool import KVPool
+from slipstream.worker.rounds import Going, Rounds
 from slipstream.worker.slots import Slots
 
 
@@ -64,6 +65,10 @@ class Runner:
         padding = Padding(self._kernels.padded, pool.spare) if self._kernels.pads else None
         self.batcher = Batcher(self.slots, pool.page_size, sizes.rows, self.device, padding)
         self._ahead = Ahead(decoder, pool, self.slots.staged, sizes.batch, decoder.levels)
+        self._rounding = getattr(drafter, "rounding", None) if self._judge is None and decoder.records else None
+        self._rounds: Rounds | None = None
+        if self._rounding is not None:
+            self._rounds = Rounds(decoder, pool, self.slots.staged, self._rounding.beside, min(sampler.max_rows, sizes.rows))
 
     def run(self, plan: Plan) -> Result:
         for request in plan.released:
@@ -80,6 +85,9 @@ class Runner:
         self.pool.copy_pages(plan.copies)
         if self._plain(plan.chunks):
             return self._decode(plan)
+        result = self._go_round(plan) if plan.passes > 1 else None
+        if result is not None:
+            return result
         hidden = self.decoder.forward(self.batcher.build(plan.chunks), self.pool.tensor)  # [rows, hidden]
         first = [0]
         for chunk in plan.chunks:
@@ -129,6 +137,33 @@ class Runner:
             self.drafter.watch([States(chunk.request, chunk.start, own) for chunk, own in states])
         drafted = self._draft(plan.chunks, outcomes)
         return Result(tuple(drafted), time.perf_counter() - began, plan.passes)
+
+    def _go_round(self, plan: Plan) -> Result | None:
+        """A step of several checks, between which the head guesses: rounds.py runs it. None: it cannot be."""
+        length = len(plan.chunks[0].draft)
+        most = max(min(min(chunk.passes, chunk.draft_budget) for chunk in plan.chunks), 0)
+        if self._rounds is None or len(plan.chunks) * (length + 1) > self._rounds.most:
+            return None
+        slots, next_ = [self.slots[chunk.request] for chunk in plan.chunks], min(most, self._rounding.depth)
+        read = [self._rounding.begins(chunk.request, plan.passes * (length + 1) + next_) for chunk in plan.chunks]
+        if None in read or any(slot.voice.processors or slot.voice.params.logprobs is not None for slot in slots):
+            return None
+        for slot, chunk in zip(slots, plan.chunks, strict=True):
+            self.slots.extend_table(slot, chunk)
+        self.slots.upload()
+        going = [
+            Going(chunk.request, slot.index, chunk.start, place, slot.voice, chunk.trunk[0], chunk.draft.tokens)
+            for chunk, slot, place in zip(plan.chunks, slots, read, strict=True)
+        ]
+        drafting = self._rounds.run(going, plan.passes, next_)
+        outcomes = []
+        for one, chunk, slot in zip(going, plan.chunks, slots, strict=True):
+            tokens = tuple(token for said in one.said for token in said)
+            slot.tokens.extend(tokens)
+            self._rounding.went(one.request, len(tokens))
+            draft = replace(DraftTree.chain(one.guesses, chunk.draft.kind, next_), again=True) if next_ else EMPTY
+            outcomes.append(Outcome(one.request, tokens, draft=draft, rounds=tuple(map(len, one.said))))
+        return Result(tuple(outcomes), drafting, plan.passes)
 
     def reset(self) -> None:
         """Forgets all requests."""

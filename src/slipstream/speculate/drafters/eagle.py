@@ -95,7 +95,9 @@ class Eagle(Unrolled):
 
     def __init__(self, forward: Forward, levels: tuple[int, ...], options: Options, kind: str = "eagle"):
         super().__init__(kind, forward, options.nodes, options.depth, options.width, options.tree)
-        self.levels = levels
+        self.levels, self.depth = levels, self._depth
+        self._again = getattr(forward, "rounds", False) and not options.tree
+        self.beside = forward if self._again else None
         self._read: dict[int, Reading] = {}
 
     def watch(self, states: Sequence[States]) -> None:
@@ -104,6 +106,17 @@ class Eagle(Unrolled):
             if reading is None or reading.next != one.start:
                 reading = self._read[one.request] = Reading(one.start + 1)
             reading.add(one.rows)
+
+    def begins(self, request: int, more: int) -> int | None:
+        """Tokens of the request that the head has read, if these are all and there is room for `more`; else None."""
+        reading = self._read.get(request)
+        if reading is None or reading.count or not self._forward.reserve(request, reading.read + more):
+            return None
+        return reading.read
+
+    def went(self, request: int, tokens: int) -> None:
+        """The head has read so many more, with true states, without being asked."""
+        self._read[request].read += tokens
 
     def drop(self, request: int) -> None:
         self._read.pop(request, None)
