@@ -1,0 +1,66 @@
+"""Rounds: several checks in one step say what single ones would, keep as many guesses, and leave a cache that can be read again."""
+
+import pytest
+
+from slipstream import LLM, SamplingParams
+from slipstream.scheduler import passes
+
+PROMPTS = ["The old man looked at the sea", "She said", "In the beginning of the year there was a great deal of"]
+
+
+def said(kind: str, params: SamplingParams, prompts=PROMPTS, again: bool = False, **options):
+    """Texts, tokens of each check per request, and how many steps had several."""
+    llm = LLM(None, speculate=kind, max_batch=4, max_step_tokens=64, max_len=160, **{"page_size": 5, "control": False, **options})
+    runner, checks, several = llm.engine.core.executor.runner, {}, 0
+    run = runner.run
+
+    def watched(plan):
+        nonlocal several
+        result = run(plan)
+        for chunk, outcome in zip(plan.chunks, result.outcomes, strict=True):
+            if chunk.draft.tokens:
+                checks.setdefault(chunk.request, []).extend(outcome.said)
+                several += len(outcome.rounds) > 1
+        return result
+
+    runner.run = watched
+    texts = [output.outputs[0].token_ids for output in llm.generate(prompts, params)]
+    if again:  # what the tree remembers was written in rounds
+        spoken = [[*output.prompt_token_ids, *output.outputs[0].token_ids] for output in llm.generate(prompts, params)]
+        texts += [output.outputs[0].token_ids for output in llm.generate(spoken, params)]
+    llm.close()
+    return texts, checks, several
+
+
+@pytest.mark.parametrize(("kind", "heat"), [("eagle:nodes=3,depth=3", 0.8), ("mtp:nodes=2,depth=2", 0.0)])
+def test_rounds_say_and_keep_what_single_checks_do(kind, heat, monkeypatch):
+    params = SamplingParams(max_tokens=45, temperature=heat, seed=7, ignore_eos=True)
+    texts, checks, several = said(kind, params)
+    monkeypatch.setattr(passes, "COUNTS", (1,))
+    alone, singly, none = said(kind, params)
+    assert texts == alone and several and not none
+    for number, line in singly.items():
+        assert checks[number][:10] == line[:10], "the head had read something else"
+
+
+def test_texts_end_within_rounds_and_are_read_again():
+    params = SamplingParams(max_tokens=30, temperature=0.7, seed=2, stop_token_ids=[199, 14, 12])
+    plain, _, _ = said("none", params, again=True)
+    texts, _, several = said("eagle:nodes=4,depth=4", params, again=True)
+    assert several and texts == plain
+
+
+def test_a_request_whose_logits_are_edited_takes_single_checks():
+    params = SamplingParams(max_tokens=20, temperature=0.0, repetition_penalty=1.2, ignore_eos=True)
+    texts, checks, several = said("eagle:nodes=3,depth=3", params)
+    assert checks and not several and texts == said("none", params)[0]
+
+
+def test_the_controller_comes_to_rounds_and_learns_of_each():
+    params = SamplingParams(max_tokens=100, temperature=0.0, ignore_eos=True)
+    llm = LLM(None, speculate="eagle", max_batch=1, max_len=160)
+    for prompt in PROMPTS[:2]:
+        llm.generate([prompt], params)
+    tally = llm.engine.core.meter.tally
+    llm.close()
+    assert tally.drafts and tally.steps + tally.accepted == 200, "every token is counted once"
