@@ -10,15 +10,12 @@ namespace SLIP_ISA {
 #if defined(SLIP_AVX512)
 constexpr int WIDTH = 2;  // Vecs of a panel in one tile
 constexpr int ROWS = 12;  // rows of the largest tile
-constexpr int WHOLE = 12;  // chains of 32 outputs that registers hold: of so many a tile reads its weights once
 #elif defined(SLIP_AVX2)
 constexpr int WIDTH = 1;
 constexpr int ROWS = 6;
-constexpr int WHOLE = 3;
 #else
 constexpr int WIDTH = 1;
 constexpr int ROWS = 4;
-constexpr int WHOLE = 2;
 #endif
 constexpr i64 K_BLOCK = 1024;  // k range whose weights (128 KiB in fp32) stay in L2 while rows pass
 
@@ -57,7 +54,7 @@ static void tile(const float* x, i64 stride, const char* weight, i64 panel_bytes
 #pragma GCC unroll 16
         for (int p = 0; p < P; ++p) {
             const char* at = weight + p * panel_bytes + k * Panel::STEP;
-            if (first == 0) __builtin_prefetch(at + 2048);
+            if (R == 1) __builtin_prefetch(at + 2048);
             Panel::template read<W>(at, first, w[p]);
         }
 #pragma GCC unroll 16
@@ -79,7 +76,7 @@ static void tile(const float* x, i64 stride, const char* weight, i64 panel_bytes
 
 template <class Panel, int R, int P>
 static void whole_tile(const float* x, i64 stride, const char* weight, i64 panel_bytes, i64 steps, float* acc) {
-    constexpr int W = R * P <= WHOLE ? 2 : WIDTH;
+    constexpr int W = R <= 2 ? 2 : WIDTH;
     for (int first = 0; first < 2; first += W) tile<Panel, R, P, W>(x, stride, weight, panel_bytes, first, steps, acc);
 }
 
@@ -136,7 +133,7 @@ static void few_panels(const Linear& a, i64 panel, i64 from, i64 to) {
 template <class Panel>
 static void linear_float(const Linear& a, i64 panel, i64 panels, i64 from, i64 to) {
     i64 p = panel;
-    if (to - from <= 2 && 2 * (to - from) <= WHOLE)  // too few chains in one panel to hide the latency of an FMA
+    if (to - from <= 2)  // too few chains in one panel to hide the latency of an FMA
         for (; p + 2 <= panel + panels; p += 2) few_panels<Panel, 2>(a, p, from, to);
     for (; p < panel + panels; ++p) few_panels<Panel, 1>(a, p, from, to);
 }

@@ -126,6 +126,6 @@ def head_bytes(head: HeadSpec, format: str, rows: int, step_rows: int, requests:
     sizes = dict.fromkeys(("linear", "embedding"), 2 if format == "bf16" else 4)
     weights = sum(parameter.size * sizes.get(parameter.role, 4) for parameter in head.tensors())
     width = len(head.levels) * head.body.hidden
-    inside = rows * (width + (1 + head.ahead) * head.body.hidden)
+    inside = rows * (2 * width + (1 + head.ahead) * head.body.hidden)  # and the states of a round, worker/rounds.py
     waiting = 2 * WINDOW if head.cached else 1  # a head without keys and values has nothing to catch up with
     return weights + 4 * (inside + (step_rows + requests * (waiting + COUNTS[0])) * width)

@@ -96,6 +96,24 @@ class Observer(Drafter, Protocol):
         `propose`, where drafts are verified by match: other rules do not draw at every node. [1 + nodes]"""
 
 
+class Rounding(Watcher, Protocol):
+    """A watcher whose head can go on within a step, checked by the model each time (worker/rounds.py); its drafts say so (`again`).
+
+    Attributes:
+        beside: what runs the head (worker/beside.py); None if this one cannot.
+        depth: tokens that it guesses ahead at most.
+    """
+
+    beside: "Forward | None"
+    depth: int
+
+    def begins(self, request: int, more: int) -> int | None:
+        """Tokens of the request that the head has read, if these are all that there are and there is room for `more`; else None."""
+
+    def went(self, request: int, tokens: int) -> None:
+        """The head has read so many more, with true states, without the drafter."""
+
+
 @dataclass(frozen=True, slots=True)
 class Feed:
     """Tokens of one request for a drafter's own model to read.

@@ -9,7 +9,7 @@ over by the next round. The head reads all rows of a check likewise, behind whic
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -53,51 +53,65 @@ class Going:
 
 
 class Rows:
-    """Rows of a pass of one model: where they lie, and how they are read by its ops.
+    """Rows of some passes of one model: where they lie, and how they are read by its ops.
 
     Args:
         most: rows at most.
         pool, table: pages of that model, and who has them.
+        passes: how many, one after the other.
     """
 
-    def __init__(self, most: int, pool: KVPool, table: Staging):
+    def __init__(self, most: int, pool: KVPool, table: Staging, passes: int = 1):
         self.pool, self.table = pool, table
-        self.host = Staging((5, most), np.int32, "cpu")
+        self._host = np.zeros((passes, 5, most), np.int32)
+        self._tensor = torch.from_numpy(self._host)
         self._starts = torch.zeros(most + 1, dtype=torch.int32)  # no row has tail slots
 
-    def lay_out(self, tokens: np.ndarray, seats: np.ndarray, places: np.ndarray) -> None:
-        """Tokens at these places of these seats. [rows] each"""
-        rows, page = self.host.host[:, : len(tokens)], self.pool.page_size
-        rows[IDS], rows[POSITIONS], rows[REQUEST], rows[LINEAR] = tokens, places, seats, places + 1
-        rows[SLOTS] = self.table.host[seats, places // page] * page + places % page
+    def lay_out(self, seats: np.ndarray, places: np.ndarray, first: int = 0) -> None:
+        """Passes from `first` on: places [passes, rows] of seats [rows]."""
+        page, now = self.pool.page_size, self._host[first : first + len(places), :, : len(seats)]
+        now[:, POSITIONS], now[:, REQUEST], now[:, LINEAR] = places, seats, places + 1
+        now[:, SLOTS] = self.table.host[seats, places // page] * page + places % page
 
-    def tokens(self, rows: int) -> torch.Tensor:
-        return self.host.device[IDS, :rows]
+    def read(self, tokens: np.ndarray) -> None:
+        """What the first pass reads. [rows]"""
+        self._host[0, IDS, : len(tokens)] = tokens
 
-    def batch(self, rows: int) -> Batch:
-        now = self.host.device[:, :rows]
+    def tokens(self, number: int, rows: int) -> torch.Tensor:
+        return self._tensor[number, IDS, :rows]
+
+    def drawn(self, count: int, rows: int) -> np.ndarray:
+        """What the second pass and those after it read. [rows, count]"""
+        return self._host[1 : count + 1, IDS, :rows].T
+
+    def batch(self, number: int, rows: int) -> Batch:
+        now = self._tensor[number, :, :rows]
         keys = AttentionRows(now[REQUEST], now[POSITIONS], now[LINEAR], self._starts[: rows + 1], self._starts[:1], self.table.device)
         return Batch(now[IDS], now[POSITIONS], now[SLOTS], keys)
 
 
 class Draws:
-    """How rows draw. Args: rows at most."""
+    """How the rows of some passes draw. Args: rows at most; passes."""
 
-    def __init__(self, most: int):
-        self.floats, self.ints = np.zeros((3, most), np.float32), np.zeros((3, most), np.int32)  # see SampleRows
-        self.seeds = np.zeros(most, np.int64)
-        self._tensors = [torch.from_numpy(one) for one in (self.floats, self.ints, self.seeds)]
+    def __init__(self, most: int, passes: int = 1):
+        self._floats, self._ints = np.zeros((3, most), np.float32), np.zeros((2, most), np.int32)  # see SampleRows
+        self._seeds, self._positions = np.zeros(most, np.int64), np.zeros((passes, most), np.int32)
+        self._tensors = [torch.from_numpy(one) for one in (self._floats, self._ints, self._seeds, self._positions)]
 
     def voice(self, voices: Sequence[Voice], each: int) -> None:
         """Whose they are: `each` rows of every voice."""
         rows, params = len(voices) * each, [voice.params for voice in voices]
-        self.floats[:, :rows] = np.repeat([[one.temperature, one.top_p, one.min_p] for one in params], each, 0).T
-        self.ints[:2, :rows] = np.repeat([[one.top_k, voice.sample] for one, voice in zip(params, voices, strict=True)], each, 0).T
-        self.seeds[:rows] = np.repeat([voice.seed for voice in voices], each)
+        self._floats[:, :rows] = np.repeat([[one.temperature, one.top_p, one.min_p] for one in params], each, 0).T
+        self._ints[:, :rows] = np.repeat([[one.top_k, voice.sample] for one, voice in zip(params, voices, strict=True)], each, 0).T
+        self._seeds[:rows] = np.repeat([voice.seed for voice in voices], each)
 
-    def of(self, rows: int) -> SampleRows:
-        floats, ints, seeds = (one[..., :rows] for one in self._tensors)
-        return SampleRows(floats[0], ints[0], floats[1], floats[2], seeds, ints[2], ints[1])
+    def at(self, positions: np.ndarray) -> None:
+        """Positions of the tokens that are drawn. [passes, rows]"""
+        self._positions[: len(positions), : positions.shape[1]] = positions
+
+    def of(self, number: int, rows: int) -> SampleRows:
+        floats, ints, seeds, positions = (one[..., :rows] for one in self._tensors)
+        return SampleRows(floats[0], ints[0], floats[1], floats[2], seeds, positions[number], ints[1])
 
 
 class Rounds:
@@ -107,17 +121,18 @@ class Rounds:
         pool, table: its pages.
         beside: the head.
         most: rows of a check at most.
+        depth: guesses in a row at most.
     """
 
-    def __init__(self, model: Decoder, pool: KVPool, table: Staging, beside: Beside, most: int):
+    def __init__(self, model: Decoder, pool: KVPool, table: Staging, beside: Beside, most: int, depth: int):
         self.most = most = min(most, beside.max_rows)
         self._model, self._head, self._beside, self._kernels = model, beside.head, beside, pool.kernels
         self._checks, self._reads = Rows(most, pool, table), Rows(most, beside.pool, beside.table)
         self._checked, self._said = Draws(most), torch.zeros(most, dtype=torch.int32)
-        self._passes: list[tuple[Rows, Draws]] = []  # of a guess: what is read before it, how it is drawn
+        self._passes, self._drawn = Rows(most, beside.pool, beside.table, depth + 1), Draws(most, depth)  # of guesses
         self._kept = torch.empty(len(model.levels), most, model.spec.hidden)
         self._every = torch.arange(most, dtype=torch.int32)
-        self._right = torch.zeros(most, dtype=torch.int32)  # of each request the last row of its check that was right
+        self._right = np.zeros(most, np.int32)  # of each request the last row of its check that was right
         self._check, self._read = Replay(self._kernels, model.records), Replay(self._kernels, self._head.records)
         self._guess: dict[int, Replay] = {}
 
@@ -136,7 +151,8 @@ class Rounds:
         seats, own = np.array([one.seat for one in going]), np.array([self._beside.seat(one.request) for one in going])
         starts, read = np.array([one.start for one in going]), np.array([one.read for one in going])
         voices = [one.voice for one in going]
-        self._prepare(voices, length, max(length, next_))
+        self._checked.voice(voices, length + 1)
+        self._drawn.voice(voices, 1)
         tokens = np.array([[one.last, *one.guesses] for one in going])  # [requests, 1 + length]
         for number in range(count):
             drawn = self._check_all(tokens, seats, starts)
@@ -153,58 +169,52 @@ class Rounds:
             one.start, one.read, one.last, one.guesses = start, place, line[0], line[1:]
         return seconds
 
-    def _prepare(self, voices: Sequence[Voice], length: int, most: int) -> None:
-        self._checked.voice(voices, length + 1)
-        while len(self._passes) <= most:
-            self._passes.append((Rows(self.most, self._beside.pool, self._beside.table), Draws(self.most)))
-        for _, draws in self._passes[:most]:
-            draws.voice(voices, 1)
-
     def _check_all(self, tokens: np.ndarray, seats: np.ndarray, starts: np.ndarray) -> np.ndarray:
         """What the model says at every token. [requests, 1 + length]"""
         each = tokens.shape[1]
-        places = (starts[:, None] + np.arange(each)).ravel()
-        self._checks.lay_out(tokens.ravel(), np.repeat(seats, each), places)
-        self._checked.ints[2, : len(places)] = places + 1
-        self._run(self._check, self._ops_of_check, len(places), self._checks)
-        return self._said[: len(places)].numpy().reshape(tokens.shape).copy()
+        places = (starts[:, None] + np.arange(each)).reshape(1, -1)
+        self._checks.lay_out(np.repeat(seats, each), places)
+        self._checks.read(tokens.ravel())
+        self._checked.at(places + 1)
+        self._run(self._check, self._ops_of_check, tokens.size, self._checks)
+        return self._said[: tokens.size].numpy().reshape(tokens.shape).copy()
 
     def _ops_of_check(self, rows: int) -> None:
         every, pool = self._every[:rows], self._checks.pool
-        logits = self._model.ops(self._checks.batch(rows), pool.tensor, every, False)
+        logits = self._model.ops(self._checks.batch(0, rows), pool.tensor, every, None)
         self._model.keep(every, [part[:rows] for part in self._kept])
-        self._kernels.sample(logits, self._checked.of(rows), self._said[:rows])
+        self._kernels.sample(logits, self._checked.of(0, rows), self._said[:rows])
 
     def _read_all(self, drawn: np.ndarray, seats: np.ndarray, read: np.ndarray) -> None:
         """The head reads what was said, with the states that it was said from; what follows a wrong guess is written over later."""
         each, rows = drawn.shape[1], drawn.size
-        self._reads.lay_out(drawn.ravel(), np.repeat(seats, each), (read[:, None] + np.arange(each)).ravel())
+        self._reads.lay_out(np.repeat(seats, each), (read[:, None] + np.arange(each)).reshape(1, -1))
+        self._reads.read(drawn.ravel())
         self._head.bring(self._model.joined([part[:rows] for part in self._kept]))
-        self._run(self._read, lambda rows: self._head.read(self._reads.batch(rows), self._reads.pool.tensor), rows, self._reads)
+        self._run(self._read, lambda rows: self._head.read(self._reads.batch(0, rows), self._reads.pool.tensor), rows, self._reads)
 
     def _guess_all(
         self, right: np.ndarray, length: int, seats: np.ndarray, starts: np.ndarray, read: np.ndarray, count: int
     ) -> np.ndarray:  # fmt: skip
         """The head's next guesses. [requests, count]"""
-        asked = len(right)
+        asked, depths = len(right), np.arange(count)[:, None]
         if not count:
             return np.zeros((asked, 0), np.int32)
-        self._right[:asked] = torch.from_numpy(np.arange(asked) * (length + 1) + right)
-        for depth, (rows, draws) in enumerate(self._passes[:count]):
-            draws.ints[2, :asked] = starts + 1 + depth
-            if depth:
-                rows.lay_out(np.zeros(asked, np.int32), seats, read + depth - 1)
+        self._right[:asked] = np.arange(asked) * (length + 1) + right
+        self._drawn.at(starts + 1 + depths)
+        self._passes.lay_out(seats, read + depths[:-1], 1)
         replay = self._guess.setdefault(count, Replay(self._kernels, self._head.records))
-        self._run(replay, lambda rows: self._ops_of_guesses(rows, count), asked, self._reads)
-        return np.stack([rows.host.host[IDS, :asked] for rows, _ in self._passes[1 : count + 1]], 1)
+        self._run(replay, lambda rows: self._ops_of_guesses(rows, count), asked, self._passes)
+        return self._passes.drawn(count, asked).copy()
 
     def _ops_of_guesses(self, rows: int, count: int) -> None:
-        picked, every = self._right[:rows], self._every[:rows]
+        """The first is drawn where the head has read what was right; each pass reads what the one before drew."""
+        picked, every, pool = torch.from_numpy(self._right)[:rows], self._every[:rows], self._passes.pool.tensor
         logits = self._head.drawn(picked)
-        for depth, (now, draws) in enumerate(self._passes[:count]):
-            if depth:
-                logits = self._head.ops(now.batch(rows), now.pool.tensor, every, picked if depth == 1 else every)
-            self._kernels.sample(logits, draws.of(rows), self._passes[depth + 1][0].tokens(rows))
+        for number in range(count):
+            if number:
+                logits = self._head.ops(self._passes.batch(number, rows), pool, every, picked if number == 1 else every)
+            self._kernels.sample(logits, self._drawn.of(number, rows), self._passes.tokens(number + 1, rows))
 
-    def _run(self, replay: Replay, ops, rows: int, read: Rows) -> None:
+    def _run(self, replay: Replay, ops: Callable[[int], None], rows: int, read: Rows) -> None:
         replay.run(lambda: ops(rows), rows, (read.pool.tensor, read.table.device))

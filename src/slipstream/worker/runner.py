@@ -68,7 +68,8 @@ class Runner:
         self._rounding = getattr(drafter, "rounding", None) if self._judge is None and decoder.records else None
         self._rounds: Rounds | None = None
         if self._rounding is not None:
-            self._rounds = Rounds(decoder, pool, self.slots.staged, self._rounding.beside, min(sampler.max_rows, sizes.rows))
+            most = min(sampler.max_rows, sizes.rows)
+            self._rounds = Rounds(decoder, pool, self.slots.staged, self._rounding.beside, most, self._rounding.depth)
 
     def run(self, plan: Plan) -> Result:
         for request in plan.released:

@@ -108,14 +108,12 @@ class Eagle(Unrolled):
             reading.add(one.rows)
 
     def begins(self, request: int, more: int) -> int | None:
-        """Tokens of the request that the head has read, if these are all and there is room for `more`; else None."""
         reading = self._read.get(request)
         if reading is None or reading.count or not self._forward.reserve(request, reading.read + more):
             return None
         return reading.read
 
     def went(self, request: int, tokens: int) -> None:
-        """The head has read so many more, with true states, without being asked."""
         self._read[request].read += tokens
 
     def drop(self, request: int) -> None:
