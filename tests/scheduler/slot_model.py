@@ -76,6 +76,9 @@ class SlotModel:
         done = self._pass(plan)
         for _ in range(self.random.randint(1, plan.passes) - 1):
             self.again += 1
+            if plan.chunks[0].draft.tokens:
+                done, plan = self._round(plan, done)
+                continue
             assert all(len(chunk.trunk) == 1 and chunk.sample and not chunk.draft.tokens for chunk in plan.chunks)
             chunks = [
                 replace(chunk, start=chunk.start + 1, trunk=outcome.tokens[-1:]) for chunk, outcome in zip(plan.chunks, done, strict=True)
@@ -83,6 +86,21 @@ class SlotModel:
             done = [self._again(chunk, before) for chunk, before in zip(chunks, done, strict=True)]
             plan = replace(plan, chunks=tuple(chunks))
         return Result(tuple(done))
+
+    def _round(self, plan: Plan, before: list[Outcome]) -> tuple[list[Outcome], Plan]:
+        """One more check, of guesses that were made in between; all chains are of one length."""
+        assert len({len(chunk.draft) for chunk in plan.chunks}) == 1
+        chunks = []
+        for chunk in plan.chunks:
+            admission, tokens, _ = self.known[chunk.request]
+            draft = self._guess(admission, tuple(tokens), len(chunk.draft))
+            chunks.append(replace(chunk, start=len(tokens) - 1, trunk=tuple(tokens[-1:]), draft=draft))
+        plan = replace(plan, chunks=tuple(chunks))
+        after = self._pass(plan)
+        return [
+            replace(more, tokens=first.tokens + more.tokens, rounds=(*first.said, len(more.tokens)))
+            for first, more in zip(before, after, strict=True)
+        ], plan
 
     def _again(self, chunk: Chunk, before: Outcome) -> Outcome:
         """One more pass of a request. Behind its last page nothing it does means anything, and it writes where its last slot is."""
@@ -192,6 +210,9 @@ class SlotModel:
         if kind == "right":
             return DraftTree.chain(right[:budget])
         wrong = [(token + 1) % VOCAB for token in right]
+        if kind == "rounds":  # right up to somewhere
+            turn = self.random.randrange(budget + 1)
+            return replace(DraftTree.chain([*right[:turn], *((token + 1) % VOCAB for token in right[turn:budget])]), again=True)
         if kind == "wrong":
             return DraftTree.chain(wrong[:budget])
         if kind == "rude":  # longer than allowed, and outside the vocabulary

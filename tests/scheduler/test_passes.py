@@ -25,6 +25,18 @@ def test_one_pass_where_a_draft_is_checked():
         assert engine.step().passes == 1
 
 
+def test_rounds_where_guesses_can_be_made_within_a_step():
+    """Each has pages and ends before its text does; texts that end sooner, by a token, are whole."""
+    engine = Harness(make_options(max_draft=3, page_size=3, max_batch=4), "rounds", seed=3)
+    for number in range(8):
+        engine.add(number, (1, 2, 3 + number), max_tokens=40 + number, ignore_eos=number % 2 == 0)
+    engine.run()
+    rounds = [plan for plan in engine.plans if plan.passes > 1 and plan.chunks[0].draft.tokens]
+    assert engine.model.kept and {plan.passes for plan in rounds} == {2, 4, 8}
+    for plan in rounds:
+        assert all(chunk.start + plan.passes * chunk.rows <= 3 * len(chunk.pages) for chunk in plan.chunks)
+
+
 def test_who_waits_for_a_seat_waits_a_few_passes():
     """It could not be let in before one is free."""
     engine = Harness(make_options(max_batch=1))

@@ -326,10 +326,10 @@ class Controller:
         """Takes note of what the drafts that a step ended with cost; comes before `learn`."""
         self._step += result.passes - 1
         drafts = [outcome.draft.passes for outcome in result.outcomes if outcome.draft.passes]
-        seconds, passes = result.drafting, max(drafts, default=0)
+        seconds, passes, octave = result.drafting, max(drafts, default=0), len(drafts).bit_length()
         made = passes * result.passes if any(outcome.rounds for outcome in result.outcomes) else passes
-        if made and (made > passes or not self._again or not self._costs):  # within a step they cost less than else
-            self._costs.setdefault(len(drafts).bit_length(), deque(maxlen=7)).append(seconds / made)
+        if made and (made > passes or not self._again or octave not in self._costs):  # within a step they cost less than else
+            self._costs.setdefault(octave, deque(maxlen=7)).append(seconds / made)
         elif not passes and any(chunk.draft_budget for chunk in plan.chunks):
             self._looks.append(seconds)
         if self._model is not None and self._allowed:
