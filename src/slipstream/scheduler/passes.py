@@ -37,11 +37,15 @@ def most_passes(trunks: Trunks, pace: Pace | None) -> int:
         return 1
     left = sorted(request.limit - len(request.tokens) for request, _ in trunks)
     counts = [count for count in COUNTS if _idle(left, count) * SPARED <= count * len(left)]
-    if pace is not None and counts:
-        work = Work.of(((request.cached, 1, ()) for request, _ in trunks), len(trunks))
-        time = STREAMED if any(request.streamed for request, _ in trunks) else WHOLE
-        counts = [count for count in counts if count * pace.predict(work, count) <= time]
-    return max(counts, default=1)
+    return next((count for count in counts if _in_time(trunks, 1, count, pace)), 1)  # they come largest first
+
+
+def _in_time(trunks: Trunks, rows: int, count: int, pace: Pace | None) -> bool:
+    """Whether so many passes with so many rows of each request are short enough together."""
+    if pace is None:
+        return True
+    work = Work.of(((request.cached, rows, ()) for request, _ in trunks), rows * len(trunks))
+    return count * pace.predict(work, count) <= (STREAMED if any(request.streamed for request, _ in trunks) else WHOLE)
 
 
 def _idle(left: Sequence[int], count: int) -> int:
@@ -49,7 +53,7 @@ def _idle(left: Sequence[int], count: int) -> int:
     return sum(count - more for more in left[: bisect_left(left, count)])
 
 
-def passes(trunks: Trunks, chunks: list[Chunk], most: int, tables: PageTables) -> int:
+def passes(trunks: Trunks, chunks: list[Chunk], most: int, tables: PageTables, pace: Pace | None = None) -> int:
     """How often the step of these chunks is run, with pages for as many tokens of each request or for all that it may have.
 
     Args:
@@ -57,9 +61,10 @@ def passes(trunks: Trunks, chunks: list[Chunk], most: int, tables: PageTables) -
         chunks: theirs; those that get pages are replaced.
         most: what `most_passes` said.
         tables: of pages; idle ones are given up, but never another request's.
+        pace: as for `most_passes`; what making guesses takes does not count.
     """
     if most > 1 and all(chunk.draft.again for chunk in chunks):
-        return _rounds(trunks, chunks, most, tables)
+        return _rounds(trunks, chunks, most, tables, pace)
     if most > 1 and not any(_guessed(request, chunk) for (request, _), chunk in zip(trunks, chunks, strict=True)):
         for count in COUNTS:
             if count <= most and _grown(trunks, chunks, count, tables):
@@ -67,12 +72,14 @@ def passes(trunks: Trunks, chunks: list[Chunk], most: int, tables: PageTables) -
     return 1
 
 
-def _rounds(trunks: Trunks, chunks: list[Chunk], most: int, tables: PageTables) -> int:
+def _rounds(trunks: Trunks, chunks: list[Chunk], most: int, tables: PageTables, pace: Pace | None) -> int:
     """The same where each pass checks guesses: all drafts become chains of one length, if several can be checked one after the other."""
     length = min(chunk.draft.trunk() for chunk in chunks)
     left = min(request.limit - len(request.tokens) for request, _ in trunks)
     for count in COUNTS:
-        if count <= most and count * (length + 1) < left and _grown(trunks, chunks, count * (length + 1), tables):
+        if count > most or count * (length + 1) >= left or not _in_time(trunks, length + 1, count, pace):
+            continue
+        if _grown(trunks, chunks, count * (length + 1), tables):
             for at, (request, _) in enumerate(trunks):
                 draft = chunks[at].draft.prune(length, length, sys.maxsize)
                 chunks[at] = request.planned = replace(chunks[at], draft=draft)

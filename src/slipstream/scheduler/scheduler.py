@@ -132,7 +132,7 @@ class Scheduler:
         queue = len(self._waiting) > 0
         several = most_passes(trunks, self._pace) if not queue or len(self._running) == self._seats else 1
         chunks = make_chunks(trunks, queue, budget, self._controller, self.tables, self.options, several)
-        times = passes(trunks, chunks, several, self.tables)
+        times = passes(trunks, chunks, several, self.tables, self._pace)
         released, self._released = tuple(self._released), []
         return Plan(tuple(admitted), tuple(chunks), self.tables.take_copies(), released, times)
 
