@@ -62,7 +62,7 @@ def test_same_text_in_four_bits_over_a_cache_in_fp8():
 
 
 def test_same_text_where_samples_share_the_keys_of_their_prompt(monkeypatch):
-    """Two samples of a prompt, in steps of several passes and of one (log-probabilities): its keys read for each, and once for both."""
+    """Two samples of a prompt, in steps of several passes and of one (log-probabilities): its keys read for each or once for both."""
     form = replace(attention.MANY, block_keys=16, segment=16, fill=1)
     monkeypatch.setattr(attention, "ONE", ((1 << 31, form, form),))
     monkeypatch.setattr(company, "LEAST_KEYS", 16)
