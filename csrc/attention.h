@@ -2,105 +2,13 @@
 // merging of segments from left to right (docs/numerics.md, section 3). A pair is a row and a head; all pairs of a piece share the
 // reading of keys and values. Rule: a score and a mixed value are each one chain of FMAs; tiles only choose how many run side by side.
 #pragma once
-#include <type_traits>
-
-#include "keys.h"
 #include "scalar_math.h"
+#include "tiles.h"
 
 namespace slip {
 namespace SLIP_ISA {
 
 constexpr float NOTHING = -INFINITY;
-#if defined(SLIP_AVX512)
-constexpr int TILE = 12;  // pairs of a tile
-constexpr int HELD = 24;  // Vecs of sums that registers hold
-#elif defined(SLIP_AVX2)
-constexpr int TILE = 6;
-constexpr int HELD = 6;
-#else
-constexpr int TILE = 4;
-constexpr int HELD = 4;
-#endif
-constexpr i64 SCORES = SEGMENT + KEYS;  // from a pair's scores to the next one's; not a power of two, for the sake of the cache's sets
-constexpr i64 QUERY = MAX_HEAD + LANES;
-constexpr i64 VALUES = 128;             // values that are widened at a time,
-constexpr i64 COLUMNS = 2 * LANES;      // and how many numbers of them
-constexpr i64 FETCH = 64;               // keys between what is read and what is fetched
-
-// Scores of R pairs with B * 16 turned keys; `scale` of each key, where there is one.
-template <int R, int B>
-static void score(const float* q, const float* keys, const float* scale, i64 d, float* scores) {
-    Vec sums[R][B];
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 2
-        for (int b = 0; b < B; ++b) sums[r][b] = zero();
-    for (i64 c = 0; c < d; ++c) {
-        Vec key[B];
-#pragma GCC unroll 2
-        for (int b = 0; b < B; ++b) key[b] = load(keys + c * KEYS + b * LANES);
-#pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) {
-            const Vec x = set1(q[r * QUERY + c]);
-#pragma GCC unroll 2
-            for (int b = 0; b < B; ++b) sums[r][b] = fma(x, key[b], sums[r][b]);
-        }
-    }
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 2
-        for (int b = 0; b < B; ++b)
-            store(scores + r * SCORES + b * LANES, scale ? mul(sums[r][b], load(scale + b * LANES)) : sums[r][b]);
-}
-
-struct Widened {  // values from `first` on as fp32, COLUMNS apart
-    const float* values;
-    i64 first;
-    inline Vec operator()(i64 j, int v) const { return load(values + (j - first) * COLUMNS + v * LANES); }
-    Widened next() const { return {values + LANES, first}; }
-};
-template <class T>
-struct Cached {  // values as they lie in the cache, from the first number wanted on; `ahead` is what will be read FETCH keys later
-    const char *values, *ahead;
-    const i64* offset;
-    inline Vec operator()(i64 j, int v) const {
-        if (v == 0) __builtin_prefetch(ahead + offset[j + FETCH]);
-        return load(reinterpret_cast<const T*>(values + offset[j]) + v * LANES);
-    }
-    Cached next() const { return {values + LANES * sizeof(T), ahead + LANES * sizeof(T), offset}; }
-};
-
-// mixed += weight * value for R pairs over values from..to-1, V * 16 numbers of each; mixed rows are `stride` apart.
-template <int R, int V, class Values>
-static void mix(const float* weights, const Values& values, i64 from, i64 to, float* mixed, i64 stride) {
-    Vec sums[R][V];
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 2
-        for (int v = 0; v < V; ++v) sums[r][v] = load(mixed + r * stride + v * LANES);
-    for (i64 j = from; j < to; ++j) {
-        Vec value[V];
-#pragma GCC unroll 2
-        for (int v = 0; v < V; ++v) value[v] = values(j, v);
-#pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) {
-            const Vec weight = set1(weights[r * SCORES + j]);
-#pragma GCC unroll 2
-            for (int v = 0; v < V; ++v) sums[r][v] = fma(weight, value[v], sums[r][v]);
-        }
-    }
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 2
-        for (int v = 0; v < V; ++v) store(mixed + r * stride + v * LANES, sums[r][v]);
-}
-
-// Calls f with `count` (1..TILE) as a compile-time number.
-template <int N = TILE, class F>
-static inline void with_count(i64 count, F f) {
-    if (count == N) f(std::integral_constant<int, N>());
-    else if constexpr (N > 1) with_count<N - 1>(count, f);
-}
 
 struct Part {  // softmax state: largest score, sum of weights, weighted values
     float top, total;
@@ -244,25 +152,55 @@ class Desk {
     }
 
     void score_keys(const Stretch& x) {
+        if (x.pairs <= TILE && d_ % (TURN * PER_WORD<T>) == 0) return score_few(x);
         const i64 tiles = (x.pairs + TILE - 1) / TILE;
         const char* keys[KEYS];
         for (i64 j = x.from; j < x.to; j += KEYS) {
-            const i64 next = j + FETCH, past = next - x.to < KEYS ? next - x.to : KEYS;
-            const char* ahead = static_cast<const char*>(past < 0 ? a_.cache.keys : a_.cache.values);
-            const i64* fetched = x.offset + (past < 0 ? next : x.from + past);
+            const Next next = next_of(x, j);
             const bool both = x.to - j > LANES;
             for (i64 i = 0; i < (both ? KEYS : LANES); i += 8) {
-                for (i64 k = i; k < i + 8; ++k) {
-                    keys[k] = static_cast<const char*>(a_.cache.keys) + x.offset[j + k];
-                    if constexpr (SCALED) std::memcpy(scale_ + k, keys[k] + d_, sizeof(float));
-                    for (i64 b = 0; b < a_.cache.stride; b += LINE) __builtin_prefetch(ahead + fetched[k] + b);
-                }
+                place_keys(x, j, i, i + 8, keys);
+                fetch(next.cache, next.offset, i, i + 8, a_.cache.stride);
                 turn<T>(keys + i, d_, turned_ + i);
             }
             for (i64 t = 0; t < tiles; ++t) {
                 const i64 p = x.pair + x.pairs * t / tiles, count = x.pair + x.pairs * (t + 1) / tiles - p;
                 if (seen(p, count, j, j + KEYS)) score_tile(p, count, both, j);
             }
+        }
+    }
+
+    // One tile: what is turned for it is used once, so it is not kept.
+    void score_few(const Stretch& x) {
+        const char* keys[KEYS];
+        with_count(x.pairs, [&](auto r) {
+            constexpr int R = r, B = 2 * R <= HELD ? 2 : 1;
+            for (i64 j = x.from; j < x.to; j += B * LANES) {
+                const Next next = next_of(x, j);
+                place_keys(x, j, 0, B * LANES, keys);
+                const auto coming = [&](i64 c) __attribute__((always_inline)) {  // see fetch
+                    const i64 end = c + TURN * PER_WORD<T>;
+                    fetch(next.cache, next.offset, B * LANES * c / d_, B * LANES * end / d_, a_.cache.stride);
+                };
+                const float *q = q_ + x.pair * QUERY, *scale = SCALED ? scale_ : nullptr;
+                score_lying<T, R, B>(q, keys, scale, d_, scores_ + x.pair * SCORES + j, coming);
+            }
+        });
+    }
+
+    struct Next {
+        const char* cache;
+        const i64* offset;
+    };
+    Next next_of(const Stretch& x, i64 j) const {  // what is read FETCH keys after key j: further keys, then the first values
+        const i64 next = j + FETCH, past = next - x.to < KEYS ? next - x.to : KEYS;
+        return {static_cast<const char*>(past < 0 ? a_.cache.keys : a_.cache.values), x.offset + (past < 0 ? next : x.from + past)};
+    }
+
+    void place_keys(const Stretch& x, i64 j, i64 from, i64 to, const char** keys) {
+        for (i64 i = from; i < to; ++i) {
+            keys[i] = static_cast<const char*>(a_.cache.keys) + x.offset[j + i];
+            if constexpr (SCALED) std::memcpy(scale_ + i, keys[i] + d_, sizeof(float));
         }
     }
 
@@ -299,8 +237,12 @@ class Desk {
             const i64 end = j + step < x.to ? j + step : x.to;
             for (i64 c = 0; c < padded_; c += COLUMNS) {
                 if (tiles == 1 && d_ % LANES == 0) {
-                    const i64 at = c * static_cast<i64>(sizeof(T));
-                    mix_tile(x.pair, x.pairs, Cached<T>{values + at, (end < x.to ? values : keys) + at, x.offset}, j, end, c);
+                    Cached<T> cached;
+                    cached.values = values + c * static_cast<i64>(sizeof(T)), cached.ahead = end < x.to ? values : keys;
+                    cached.offset = x.offset, cached.fetched = x.offset + j + FETCH;
+                    cached.first = j, cached.count = end - j, cached.bytes = a_.cache.stride;
+                    cached.pass = c / LANES, cached.passes = padded_ / LANES;
+                    mix_tile(x.pair, x.pairs, cached, j, end, c);
                     continue;
                 }
                 for (i64 i = j; i < end; ++i) {

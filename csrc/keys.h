@@ -88,5 +88,63 @@ static inline void turn(const char* const* keys, i64 d, float* out) {
 // Numbers that a turned key of d of them may take up.
 constexpr i64 turned(i64 d) { return (d + 31) / 32 * 32; }
 
+// Sixteen numbers in the order in which they are widened fastest, and the way to and from their own.
+template <class T>
+struct Loose {
+    static inline Vec load(const T* p) { return SLIP_ISA::load(p); }
+    static inline Vec loose(Vec x) { return x; }
+    static inline Vec ordered(Vec x) { return x; }
+};
+#if defined(SLIP_AVX2)
+template <>
+struct Loose<uint16_t> {  // the even ones, then the odd ones
+    static inline Vec load(const uint16_t* p) {
+        const __m256i words = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+        const __m256i odd = _mm256_and_si256(words, _mm256_set1_epi32(static_cast<int32_t>(0xffff0000)));
+        return {_mm256_castsi256_ps(_mm256_slli_epi32(words, 16)), _mm256_castsi256_ps(odd)};
+    }
+    static inline Vec loose(Vec x) {
+        const auto gather = [](__m256 v) { return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(v), 0xD8)); };
+        return {gather(_mm256_shuffle_ps(x.a, x.b, 0x88)), gather(_mm256_shuffle_ps(x.a, x.b, 0xDD))};
+    }
+    static inline Vec ordered(Vec x) {
+        const __m256 low = _mm256_unpacklo_ps(x.a, x.b), high = _mm256_unpackhi_ps(x.a, x.b);
+        return {_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31)};
+    }
+};
+#endif
+
+constexpr i64 TURN = 8;  // of 32 bits, that are turned at a time
+template <class T>
+constexpr i64 PER_WORD = 4 / sizeof(T);
+
+// words[w * LANES + i] = word w of key i from byte `at` on, for LANES keys.
+static inline void turn_words(const char* const* keys, i64 at, int32_t* words) {
+#if defined(SLIP_AVX2) || defined(SLIP_AVX512)
+#pragma GCC unroll 2
+    for (i64 first = 0; first < LANES; first += 8) {
+        __m256i out[TURN];
+        turn_words(keys + first, at, out);
+#pragma GCC unroll 8
+        for (i64 w = 0; w < TURN; ++w) _mm256_storeu_si256(reinterpret_cast<__m256i*>(words + w * LANES + first), out[w]);
+    }
+#else
+    for (i64 i = 0; i < LANES; ++i)
+        for (i64 w = 0; w < TURN; ++w) std::memcpy(words + w * LANES + i, keys[i] + at + 4 * w, 4);
+#endif
+}
+// The numbers of a word of LANES keys.
+static inline void widen(Int word, Vec* out, float) { out[0] = as_float(word); }
+static inline void widen(Int word, Vec* out, uint16_t) {
+    out[0] = as_float(shift_left<16>(word));
+    out[1] = as_float(bit_and(word, seti(static_cast<int32_t>(0xffff0000))));
+}
+static inline void widen(Int word, Vec* out, int8_t) {
+    out[0] = to_float(shift_right<24>(shift_left<24>(word)));
+    out[1] = to_float(shift_right<24>(shift_left<16>(word)));
+    out[2] = to_float(shift_right<24>(shift_left<8>(word)));
+    out[3] = to_float(shift_right<24>(word));
+}
+
 }  // namespace SLIP_ISA
 }  // namespace slip
