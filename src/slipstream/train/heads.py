@@ -121,16 +121,13 @@ class Mtp(Eagle):
     goes_on_normed = True
 
 
-class Blockwise(Body):
-    """A block per depth on the state alone (Stern et al. 2018): not even the last token is known, which the model said from this state."""
+class Medusa(Fused):
+    """A block per depth on one state, none of which knows what the others guess (Cai et al. 2024); the last token is known to all."""
 
     def __init__(self, config: dict):
         super().__init__(config)
         self.layers = nn.ModuleList(Block(config, attends=False) for _ in range(config["depth"]))
         self.start()
-
-    def fused(self, embedded: Tensor, state: Tensor) -> Tensor:
-        return state
 
     def unroll(self, embedded: Tensor, states: Tensor) -> Iterator[Tensor]:
         """See Eagle.unroll."""
@@ -140,8 +137,20 @@ class Blockwise(Body):
             yield self.norm(layer.fed(x[:, : time - depth]))
 
 
-class Medusa(Fused, Blockwise):
-    """The same where the last token is known to all blocks (Cai et al. 2024), none of which knows what the others guess."""
+class Blockwise(Body):
+    """A block per depth on the state alone (Stern et al. 2018): not even the last token is known, which the model said from this state."""
+
+    def __init__(self, config: dict):
+        super().__init__(config)
+        self.layers = nn.ModuleList(Block(config, attends=False) for _ in range(config["depth"]))
+        self.start()
+
+    def unroll(self, embedded: Tensor, states: Tensor) -> Iterator[Tensor]:
+        """See Eagle.unroll."""
+        time = embedded.shape[1] - 1
+        x = self.joined(states[:, :time])
+        for depth, layer in enumerate(self.layers):
+            yield self.norm(layer.fed(x[:, : time - depth]))
 
 
 class Redrafter(Body):
