@@ -94,15 +94,15 @@ void attention(Attention a, i64 requests, i64 tails) {
     if (a.parts) parallel(a.rows, [&](i64 row) { kernels.attention_merge(a, row); });
 }
 
-void move(char* pool, i64 layers, i64 pages, i64 kv_heads, i64 page_size, i64 bytes, const int32_t* source, const int32_t* target, i64 n) {
-    within("move", "source", source, n, pages * page_size);
-    within("move", "target", target, n, pages * page_size);
-    const i64 plane = pages * kv_heads * page_size * bytes;
-    const auto place = [&](i64 slot, i64 head) { return ((slot / page_size * kv_heads + head) * page_size + slot % page_size) * bytes; };
-    for (i64 layer = 0; layer < layers * 2; ++layer)  // keys and values
+void move(const Cache& cache, i64 planes, i64 plane, const int32_t* source, const int32_t* target, i64 n) {
+    within("move", "source", source, n, cache.pages * cache.page_size);
+    within("move", "target", target, n, cache.pages * cache.page_size);
+    for (i64 p = 0; p < planes; ++p)
         for (i64 i = 0; i < n; ++i)
-            for (i64 h = 0; h < kv_heads; ++h)
-                std::memmove(pool + layer * plane + place(target[i], h), pool + layer * plane + place(source[i], h), bytes);
+            for (i64 h = 0; h < cache.kv_heads; ++h) {
+                char* at = static_cast<char*>(cache.keys) + p * plane;
+                std::memmove(at + cache.place(target[i], h), at + cache.place(source[i], h), cache.stride);
+            }
 }
 
 }  // namespace slip

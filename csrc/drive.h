@@ -52,7 +52,8 @@ void gather(Weight, const int32_t* ids, const void* panels, float* out, i64 rows
 void sample(const float* logits, i64 rows, i64 vocab, const SampleRows&, int32_t* out);
 void logprobs(const float* logits, i64 rows, i64 vocab, const int32_t* tokens, i64 top, float* logprob, int32_t* rank, int32_t* ids,
               float* values);
-void move(char* pool, i64 layers, i64 pages, i64 kv_heads, i64 page_size, i64 bytes, const int32_t* source, const int32_t* target, i64 n);
+// Of all layers' keys and values: `planes` caches, each `plane` bytes behind the one before; cache.keys is the first.
+void move(const Cache& cache, i64 planes, i64 plane, const int32_t* source, const int32_t* target, i64 n);
 
 // select.cpp: sets z to -inf outside top_k (0: all) and then top_p (1: all); top = max z, e = exp(z - top), read only where top_p < 1. n: a multiple of 64.
 void keep_top(float* z, const float* e, i64 n, float top, i64 top_k, float top_p);

@@ -105,9 +105,9 @@ static void write_head(const float* from, int8_t* to, i64 n) {  // then the scal
 
 template <class T>
 static void write_token(const Cache& c, i64 slot, const float* keys) {  // values stand behind the keys of all heads
-    const i64 page = slot / c.page_size, offset = slot % c.page_size, d = c.head_dim;
+    const i64 d = c.head_dim;
     for (i64 h = 0; h < c.kv_heads; ++h) {
-        const i64 at = ((page * c.kv_heads + h) * c.page_size + offset) * c.stride;
+        const i64 at = c.place(slot, h);
         const float *key = keys + h * d, *value = key + c.kv_heads * d;
         write_head(key, reinterpret_cast<T*>(static_cast<char*>(c.keys) + at), d);
         write_head(value, reinterpret_cast<T*>(static_cast<char*>(c.values) + at), d);

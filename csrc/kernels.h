@@ -45,11 +45,13 @@ struct Rounding {  // of a weight to what quant/formats stores
 
 enum class Kv { fp32, bf16, int8 };
 
-struct Cache {  // one layer: [pages, kv_heads, page_size, head_dim]; in int8 a key or value is followed by its scale, fp32
+struct Cache {  // one layer: [pages, kv_heads, page_size, head_dim], wherever pages and heads lie; in int8 a key or value is followed by its scale, fp32
     void *keys, *values;
     Kv kind;
     i64 pages, kv_heads, page_size, head_dim;
-    i64 stride;  // bytes from one token's key to the next one's
+    i64 stride;      // bytes from one token's key to the next one's,
+    i64 page, head;  // from one page's keys of a head to the next one's, and from one kv head's of a page to the next one's
+    i64 place(i64 slot, i64 kv_head) const { return slot / page_size * page + kv_head * head + slot % page_size * stride; }
 };
 
 struct Attention {

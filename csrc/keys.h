@@ -13,12 +13,11 @@ constexpr i64 LINE = 64;         // bytes that memory gives at a time
 static void find_keys(const Attention& a, i64 row, i64 kv_head, i64 from, i64 to, i64* offset) {
     const Cache& c = a.cache;
     const i64 linear = a.linear[row], trunk = to < linear ? to : linear;
-    const auto place = [&](i64 page, i64 at) { return ((page * c.kv_heads + kv_head) * c.page_size + at) * c.stride; };
     const int32_t *pages = a.page_table + a.request[row] * a.max_pages, *tail = a.tail_slots + a.tail_start[row] - linear;
     i64 j = from;
     for (i64 page = from / c.page_size, at = from % c.page_size; j < trunk; ++page, at = 0)
-        for (const i64 base = place(pages[page], 0); at < c.page_size && j < trunk; ++at, ++j) offset[j - from] = base + at * c.stride;
-    for (; j < to; ++j) offset[j - from] = place(tail[j] / c.page_size, tail[j] % c.page_size);
+        for (const i64 base = c.place(pages[page] * c.page_size, kv_head); at < c.page_size && j < trunk; ++at, ++j) offset[j - from] = base + at * c.stride;
+    for (; j < to; ++j) offset[j - from] = c.place(tail[j], kv_head);
 }
 
 #if defined(SLIP_AVX2) || defined(SLIP_AVX512)

@@ -16,7 +16,7 @@ from slipstream.bench.layers import APART, FEW, PROBE, Shares
 from slipstream.cost.step import ATTENTION_ARITHMETIC, kv_size
 from slipstream.ops import KV, AttentionRows, Kernels, probe
 from slipstream.ops.reference.cached import stored
-from slipstream.worker.pool import TYPES
+from slipstream.worker.pool import TYPES, KVPool
 
 PAGE = 16
 
@@ -74,7 +74,7 @@ def run(ask: Ask, kernels: Kernels, say: Callable[[str], None] = lambda line: No
     for type in ask.types:
         if type not in TYPES:
             raise unknown("KV type", type, TYPES)
-    scenes = {(type, point): _scene(ask, type, point) for type in ask.types for point in ask.points}
+    scenes = {(type, point): _scene(kernels, ask, type, point) for type in ask.types for point in ask.points}
     places = [Place(type, point, _bytes(ask, type, point), _operations(ask, point)) for type, point in scenes]
     for repetition in range(ask.repeat + 1):  # the first one warms up
         for place in places:
@@ -96,23 +96,25 @@ def _operations(ask: Ask, point: Point) -> int:
     return 4 * point.requests * keys * ask.heads * ask.head_dim
 
 
-def _scene(ask: Ask, type: str, point: Point) -> Scene:
-    """Random numbers; the pages of each request lie in any order."""
+def _scene(kernels: Kernels, ask: Ask, type: str, point: Point) -> Scene:
+    """Random numbers; the pages of each request lie one after the other, as a pool gives them away that little has happened to."""
     draw = torch.Generator().manual_seed(1)
     pages, rows = -(-point.context // PAGE), point.requests * point.rows
-    shape = (2, point.requests * pages, ask.kv_heads, PAGE, ask.head_dim)
     copies = -(-APART // _bytes(ask, type, point)) if point.rows <= FEW else 1
+    pool = KVPool((copies, 2, point.requests * pages, ask.kv_heads, PAGE, ask.head_dim), type, kernels).tensor
+    for layer in pool:
+        layer[:] = stored(torch.randn((*layer.shape[:-1], ask.head_dim), generator=draw), TYPES[type])
     positions = torch.arange(point.context - point.rows, point.context, dtype=torch.int32).repeat(point.requests)
     return Scene(
         qkv=torch.randn(rows, (ask.heads + 2 * ask.kv_heads) * ask.head_dim, generator=draw),
-        caches=[KV(*stored(torch.randn(shape, generator=draw), TYPES[type])) for _ in range(copies)],
+        caches=[KV(*layer) for layer in pool],
         rows=AttentionRows(
             request=torch.arange(point.requests, dtype=torch.int32).repeat_interleave(point.rows),
             positions=positions,
             linear=positions + 1,
             tail_start=torch.zeros(rows + 1, dtype=torch.int32),
             tail_slots=torch.zeros(0, dtype=torch.int32),
-            page_table=torch.randperm(point.requests * pages, generator=draw).int().view(point.requests, pages),
+            page_table=torch.arange(point.requests * pages, dtype=torch.int32).view(point.requests, pages),
         ),
         out=torch.empty(rows, ask.heads * ask.head_dim),
     )

@@ -3,7 +3,6 @@
 import contextlib
 import mmap
 from collections.abc import Sequence
-from math import prod
 
 import torch
 from torch import Tensor
@@ -15,11 +14,15 @@ from slipstream.weights.mapping import LARGE_PAGE
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8, "fp8": torch.float8_e4m3fn}
 
 LINE = 64  # bytes of a cache line, at which a layer's keys and values begin
+SMALL = 256 << 10  # bytes of a head's keys, or values, in small pages: 2,048 tokens of 64 numbers in bf16
 _PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}  # Windows knows no other
 
 
 class KVPool:
     """Keys and values of all layers: [layers, 2, pages, kv_heads, page_size, head_dim], in int8 and fp8 with scales (ops/types.py, KV).
+
+    On a GPU they lie in this order. On a CPU the pages of a head lie behind each other, since a core fetches ahead what comes next by
+    itself: pages that were given away in order are one stream.
 
     Args:
         shape: as above.
@@ -40,7 +43,7 @@ class KVPool:
         if kernels.pads:  # and as many as make the keys and values of every layer begin at a whole line
             page = heads * self.page_size * row * TYPES[type].itemsize
             spare = next(count for count in range(1, LINE + 1) if (self.pages + beyond + count) * page % LINE == 0)
-        self.tensor: Tensor = _zeros((layers, both, self.pages + beyond + spare, heads, self.page_size, row), TYPES[type], kernels.device)
+        self.tensor: Tensor = _zeros((layers, both, self.pages + beyond + spare, heads, self.page_size, row), TYPES[type], kernels)
         self.spare = (self.pages + beyond) * self.page_size
         self.kernels = kernels
 
@@ -56,24 +59,33 @@ class KVPool:
             self.kernels.move(self.tensor, source, target)
 
 
-def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Tensor:
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, kernels: Kernels) -> Tensor:
     """Zeros. On a CPU of memory that the system clears and gives when it is first touched: a start does not wait for pages that may
     never be used."""
-    if device != "cpu":
-        return torch.zeros(shape, dtype=dtype, device=device)
-    size = prod(shape) * dtype.itemsize
-    raw = mmap.mmap(-1, max(size, 1), **_PRIVATE)
-    _advise(raw, prod(shape[2:]) * dtype.itemsize)
-    return torch.frombuffer(raw, dtype=torch.uint8)[:size].view(dtype).view(shape)
+    if kernels.device != "cpu" or kernels.pads:
+        return torch.zeros(shape, dtype=dtype, device=kernels.device)
+    layers, both, pages, heads, page_size, row = shape
+    part = pages * page_size * row * dtype.itemsize
+    large = part >= LARGE_PAGE
+    apart = -(-part // LARGE_PAGE) * LARGE_PAGE if large else part
+    parts = layers * both * heads
+    raw = mmap.mmap(-1, parts * apart + 3 * LARGE_PAGE, **_PRIVATE)
+    memory = torch.frombuffer(raw, dtype=torch.uint8)
+    begin = -memory.data_ptr() % LARGE_PAGE
+    if large:
+        _advise(raw, begin, apart, parts)
+        begin += LARGE_PAGE - SMALL
+    step, token = apart // dtype.itemsize, page_size * row
+    strides = (both * heads * step, heads * step, token, step, row, 1)
+    return memory[begin : begin + parts * apart].view(dtype).as_strided(shape, strides)
 
 
-def _advise(raw: mmap.mmap, part: int) -> None:
-    """Asks for large pages, which long contexts are read from faster, but for the beginning of each part (a layer's keys, or values):
-    there short requests live, and clearing a large page for each of them is half the time to the first token of a small model."""
-    if not hasattr(mmap, "MADV_HUGEPAGE") or part < 2 * LARGE_PAGE:
+def _advise(raw: mmap.mmap, begin: int, apart: int, parts: int) -> None:
+    """Asks for large pages, which long contexts are read from faster, but for those in which a part (the keys, or values, of a head in a
+    layer) begins: short requests live there, and clearing a large page for each of them is half the time to a small model's first token."""
+    if not hasattr(mmap, "MADV_HUGEPAGE"):
         return
     with contextlib.suppress(OSError):  # a system without large pages reads as it always does
         raw.madvise(mmap.MADV_HUGEPAGE)
-        for begin in range(0, len(raw), part):
-            begin -= begin % LARGE_PAGE
-            raw.madvise(mmap.MADV_NOHUGEPAGE, begin, min(2 * LARGE_PAGE, len(raw) - begin))
+        for number in range(parts):
+            raw.madvise(mmap.MADV_NOHUGEPAGE, begin + number * apart, LARGE_PAGE)

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from slipstream.base import native
 from slipstream.base.errors import InputError
-from slipstream.ops.cpu.checks import cache, fits, integers
+from slipstream.ops.cpu.checks import cache, fits, integers, tokens_together
 from slipstream.ops.types import KV, AttentionRows
 
 _native = native.module
@@ -72,9 +72,11 @@ def move(pool: Tensor, source: Tensor, target: Tensor) -> None:
     """
     if pool.dim() != 6 or pool.shape[1] != 2:
         raise InputError(f"move: pool must be [layers, 2, pages, kv_heads, page_size, head_dim]; found {list(pool.shape)}")
-    layers, _, pages, kv_heads, page_size, head_dim = pool.shape
-    count = source.shape[0]
+    layers, both, pages, kv_heads, page_size, head_dim = pool.shape
+    count, size, (page, head) = source.shape[0], pool.element_size(), tokens_together("move", "pool", pool)
+    if pool.stride(0) != both * pool.stride(1):
+        raise InputError(f"move: pool must have its layers' keys and values equally far apart; found strides {pool.stride()}")
     _native.move(
-        fits("move", "pool", pool, tuple(pool.shape), pool.dtype), layers, pages, kv_heads, page_size, head_dim * pool.element_size(),
+        pool.data_ptr(), layers * both, pool.stride(1) * size, pages, kv_heads, page_size, head_dim * size, page, head,
         integers("move", "source", source, count), integers("move", "target", target, count), count,
     )  # fmt: skip

@@ -32,15 +32,24 @@ def float_type(op: str, name: str, tensor: Tensor) -> torch.dtype:
     return tensor.dtype
 
 
-def cache(op: str, kv: KV) -> tuple[int, int, int, int, int, int, int]:
-    """(address of keys, of values, number of the type, pages, kv_heads, page_size, head_dim)."""
+def cache(op: str, kv: KV) -> tuple[int, int, int, int, int, int, int, int, int]:
+    """(address of keys, of values, number of the type, pages, kv_heads, page_size, head_dim, bytes to the next page, to the next head)."""
     if kv.keys.dim() != 4:
         raise InputError(f"{op}: kv.keys must be [pages, kv_heads, page_size, head_dim]; found {list(kv.keys.shape)}")
     shape, dtype = tuple(kv.keys.shape), kv.keys.dtype
     if dtype not in CACHED:
         raise InputError(f"{op}: kv.keys must be fp32, bf16 or int8; found {dtype}")
-    keys, values = fits(op, "kv.keys", kv.keys, shape, dtype), fits(op, "kv.values", kv.values, shape, dtype)
-    return keys, values, CACHED.index(dtype), *shape[:3], kv.head_dim
+    page, head = tokens_together(op, "kv.keys", kv.keys)
+    if kv.values.shape != shape or kv.values.dtype is not dtype or kv.values.stride() != kv.keys.stride():
+        raise InputError(f"{op}: kv.values must lie as kv.keys do, {list(shape)} of {dtype}; found {list(kv.values.shape)}")
+    return kv.keys.data_ptr(), kv.values.data_ptr(), CACHED.index(dtype), *shape[:3], kv.head_dim, page, head
+
+
+def tokens_together(op: str, name: str, tensor: Tensor) -> tuple[int, int]:
+    """Bytes from page to page and from head to head of a CPU tensor [..., pages, kv_heads, page_size, head_dim], which may lie apart."""
+    if tensor.is_cpu and tensor.stride(-1) == 1 and tensor.stride(-2) == tensor.shape[-1]:
+        return tensor.stride(-4) * tensor.element_size(), tensor.stride(-3) * tensor.element_size()
+    raise InputError(f"{op}: {name} must be on the CPU, a head's tokens of a page together; found strides {tensor.stride()}")
 
 
 def integers(op: str, name: str, tensor: Tensor, n: int) -> int:
