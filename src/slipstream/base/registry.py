@@ -7,6 +7,7 @@ import difflib
 import importlib
 import importlib.util
 import pkgutil
+import sys
 from collections.abc import Iterable
 from types import ModuleType
 
@@ -33,7 +34,8 @@ def load(package: str, name: str, what: str | None = None) -> ModuleType:
         InputError: there is no such module; names the nearest one and lists all.
     """
     whole = f"{package}.{name}"
-    if not name.isidentifier() or name.startswith("_") or importlib.util.find_spec(whole) is None:
+    there = whole in sys.modules or (name.isidentifier() and importlib.util.find_spec(whole) is not None)
+    if not there or name.startswith("_"):
         raise unknown(what or package.rpartition(".")[2], name, names(package))  # only here is the folder read
     return importlib.import_module(whole)
 

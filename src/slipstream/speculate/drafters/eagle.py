@@ -96,7 +96,8 @@ class Eagle(Unrolled):
     def __init__(self, forward: Forward, levels: tuple[int, ...], options: Options, kind: str = "eagle"):
         super().__init__(kind, forward, options.nodes, options.depth, options.width, options.tree)
         self.levels, self.depth = levels, self._depth
-        self._again = getattr(forward, "rounds", False) and not options.tree
+        chain = not options.tree and (options.width == 1 or options.nodes <= options.depth)  # rounds know no second choices
+        self._again = chain and getattr(forward, "rounds", False)
         self.beside = forward if self._again else None
         self._read: dict[int, Reading] = {}
 
