@@ -16,7 +16,7 @@ from slipstream.base.errors import InputError
 OPS = ("embed", "norm", "rope_write", "attention", "gated", "sample", "logprobs", "move")
 FAMILY_OPS = (  # asked for by some families only: a device may lack them
     *("layer_norm", "norm_slices", "attention_softcap", "gated_gelu", "gated_gelu_tanh", "gelu", "gelu_tanh", "add", "scale", "softcap"),
-    *("route", "routed", "gate_rows", "gated_clamped", "attention_sinks"),
+    *("route", "routed", "gate_rows", "gated_clamped", "attention_sinks", "spread"),
 )
 LINEAR_FORMATS = {  # what a linear layer stores: tensor -> (type, how many inputs share one of its numbers; 0: all)
     "fp32": {"weight": (torch.float32, 1)},

@@ -24,6 +24,7 @@ from slipstream.ops.cpu.rows import (
     norm_slices,
     scale,
     softcap,
+    spread,
 )  # fmt: skip
 from slipstream.ops.cpu.sampling import logprobs, sample
 from slipstream.ops.types import E4M3, LINEAR_OPS, Declined, of_linear_op
@@ -38,7 +39,7 @@ _OPS = {
     for function in (
         *(embed, norm, rope_write, attention, gated, sample, logprobs, move),
         *(layer_norm, norm_slices, attention_softcap, attention_sinks, gated_gelu, gated_gelu_tanh, gelu, gelu_tanh, add, scale, softcap),
-        *(route, routed, gate_rows, gated_clamped),
+        *(route, routed, gate_rows, gated_clamped, spread),
     )
 }
 

@@ -161,7 +161,7 @@ def families() -> Iterator[tuple[str, str, Variant]]:
         yield "attention_sinks", f"gpt-oss kv {label}", attention.variant(64, 8, 64, kind, attention.shipped(kind)[-1][0], has_sinks=True)
     yield "attention_together", "kv bf16", attention.together_variant(32, 8, 128, "*bf16", replace(attention.DRAFT, group_rows=64))
     yield "attention_merge", "sinks", attention.merge_variant(64, 64, has_sinks=True)
-    for op in ("gelu", "gelu_tanh", "add", "scale", "softcap", "gate_rows"):
+    for op in ("gelu", "gelu_tanh", "add", "scale", "softcap", "gate_rows", "spread"):
         yield op, "", elementwise.variant(op)
     for activation in ("gelu", "gelu_tanh"):
         yield f"gated_{activation}", "", gated.variant(14336, activation)
