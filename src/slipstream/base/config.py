@@ -57,7 +57,7 @@ class Options:
     target_itl: float | None = None
     prefix_cache: bool = True
     policy: str = "fcfs"
-    speculate: Any = "none"
+    speculate: Any = "auto"
     verify: str = "match"
     control: bool = True
     deterministic: bool = False
