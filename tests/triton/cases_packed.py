@@ -14,6 +14,8 @@ from tests.model.paged import Paged, Rows
 from tests.quant import packings
 from tests.weights import tiny
 
+PACKED = (*INTEGERS, "fp6")
+
 
 def layer(format: str, n: int, k: int):
     tensors = stored(format, n, fitting(format, k))
@@ -33,7 +35,7 @@ def assert_means(found, x, weight, bias=0.0):
     assert (error <= 2e-6 * (exact.abs() @ weight.abs().T + abs(bias))).all()
 
 
-@pytest.mark.parametrize("format", INTEGERS)
+@pytest.mark.parametrize("format", PACKED)
 @pytest.mark.parametrize("rows, n, k", [(1, 100, 288), pytest.param(3, 130, 600, marks=pytest.mark.slow)])
 def test_against_what_the_weights_mean(format, rows, n, k):
     kernel, tensors, weight = layer(format, n, k)
@@ -47,7 +49,7 @@ def test_against_what_the_weights_mean(format, rows, n, k):
     assert equal_bits(wide[:, 5 : 5 + n], plain) and wide[:, :5].eq(7).all() and wide[:, 5 + n :].eq(7).all()
 
 
-@pytest.mark.parametrize("format", INTEGERS)
+@pytest.mark.parametrize("format", PACKED)
 def test_many_rows_are_multiplied_by_rounded_weights(format):
     """In two pieces of scratch; every weight is rounded to bf16 once."""
     kernel, tensors, weight = layer(format, 130, 256)

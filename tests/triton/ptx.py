@@ -28,8 +28,8 @@ def _one(name: str, values: list[np.ndarray]) -> np.ndarray:
         assert (difference.view(np.uint32) & 0xFFFF == 0).all(), "not exact in bf16"
         return rounded(difference)
     if name in ("mul.rn.bf16x2", "fma.rn.bf16x2"):
-        a, b, *c = (bf16(value).astype(np.float64) for value in values)
-        return rounded(a * b + sum(c))
+        a, b, *c = (bf16(value).reshape(-1, 2).astype(np.float64) for value in values)  # numbers that are the same everywhere are one
+        return rounded((a * b + sum(c)).flatten())
     if name == "cvt.rn.bf16x2.f32":  # the first operand to the upper half
         return rounded(np.stack([value.view(np.float32) for value in reversed(values)], -1))[..., 0]
     if name == "lop3.b32":
@@ -41,6 +41,8 @@ def _one(name: str, values: list[np.ndarray]) -> np.ndarray:
         return found
     if name == "mov.b32":
         return values[0]
+    if name == "and.b32":
+        return values[0] & values[1]
     return {"shl.b32": np.left_shift, "shr.b32": np.right_shift}[name](*values)
 
 

@@ -13,9 +13,9 @@ from typing import Any
 from slipstream.base.errors import BackendError
 from slipstream.base.registry import load, unknown
 from slipstream.ops.types import (
-    E4M3,
     EXPERTS_OPS,
     FAMILY_OPS,
+    GPU_ONLY,
     LINEAR_FORMATS,
     LINEAR_OPS,
     OPS,
@@ -97,7 +97,7 @@ class Kernels:
             except BackendError as error:
                 self._missing[op] = error
         for op in LINEAR_OPS:
-            oracle = only is None and of_linear_op(op)[0] in E4M3  # the reference serves these where it is asked for by name only
+            oracle = only is None and of_linear_op(op)[0] in GPU_ONLY  # the reference serves these where it is asked for by name only
             try:
                 self._linear[op] = self._choose(op, [module for module in linears if not (oracle and module.NAME == "reference")])
             except BackendError as error:

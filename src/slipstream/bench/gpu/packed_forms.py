@@ -33,12 +33,12 @@ class Kind:
 
     def form(self, n: int, k: int) -> Form:
         """What `pack` makes of such weights, random ones."""
-        if self.format == "int8":
-            return Form(n, k, 8, 0, "*fp32")
+        if self.format in ("int8", "fp6"):
+            return Form(n, k, 6 if self.format == "fp6" else 8, 0, "*fp32")
         return Form(n, k, 4, self.group, "*fp16", "zero") if self.format == "int4_zero" else Form(n, k, 4, self.group, "*fp16", middle=8)
 
 
-INT4, ZERO_128, INT8 = Kind("int4", 32, 4.5), Kind("int4_zero", 128, 4 + 24 / 128), Kind("int8", 0, 8)
+INT4, ZERO_128, INT8, FP6 = Kind("int4", 32, 4.5), Kind("int4_zero", 128, 4 + 24 / 128), Kind("int8", 0, 8), Kind("fp6", 0, 6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Candidate:
 
 def engine(kind: Kind, suffix: str = "", invariant: bool = False) -> Candidate:
     """What the engine does for any number of rows, in fast or deterministic settings."""
-    product = partial(whole.product, invariant=invariant)
+    product = partial(whole.product, deterministic=invariant)
     return Candidate(kind, suffix, 1, 1 << 31, product, lambda form, rows: tuple(variant for *_, variant in whole.variants(form)))
 
 
@@ -143,6 +143,8 @@ CANDIDATES = (
     unpacked(ZERO_128, "_unpacked", 128),
     single(INT4, 1, 8, 8, 4, 1, 32, 1),
     single(INT8, 1, 8, 8, 4, 1, 32, 1),
+    tiled(FP6, "_tiles", 1, 256),
+    unpacked(FP6, "_unpacked", 32),
     *(carry(kind, chosen) for kind in (INT4, ZERO_128) for chosen in CARRIED),
     *(fold(INT4, *shape) for shape in FOLDED + MORE_FOLDED),
     *(fold(kind, *shape) for kind in (ZERO_128, INT8) for shape in FOLDED),

@@ -26,7 +26,7 @@ from slipstream.ops.cpu.rows import (
     softcap,
 )  # fmt: skip
 from slipstream.ops.cpu.sampling import logprobs, sample
-from slipstream.ops.types import E4M3, LINEAR_OPS, Declined, of_linear_op
+from slipstream.ops.types import GPU_ONLY, LINEAR_OPS, Declined, of_linear_op
 
 NAME = "cpu"
 VERSION = 2
@@ -58,6 +58,6 @@ def offer(op: str, device: str) -> Any:
         return _OPS[op]
     if op not in LINEAR_OPS:
         return Declined(f"has no kernel for {op}")
-    if of_linear_op(op)[0] in E4M3:
-        return Declined("CPUs do not multiply 8-bit floats; take quant='int8', which is as small, or device='cuda'")
+    if of_linear_op(op)[0] in GPU_ONLY:
+        return Declined("CPUs do not multiply floats of 8 or 6 bits; take quant='int8' or 'int4', or device='cuda'")
     return Linear(*of_linear_op(op))

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from slipstream.ops.reference.arithmetic import fma, one_thread
-from slipstream.ops.types import BLOCK, E4M3, FLOATS, SPANS, check_stored
+from slipstream.ops.types import BLOCK, E4M3, FLOATS, LANES, SPANS, check_stored
 
 TOGETHER = 16  # rows of a matrix product; the last ones are padded with zeros
 PANEL = 1024  # weight rows widened to fp32 at a time, so that scratch stays small
@@ -153,12 +153,37 @@ class E4m3Linear:
             out.add_(bias)
 
 
-def linear(format: str, activations: str = "32") -> FloatLinear | IntegerLinear | E4m3Linear:
+@dataclass(frozen=True, slots=True)
+class ScaledLinear:
+    """fp32 activations times floats of few bits, widened to fp32; an output's scale comes last."""
+
+    format: str
+
+    @property
+    def name(self) -> str:
+        return f"reference_{self.format}"
+
+    def prepare(self, stored: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """What `FloatLinear` packs of the plain numbers; scale [n]."""
+        check_stored(self.name, self.format, stored)
+        return FloatLinear("fp32").prepare({"weight": _e3m2(stored)}), stored["scale"]
+
+    def run(self, x: Tensor, prepared: tuple[Tensor, Tensor], bias: Tensor | None, out: Tensor) -> None:
+        weight, scale = prepared
+        FloatLinear("fp32").run(x, weight, None, out)
+        out.mul_(scale)
+        if bias is not None:
+            out.add_(bias)
+
+
+def linear(format: str, activations: str = "32") -> FloatLinear | IntegerLinear | E4m3Linear | ScaledLinear:
     """The layer of a format, `activations` values of a row by one scale where it rounds them."""
     if format in FLOATS:
         return FloatLinear(format)
     if format in E4M3:
         return E4m3Linear(format)
+    if format == "fp6":
+        return ScaledLinear(format)
     return (IntegerLinear if format == "int8" else BlockLinear)(format, activations)
 
 
@@ -172,6 +197,17 @@ def _nibbles(packed: Tensor) -> Tensor:
     """u8 [n, k / 2] -> fp32 [blocks, n, 32]."""
     halves = packed.unflatten(1, (-1, BLOCK // 2)).transpose(0, 1)  # [blocks, n, 16]
     return torch.cat([halves & 15, halves >> 4], -1).float()
+
+
+def _e3m2(stored: dict[str, Tensor]) -> Tensor:
+    """The numbers that six bits mean, fp32 [n, k]: of the four lower ones two are of the exponent, two of the fraction."""
+    low, upper = (
+        torch.cat([stored[name].unflatten(1, (-1, LANES)) >> shift & 2**bits - 1 for shift in range(0, 8, bits)], -1).flatten(1).int()
+        for name, bits in (("weight", 4), ("upper", 2))
+    )
+    exponent, fraction = (upper & 1) << 2 | low >> 2, low & 3
+    size = torch.where(exponent > 0, (4 + fraction) << (exponent - 1).clamp(min=0), fraction)  # sixteenths
+    return torch.where(upper > 1, -size, size).float() / 16
 
 
 def _int4_zero(stored: dict[str, Tensor]) -> Whole:

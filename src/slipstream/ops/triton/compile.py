@@ -65,6 +65,7 @@ PACKED = {  # format -> (name, Form of n outputs and k inputs); the 4-bit format
     "q8_0": (("", lambda n, k: Form(n, k, 8, 32, "*fp16")),),
     "q4_k": (("", lambda n, k: Form(n, k, 4, 32, "*u8", "sum", wide=256)),),
     "q6_k": (("", lambda n, k: Form(n, k, 8, 16, "*i8", wide=256)),),
+    "fp6": (("", lambda n, k: Form(n, k, 6, 0, "*fp32")),),
 }
 
 

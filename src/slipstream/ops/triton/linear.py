@@ -2,7 +2,7 @@
 
     fp32                   fp32 x fp32, TF32 off as torch has it by default: cuBLAS, or gemm.py
     bf16                   activations rounded to bf16, tensor cores, sums and results in fp32: plain.py says by what, or gemm.py
-    whole-number weights   activations rounded to bf16, weights as they are: whole.py says by what
+    whole-number weights   and floats of 6 bits: activations rounded to bf16, weights as they are: whole.py says by what
     8-bit floats           activations rounded to bf16, then to e4m3 as they come, weights as they are: fp8.py, and cuBLAS for many rows,
                            bulk.py for few
 
@@ -72,7 +72,7 @@ class PlainLinear:
 
 @dataclass(frozen=True, slots=True)
 class PackedLinear:
-    """out = x @ weight.T + bias of whole-number weights.
+    """out = x @ weight.T + bias of whole-number weights, or of floats of 6 bits.
 
     Attributes:
         format: of the weight.
@@ -196,8 +196,7 @@ def _layer(format: str) -> PlainLinear | PackedLinear | NarrowLinear:
         return PlainLinear(format)
     if format in E4M3:
         return NarrowLinear(format)
-    by_group = any(shared > 1 for name, (_, shared) in LINEAR_FORMATS[format].items() if name != "weight")
-    return GatheringLinear(format) if by_group else PackedLinear(format)
+    return GatheringLinear(format) if LINEAR_FORMATS[format]["scale"][1] else PackedLinear(format)
 
 
 KERNELS = {f"linear_{format}": _layer(format) for format in LINEAR_FORMATS}

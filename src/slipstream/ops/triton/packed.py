@@ -1,4 +1,4 @@
-"""Products with weights of 4 or 8 bits, widened by bit tricks in registers and scaled in fp32; and single rows of such weights.
+"""Products with weights of 4, 6 or 8 bits, widened by bit tricks in registers and scaled in fp32; and single rows of such weights.
 
 Owns the kernels and which tile serves how many rows. How weights lie is packing.py.
 
@@ -39,8 +39,25 @@ _BYTES = (
     "{ .reg .b32 t, u, v; shr.b32 t, $1, %d; lop3.b32 u, t, 0x007F007F, 0x43004300, 0xEA; "
     "lop3.b32 v, t, 0x00800080, 0x43004300, 0xEA; sub.bf16x2 $0, u, v; }"
 )
+# Floats e3m2: exponent and fraction go where bf16 has the lowest bits of its own, 2^124 corrects the exponent; subnormal numbers come
+# out right by themselves. That is FP6-LLM's (Xia et al. 2024, arXiv 2401.14112), for bf16.
+_FLOATS = (
+    "{ .reg .b32 t, u; %s.b32 t, $1, %d; and.b32 t, t, 0x01E001E0; %s.b32 u, $2, %d; lop3.b32 t, u, 0x02000200, t, 0xEA; "
+    "%s.b32 u, $2, %d; lop3.b32 t, u, 0x80008000, t, 0xEA; "
+    ".reg .b32 v, w; mov.b32 v, 0x7D807D80; mov.b32 w, 0x80008000; fma.rn.bf16x2 $0, t, v, w; }"
+)
+
+
+def _moved(by: int) -> tuple[str, int]:
+    """The shift by so many bits to the left, or less than none."""
+    return ("shl", by) if by >= 0 else ("shr", -by)
+
+
 FOUR_BITS = tl.constexpr(tuple(_NIBBLES % way for way in (("shl", 3), ("shr", 1), ("shr", 5), ("shr", 9))))
 EIGHT_BITS = tl.constexpr(tuple(_BYTES % shift for shift in (0, 8)))
+SIX_BITS = tl.constexpr(tuple(  # code i of the lower plane is number i % 4 of its own, of the upper one number i
+    _FLOATS % (*_moved(5 - 4 * (i % 4)), *_moved(9 - 2 * i), *_moved(14 - 2 * i)) for i in range(8)
+))  # fmt: skip
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 
@@ -57,20 +74,32 @@ def fact_place(output):
 
 
 @triton.jit
-def widened(codes, offset, number: tl.constexpr, bits: tl.constexpr):
+def moved(codes, by: tl.constexpr):
+    """`codes`, shifted by so many bits to the left, or less than none."""
+    return codes << by if by >= 0 else codes >> -by
+
+
+@triton.jit
+def widened(codes, upper, offset, number: tl.constexpr, bits: tl.constexpr):
     """Code `number` of every int16 as bf16. A nibble becomes the upper bits of the fraction of 16, `offset` has these 16 too; a byte,
-    signed, is its low seven bits in the fraction of 128, less 128, less 128 more where it is negative."""
+    signed, is its low seven bits in the fraction of 128, less 128, less 128 more where it is negative. Of 6 bits the upper ones are
+    in `upper`, which holds eight of them."""
     if not INTERPRETED:
-        if bits == 4:
+        if bits == 6:
+            wide = tl.inline_asm_elementwise(SIX_BITS[number], "=r,r,r", [codes, upper], tl.bfloat16, is_pure=True, pack=2)
+        elif bits == 4:
             wide = tl.inline_asm_elementwise(FOUR_BITS[number], "=r,r", [codes], tl.bfloat16, is_pure=True, pack=2)
         else:
             wide = tl.inline_asm_elementwise(EIGHT_BITS[number], "=r,r", [codes], tl.bfloat16, is_pure=True, pack=2)
+    elif bits == 6:
+        size = (moved(codes, 5 - 4 * (number % 4)) & 0x1E0) | (moved(upper, 9 - 2 * number) & 0x200)
+        signed = (size | (moved(upper, 14 - 2 * number) & -0x8000)).to(tl.bfloat16, bitcast=True)
+        wide = (signed.to(tl.float32) * 2.0**124).to(tl.bfloat16)
     elif bits == 4:
-        moved = codes << 3 if number == 0 else codes >> (4 * number - 3)
-        wide = ((moved & 0x78) | 0x4180).to(tl.bfloat16, bitcast=True)
+        wide = ((moved(codes, 3 - 4 * number) & 0x78) | 0x4180).to(tl.bfloat16, bitcast=True)
     else:
-        moved = codes if number == 0 else codes >> 8
-        wide = ((moved & 0x7F) | 0x4300).to(tl.bfloat16, bitcast=True) - ((moved & 0x80) | 0x4300).to(tl.bfloat16, bitcast=True)
+        byte = moved(codes, -8 * number)
+        wide = ((byte & 0x7F) | 0x4300).to(tl.bfloat16, bitcast=True) - ((byte & 0x80) | 0x4300).to(tl.bfloat16, bitcast=True)
     return wide - offset if bits == 4 else wide
 
 
@@ -85,7 +114,7 @@ def factor(part, wide, at, n: tl.constexpr, group: tl.constexpr, wide_group: tl.
 
 @triton.jit
 def _step(
-    total, codes, x, scale, least, wide, wide_least, at, here,
+    total, codes, upper, x, scale, least, wide, wide_least, at, here,
     n: tl.constexpr, bits: tl.constexpr, group: tl.constexpr, kind: tl.constexpr, middle: tl.constexpr, wide_group: tl.constexpr,
     block: tl.constexpr, chain: tl.constexpr, length: tl.constexpr, inner: tl.constexpr,
 ):  # fmt: skip
@@ -98,10 +127,12 @@ def _step(
         place = at + number * inner
         if number * inner % block == 0:
             taken = tl.load(codes + place // block * (n * inner))
+        if number * inner % (2 * block) == 0:
+            above = tl.load(upper + place // (2 * block) * (n * inner)) if bits == 6 else taken
         if number * inner % chain == 0 and kind == "zero":
             zero = tl.load(least + place // group * n).to(tl.int16)
             offset = ((zero << 3) | 0x4180).to(tl.bfloat16, bitcast=True)[:, None]
-        weight = widened(taken, offset, number * inner % block // inner, bits)
+        weight = widened(taken, above, offset, number * inner % (2 * block if bits == 6 else block) // inner, bits)
         part = tl.load(x + place, mask=here, other=0.0)
         dot = tl.dot(weight, part) if number * inner % chain == 0 else tl.dot(weight, part, dot)
         if kind == "sum":
@@ -129,6 +160,7 @@ def _product(
     depth = tl.arange(0, inner)
     here = row < m
     left = codes + code_place(column[:, None], depth[None, :])  # [outputs, inputs]
+    upper = left + k // block * (n * inner)
     facts = fact_place(column)
     right = x + row.to(tl.int64)[None, :] * k + depth[:, None]  # [inputs, rows]
     total = tl.zeros((block_n, block_m), tl.float32)
@@ -138,7 +170,7 @@ def _product(
         part = tl.zeros((block_n, block_m), tl.float32)
         for at in range(begin, tl.minimum(begin + segment, k), length):
             part = _step(
-                part, left, right, scale + facts, least + facts, wide + facts, wide_least + facts, at, here[None, :],
+                part, left, upper, right, scale + facts, least + facts, wide + facts, wide_least + facts, at, here[None, :],
                 n, bits, group, kind, middle, wide_group, block, chain, length, inner,
             )  # fmt: skip
         total = part if number == first else total + part

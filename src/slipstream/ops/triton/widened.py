@@ -32,7 +32,12 @@ def _unpack(
     column = first + row  # of the layer; `row` is of the scratch
     depth, facts = tl.arange(0, inner), fact_place(column)
     at = tl.program_id(1) * block
-    taken = tl.load(codes + at // block * (n * inner) + code_place(column[:, None], depth[None, :]))
+    codes += code_place(column[:, None], depth[None, :])
+    taken = tl.load(codes + at // block * (n * inner))
+    above = taken
+    if bits == 6:
+        above = tl.load(codes + (k // block + at // (2 * block)) * (n * inner))
+        above = above >> (at // block % 2 * 8).to(tl.int16)
     parts = ()
     for number in tl.static_range(block // inner):
         place = at + number * inner
@@ -40,12 +45,12 @@ def _unpack(
         if kind == "zero":
             zero = tl.load(least + place // group * n + facts).to(tl.int16)
             offset = ((zero << 3) | 0x4180).to(tl.bfloat16, bitcast=True)[:, None]
-        value = widened(taken, offset, number, bits).to(tl.float32)
+        value = widened(taken, above, offset, number, bits).to(tl.float32)
         value *= factor(scale + facts, wide + facts, place, n, group, wide_group)[:, None]
         if kind == "sum":
             value -= factor(least + facts, wide_least + facts, place, n, group, wide_group)[:, None]
         parts += (value.to(tl.bfloat16),)
-    if bits == 4:  # [outputs, inner, 2, 2] -> [outputs, block]: whole lines of memory
+    if bits < 8:  # [outputs, inner, 2, 2] -> [outputs, block]: whole lines of memory
         whole = tl.join(tl.join(parts[0], parts[1]), tl.join(parts[2], parts[3])).permute(0, 3, 2, 1).reshape(outputs, block)
     else:
         whole = tl.join(parts[0], parts[1]).permute(0, 2, 1).reshape(outputs, block)
