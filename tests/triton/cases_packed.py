@@ -2,13 +2,15 @@
 
 import pytest
 import torch
-from candidate import KERNELS
+from candidate import KERNELS, candidate
 from scenes import INTEGERS, equal_bits, fitting, meaning, random, stored
 
 from slipstream.base.errors import InputError
 from slipstream.model import load_model
-from slipstream.ops.triton import gemm, packed, whole, widened
+from slipstream.ops import Kernels
+from slipstream.ops.triton import fp8, gemm, packed, whole, widened
 from slipstream.ops.triton.packing import OUTPUTS, STEP
+from slipstream.ops.types import CODED, FOUR_BITS, linear_op
 from slipstream.quant.formats import awq, gptq
 from tests.model.paged import Paged, Rows
 from tests.quant import packings
@@ -137,6 +139,42 @@ def test_a_row_has_the_same_bits_in_every_company(format, monkeypatch):
         found = run(kernel, rows, prepared, bias)
         for row, expected in alone.items():
             assert equal_bits(found[row if rows is x else 19 - row], expected), (whole_from, size, row)
+
+
+@pytest.mark.parametrize("format", ["int4", *(pytest.param(name, marks=pytest.mark.slow) for name in FOUR_BITS[2:]), "int4_zero"])
+def test_rows_of_codes_against_what_they_mean(format):
+    """Inputs that no step divides but where groups want it; fp32 and bf16 are made codes first, as norms would make them."""
+    n, k, kernel = 100, fitting(format, 96), candidate.offer(linear_op(format, CODED), "cuda")
+    tensors, x, bias = stored(format, n, k), random(3, k, seed=2) * 3, random(n, seed=3)
+    prepared, weight = kernel.prepare(tensors), meaning(format, tensors)
+    codes = fp8.coded(x.bfloat16())
+    numbers, step = fp8.split(codes, k)
+    seen, wide = numbers.double() * step.double(), torch.full((3, n + 9), 7.0)
+    kernel.run(codes, prepared, bias, wide[:, 5 : 5 + n])
+    error = (wide[:, 5 : 5 + n].double() - seen @ weight.T - bias).abs()
+    assert (error <= 2e-6 * (seen.abs() @ weight.abs().T + bias.abs())).all()
+    assert wide[:, :5].eq(7).all() and wide[:, 5 + n :].eq(7).all()
+    if format == "int4":
+        assert equal_bits(run(kernel.deterministic(), x, prepared, bias), wide[:, 5 : 5 + n]) and kernel.reads is codes.dtype
+    reference, expected = Kernels(only="reference", activations=CODED).linear(format), torch.empty(3, n)
+    reference.run(x, reference.prepare(dict(tensors)), bias, expected)
+    torch.testing.assert_close(wide[:, 5 : 5 + n], expected, rtol=1e-5, atol=2e-6 * float(expected.abs().max()))
+
+
+def test_a_row_of_codes_has_the_same_bits_in_every_company(monkeypatch):
+    kernel, tensors = candidate.offer(linear_op("int4", CODED), "cuda"), stored("int4", 70, 1024)
+    x, prepared = random(20, 1024, seed=4), kernel.prepare(tensors)
+    alone = {row: run(kernel, x[row : row + 1].clone(), prepared)[0] for row in (0, 19)}
+    monkeypatch.setattr(gemm, "WHOLE_FROM", 1)
+    monkeypatch.setattr(packed, "BY_ROWS", ((1 << 31, packed.Tile(32, OUTPUTS, STEP)),))
+    found = run(kernel, x, prepared)
+    assert all(equal_bits(found[row], expected) for row, expected in alone.items())
+
+
+def test_rows_of_codes_take_four_bits():
+    kernel, tensors, _ = layer("int8", 32, 128)
+    with pytest.raises(InputError, match="rows in e4m3 take weights of 4 bits"):
+        packed.product(fp8.coded(random(2, 128, seed=1)), kernel.prepare(tensors), None, torch.empty(2, 32))
 
 
 def test_every_number_of_rows_has_a_tile():

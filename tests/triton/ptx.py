@@ -41,6 +41,12 @@ def _one(name: str, values: list[np.ndarray]) -> np.ndarray:
         return found
     if name == "mov.b32":
         return values[0]
+    if name == "prmt.b32":  # byte i of the result is the one of both that nibble i of the third names
+        a, b, order = values
+        both = np.concatenate([np.ascontiguousarray(part).view(np.uint8).reshape(-1, 4) for part in (a, b)], 1)
+        return np.ascontiguousarray(both[:, [int(order) >> 4 * i & 7 for i in range(4)]]).view(np.uint32)[:, 0]
+    if name in ("add.s32", "sub.s32"):
+        return values[0] + values[1] if name == "add.s32" else values[0] - values[1]
     if name == "and.b32":
         return values[0] & values[1]
     return {"shl.b32": np.left_shift, "shr.b32": np.right_shift}[name](*values)

@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from tests.tools.package import environment
 from tests.triton.ptx import bf16, execute
@@ -38,6 +39,7 @@ from dataclasses import asdict
 from slipstream.ops.triton import carried, compile, folded, packed, streamed, whole
 one, other, six = (compile.PACKED[name][-1][1](4096, 4096) for name in ("int4_zero", "int4", "fp6"))
 forms = [("packed", "", packed.variant(form, True, False, packed.tile_of(form, 32))) for form in (one, six)]
+forms += [("packed", "", packed.variants(form, 32, False, narrow=True)[0]) for form in (one, other)]
 forms += [("packed_stream", "", streamed.variant(form, True, whole.way(form, 1, whole.fast(form)))) for form in (one, other)]
 forms += [("packed_stream", "rows 64", streamed.variant(one, False, whole.way(one, 64, whole.INVARIANT)))]
 forms += [("packed_fold", "", folded.variant(form, False, whole.way(form, 64, whole.fast(form)))) for form in (one, other)]
@@ -81,7 +83,7 @@ def test_what_only_families_use_fits(tmp_path):
 
 def test_pairs_of_codes_by_machine_instructions():
     """All 65,536 numbers, in both halves of a register beside any other."""
-    from slipstream.ops.triton.packed import EIGHT_BITS, FOUR_BITS, SIX_BITS
+    from slipstream.ops.triton.bits import CODE, EIGHT_BITS, FOUR_BITS, NIBBLES, SIX_BITS
 
     numbers = np.random.default_rng(0).permutation(65536).astype(np.uint16)
     pairs = np.stack([np.arange(65536, dtype=np.uint16), numbers], 1).copy()
@@ -91,6 +93,12 @@ def test_pairs_of_codes_by_machine_instructions():
     for number, text in enumerate(EIGHT_BITS.value):
         signed = (pairs >> (8 * number) & 127).astype(np.int32) - 128 * (pairs >> (8 * number + 7) & 1).astype(np.int32)
         np.testing.assert_array_equal(bf16(execute(text, {"$1": registers})["$0"]).reshape(-1, 2), signed)
+    for number, text in enumerate(NIBBLES.value):
+        for zero in (0, 8, 15):
+            read = {"$1": pairs[0::2].view(np.uint32)[:, 0].copy(), "$2": pairs[1::2].view(np.uint32)[:, 0].copy()}
+            read["$3"] = np.full(32768, zero * 0x01010101, np.uint32)
+            found = torch.from_numpy(execute(text, read)["$0"].view(np.uint8)).view(torch.float8_e4m3fn).float() * CODE.value
+            np.testing.assert_array_equal(found.view(-1, 2, 2), (pairs.reshape(-1, 2, 2) >> (4 * number) & 15).astype(np.float32) - zero)
     exponent, fraction = np.divmod(np.arange(32), 4)
     size = np.where(exponent == 0, fraction / 16, 2.0 ** (exponent - 3) * (1 + fraction / 4))  # of e3m2
     others = pairs[:, ::-1].copy()  # every number of one plane beside any of the other

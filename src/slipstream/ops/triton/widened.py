@@ -12,10 +12,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from slipstream.ops.triton.bits import widened
 from slipstream.ops.triton.chain import await_turn
 from slipstream.ops.triton.cublas import cublas
 from slipstream.ops.triton.launch import Variant, row_facts
-from slipstream.ops.triton.packed import code_place, fact_place, factor, meaning, types, widened
+from slipstream.ops.triton.packed import code_place, fact_place, factor, meaning, types
 from slipstream.ops.triton.packing import NUMBERS, OUTPUTS, Form, Packed
 
 SCRATCH = 64 << 20  # weights unpacked at a time: 128 MB hold most layers whole
