@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from candidate import KERNELS, candidate
+from candidate import KERNELS, Interpreted, candidate
 from scenes import INTEGERS, equal_bits, fitting, meaning, random, stored
 
 from slipstream.base.errors import InputError
@@ -169,6 +169,23 @@ def test_a_row_of_codes_has_the_same_bits_in_every_company(monkeypatch):
     monkeypatch.setattr(packed, "BY_ROWS", ((1 << 31, packed.Tile(32, OUTPUTS, STEP)),))
     found = run(kernel, x, prepared)
     assert all(equal_bits(found[row], expected) for row, expected in alone.items())
+
+
+class Coded(Interpreted):
+    def linear(self, format):
+        return candidate.offer(linear_op(format, CODED), "cuda")
+
+
+def test_a_model_whose_activations_are_codes(tmp_path):
+    """Norms write them for the layers that read them; beside the same weights and activations in the reference."""
+    source = tiny.write(tmp_path, tiny.random_weights(hidden_size=96, num_hidden_layers=1), hidden_size=96, num_hidden_layers=1)
+    sizes, found = dict(quant="int4", max_rows=len(tiny.TOKENS), max_logit_rows=len(tiny.TOKENS)), []
+    for kernels in (Coded(), Kernels(only="reference", activations=CODED), Kernels(only="reference")):
+        decoder = load_model(source, kernels, **sizes)
+        assert (decoder._scratch.rows(1)["normed"].dtype is torch.float8_e4m3fn) == isinstance(kernels, Coded)
+        found += Paged(decoder).step(Rows(0, tiny.TOKENS))
+    ours, theirs, plain = found
+    assert (ours - theirs).norm() / theirs.norm() < 0.02 < (plain - theirs).norm() / theirs.norm()
 
 
 def test_rows_of_codes_take_four_bits():

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from slipstream.base import registry
-from slipstream.ops.triton import carried, folded, packed, streamed, whole, widened
+from slipstream.ops.triton import carried, folded, fp8, packed, streamed, whole, widened
 from slipstream.ops.triton.launch import Variant
 from slipstream.ops.triton.packing import Form, Packed
 
@@ -81,6 +81,15 @@ def unpacked(kind: Kind, suffix: str, least: int, scratch: int = widened.SCRATCH
     return Candidate(kind, suffix, least, 1 << 31, partial(widened.product, most=scratch), lambda form, rows: (widened.variant(form),))
 
 
+def coded(kind: Kind) -> Candidate:
+    """Activations in e4m3, which are made within what is timed; all numbers of rows."""
+    return Candidate(
+        kind, "_codes", 1, 1 << 31,
+        lambda x, layer, bias, out: packed.product(fp8.coded(x), layer, bias, out),
+        lambda form, rows: (fp8.quantise_variant(form.inputs, False), *packed.variants(form, rows, False, narrow=True)),
+    )  # fmt: skip
+
+
 def single(kind: Kind, least: int, most: int, *stream: int) -> Candidate:
     """The products of ops/triton/streamed.py; `stream`: rows, deep, wide, each, ahead, fill."""
     chosen = streamed.Stream(*stream)
@@ -145,6 +154,7 @@ CANDIDATES = (
     single(INT8, 1, 8, 8, 4, 1, 32, 1),
     tiled(FP6, "_tiles", 1, 256),
     unpacked(FP6, "_unpacked", 32),
+    *(coded(kind) for kind in (INT4, ZERO_128)),
     *(carry(kind, chosen) for kind in (INT4, ZERO_128) for chosen in CARRIED),
     *(fold(INT4, *shape) for shape in FOLDED + MORE_FOLDED),
     *(fold(kind, *shape) for kind in (ZERO_128, INT8) for shape in FOLDED),

@@ -35,7 +35,7 @@ BY_ROWS = (  # (up to how many rows, tile); no bits depend on it
     (64, Tile(64, OUTPUTS, STEP, 8, 3)),
     (1 << 31, Tile(128, OUTPUTS, STEP, 8, 3)),
 )
-FINE = Tile(64, OUTPUTS, STEP, 8, 3)  # in place of a larger one for 4 bits in groups of 32, whose two sums at a time would not fit
+FINE = Tile(64, OUTPUTS, STEP, 8, 3)  # in place of a larger one for 4 bits in groups of 32 or with rows in e4m3: sums would not fit
 MERGE_BLOCK, GATHER_BLOCK = 1024, 1024  # numbers of a row per program
 
 
@@ -210,10 +210,10 @@ def _gather(
     tl.store(out + row * inputs + column, value, mask=inside)
 
 
-def tile_of(form: Form, rows: int) -> Tile:
-    """The tile that serves so many rows."""
+def tile_of(form: Form, rows: int, narrow: bool = False) -> Tile:
+    """The tile that serves so many rows; `narrow`: in e4m3."""
     tile = next(tile for most, tile in BY_ROWS if rows <= most)
-    return FINE if tile.m > FINE.m and form.bits == 4 and form.group == 32 else tile
+    return FINE if tile.m > FINE.m and form.bits == 4 and (narrow or form.group == 32) else tile
 
 
 @cache
@@ -262,7 +262,7 @@ def types(form: Form) -> tuple[str, ...]:
 
 def variants(form: Form, rows: int, has_bias: bool, tile: Tile | None = None, narrow: bool = False) -> tuple[Variant, ...]:
     """What `product` launches: one kernel, or parts and their sum; `narrow`: of rows in e4m3."""
-    tile = tile or tile_of(form, rows)
+    tile = tile or tile_of(form, rows, narrow)
     if not gemm.scratch_size(rows, form.n, form.k, tile):
         return (variant(form, False, has_bias, tile, narrow),)
     segments, _ = gemm.segments_of(form.n, form.k, tile)
@@ -282,7 +282,6 @@ def product(x: Tensor, packed: Packed, bias: Tensor | None, out: Tensor, tile: T
         InputError: a tensor does not fit.
     """
     form, m = packed.form, x.shape[0]
-    tile = tile or tile_of(form, m)
     narrow = x.dtype is torch.float8_e4m3fn
     fits("product", "x", x, (m, form.inputs + CODES_ROOM if narrow else form.k), x.dtype if narrow else torch.bfloat16)
     if narrow and (form.bits != 4 or form.least == "sum"):
@@ -292,6 +291,7 @@ def product(x: Tensor, packed: Packed, bias: Tensor | None, out: Tensor, tile: T
     x_scale = x[:, form.inputs : form.inputs + SCALE_BYTES].view(torch.float32) if narrow else out
     operands = (x, packed.codes, packed.scale, packed.least, packed.wide, packed.wide_least, x_scale)
     added, has_bias, stride = out if bias is None else bias, bias is not None, out.stride(0)
+    tile = tile or tile_of(form, m, narrow)
     tiles = (form.n // tile.n, triton.cdiv(m, tile.m))
     kernel, *merge = variants(form, m, has_bias, tile, narrow)
     if not merge:

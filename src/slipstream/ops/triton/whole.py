@@ -77,7 +77,8 @@ def variants(form: Form) -> Iterator[tuple[str, str, Variant]]:
             yield "packed_unpack", "", widened.variant(form)
         elif chosen == TILES:
             for most, tile in packed.BY_ROWS:
-                yield from (("packed", f"rows {tile.m}", made) for made in packed.variants(form, most, False))
+                for name, made in zip(("packed", "packed_merge"), packed.variants(form, most, False), strict=False):
+                    yield name, f"rows {tile.m}", made
         elif isinstance(chosen, Carried):
             yield "packed_carry", f"rows {chosen.rows} {chosen.deep}x{chosen.wide}x{chosen.each}", carried.variant(form, False, chosen)
         elif isinstance(chosen, Folded):
