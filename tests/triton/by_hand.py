@@ -14,9 +14,11 @@ from unittest import mock
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from tests.triton.ptx import execute
 
+PAIRS = "slipstream.ops.triton.pairs"  # whose functions other kernels call
 NOISE = np.random.default_rng(0)
 PROGRAM = {"id": (0, 0, 0), "count": (1, 1, 1)}
 
@@ -43,6 +45,8 @@ class Pointer:
     memory: torch.Tensor
     kind: Kind
     at: np.ndarray = field(default_factory=lambda: np.int64(0))
+
+    dtype = property(lambda self: SimpleNamespace(element_ty=self.kind))
 
     def __add__(self, offset) -> "Pointer":
         return Pointer(self.memory, self.kind, self.at + data(offset).astype(np.int64))
@@ -78,6 +82,9 @@ class Block:
 
     def permute(self, order) -> "Block":
         return Block(self.data.transpose(order), self.kind)
+
+    def split(self) -> tuple["Block", "Block"]:
+        return Block(self.data[..., 0], self.kind), Block(self.data[..., 1], self.kind)
 
 
 @dataclass(frozen=True)
@@ -273,6 +280,12 @@ def language() -> SimpleNamespace:
     )  # fmt: skip
 
 
+def activated(x: Block, activation: str) -> Block:
+    """Activations by torch, fp32 (their own kernels: cases_rows.py)."""
+    act, options = {"silu": (F.silu, {}), "gelu": (F.gelu, {}), "gelu_tanh": (F.gelu, {"approximate": "tanh"})}[activation]
+    return Block(act(torch.from_numpy(x.data), **options).numpy(), FP32)
+
+
 class Kernel:
     """What `gluon.jit` makes of a function: called by others as it is, or launched over a grid."""
 
@@ -315,8 +328,12 @@ def imported(name: str, **others: ModuleType) -> ModuleType:
     chain = ModuleType("slipstream.ops.triton.chain")  # one program after the other: its turn has always come
     chain.await_turn = lambda: None
     fakes = {above.__name__: above, gluon.__name__: gluon, f"{nvidia}.ampere": ampere, f"{nvidia}.hopper": hopper, host.__name__: host}
-    fakes |= {chain.__name__: chain, module.__name__: module, **others}
+    elementary = ModuleType("slipstream.ops.triton.elementary")
+    elementary.activated = activated
+    fakes |= {chain.__name__: chain, elementary.__name__: elementary, module.__name__: module, **others}
     importlib.import_module("slipstream.ops.triton.packed")  # with all that stays real: what is imported below is forgotten
+    if name != PAIRS:
+        fakes.setdefault(PAIRS, imported(PAIRS))
     with mock.patch.dict(sys.modules, fakes):
         spec.loader.exec_module(module)
     return module

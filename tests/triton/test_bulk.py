@@ -98,8 +98,9 @@ PROGRAM = """
 import json
 from dataclasses import asdict
 from slipstream.ops.triton import bulk, compile
-for form, narrow in ((bulk.Bulk(8), False), (bulk.Bulk(8), True), (bulk.Bulk(64), False)):
-    print(json.dumps(asdict(compile.measure("bulk", "", bulk.variant(True, form, narrow)))))
+gated = ("gelu", "*bf16")
+for form, narrow, gate in ((bulk.Bulk(8), False, ()), (bulk.Bulk(8), True, gated), (bulk.Bulk(64), False, ())):
+    print(json.dumps(asdict(compile.measure("bulk", "", bulk.variant(True, form, narrow, *gate)))))
 """
 
 

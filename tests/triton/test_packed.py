@@ -41,7 +41,8 @@ forms = [("packed", "", packed.variant(one, True, False, packed.tile_of(one, 32)
 forms += [("packed_stream", "", streamed.variant(form, True, whole.way(form, 1, whole.fast(form)))) for form in (one, other)]
 forms += [("packed_stream", "rows 64", streamed.variant(one, False, whole.way(one, 64, whole.INVARIANT)))]
 forms += [("packed_fold", "", folded.variant(form, False, whole.way(form, 64, whole.fast(form)))) for form in (one, other)]
-forms += [("packed_carry", "", carried.variant(one, True, carried.Carried(8, ring=5)))]
+forms += [("packed_stream", "gated", streamed.variant(other, True, whole.way(other, 1, whole.fast(other)), "silu", "*bf16"))]
+forms += [("packed_carry", "", carried.variant(one, True, carried.Carried(8, ring=5), "gelu", "*bf16"))]
 for form in forms:
     print(json.dumps(asdict(compile.measure(*form))))
 """

@@ -96,12 +96,17 @@ def linear_format(name: str, format: WeightFormat) -> str:
 
 def _pack(weights: Weights, names: list[str], format: WeightFormat, kernel: LinearKernel, place: str) -> tuple[Any, int]:
     """(what the kernel runs, outputs) of layers fused into one; kept on the shelf, if there is one."""
-    tensors = [stored_of(weights, f"{name}.weight", format) for name in names]
-    fused = tensors[0] if len(tensors) == 1 else {key: torch.cat([part[key] for part in tensors]) for key in tensors[0]}
+    fused = together(weights, names, format)
     prepared = kernel.prepare(fused)
     if weights.shelf is not None and hasattr(kernel, "save"):
         weights.shelf.put(place, kernel.save(prepared))
     return prepared, len(fused["weight"])
+
+
+def together(weights: Weights, names: list[str], format: WeightFormat) -> dict[str, Tensor]:
+    """What a kernel packs of weights of one format whose outputs lie behind each other."""
+    tensors = [stored_of(weights, f"{name}.weight", format) for name in names]
+    return tensors[0] if len(tensors) == 1 else {key: torch.cat([part[key] for part in tensors]) for key in tensors[0]}
 
 
 def stored_of(weights: Weights, name: str, format: WeightFormat) -> dict[str, Tensor]:

@@ -67,6 +67,7 @@ def of_linear_op(op: str) -> tuple[str, str]:
 
 
 EXPERTS_OPS = tuple(f"experts_{format}" for format in LINEAR_FORMATS)
+GATE_UP_OPS = tuple(f"gate_up_{format}" for format in LINEAR_FORMATS)
 LINEAR_OPS = tuple(linear_op(format, activations) for format in LINEAR_FORMATS for activations in ("32", *COARSER.get(format, ())))
 
 
@@ -151,6 +152,32 @@ class ExpertsKernel(Protocol):
             x: [rows, hidden]
             experts, shares: what `route` wrote. [rows, chosen]
         """
+
+
+class GateUpKernel(Protocol):
+    """Gate and up of a feed-forward layer as one linear layer of one weight format, and what is gated of them.
+
+    Attributes:
+        name: "<candidate>_gate_up_<format>".
+        reads: see LinearKernel.
+        unit: serves layers whose inner size is a multiple of it.
+    """
+
+    name: str
+    reads: torch.dtype
+    unit: int
+
+    def prepare(self, stored: dict[str, Tensor], bias: Tensor | None) -> Any:
+        """Packs the layer once, at load; the result is opaque to everyone but `run`.
+
+        Args:
+            stored: the tensors that LINEAR_FORMATS names, gate before up: [2 * inner, ...].
+            bias: likewise [2 * inner], or None.
+        """
+
+    def run(self, x: Tensor, prepared: Any, activation: str, products: Tensor, out: Tensor) -> None:
+        """out [rows, inner] = activation(gate(x)) * up(x), activation "silu", "gelu" or "gelu_tanh", from x [rows, k]; fp32 or bf16.
+        `products` [rows, 2 * inner] fp32 is there to be written to."""
 
 
 @dataclass(slots=True)

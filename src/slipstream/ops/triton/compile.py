@@ -66,6 +66,7 @@ PACKED = {  # format -> (name, Form of n outputs and k inputs); the 4-bit format
     "q4_k": (("", lambda n, k: Form(n, k, 4, 32, "*u8", "sum", wide=256)),),
     "q6_k": (("", lambda n, k: Form(n, k, 8, 16, "*i8", wide=256)),),
 }
+GATED = ("silu", "*bf16")  # what products that gate themselves are compiled with here
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +135,7 @@ def products(names: Iterable[str], formats: Iterable[str]) -> list[tuple[str, st
     """(kernel, form, variant) of the linear layers of the named shapes in whole-number formats, for every number of rows."""
     found: dict[tuple, tuple[str, str, Variant]] = {}
     for name, format in ((name, format) for name in names for format in formats):
-        for layer, (n, k) in _layers(shape(name)).items():
+        for layer, (n, k) in layers(shape(name)).items():
             for kind, make in PACKED[format]:
                 for kernel, label, variant in whole.variants(make(n, k)):
                     key = (kernel, variant.types, variant.warps, variant.stages, tuple(variant.constants.items()))
@@ -142,8 +143,18 @@ def products(names: Iterable[str], formats: Iterable[str]) -> list[tuple[str, st
     return list(found.values())
 
 
-def _layers(spec: ModelSpec) -> dict[str, tuple[int, int]]:
-    """(outputs, inputs) of the linear layers of a shape, as the model fuses them."""
+def gates(names: Iterable[str], formats: Iterable[str]) -> list[tuple[str, str, Variant]]:
+    """(kernel, form, variant) of the products that gate themselves, where fused.py lets them: of bf16, fp8 and `formats`."""
+    found = [*plain.variants(*GATED), *(("bulk", f"fp8 rows {form.rows}", bulk.variant(False, form, True, *GATED)) for _, form in fp8.FEW)]
+    for name, format in product(names, formats):
+        for kind, make in PACKED[format]:
+            made = whole.variants(make(*layers(shape(name))["gate_up"]), *GATED)
+            found += [(kernel, f"{name} {format} {kind} {label}", variant) for kernel, label, variant in made]
+    return [(kernel, f"{form} gated", variant) for kernel, form, variant in found]
+
+
+def layers(spec: ModelSpec) -> dict[str, tuple[int, int]]:
+    """(outputs, inputs) of the linear layers of a shape, as the model fuses them; of its first layer, and the head."""
     mixer, ffn = spec.layers[0].mixer, spec.layers[0].ffn
     return {
         "qkv": ((mixer.heads + 2 * mixer.kv_heads) * mixer.head_dim, spec.hidden),
@@ -240,10 +251,12 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", default=SHAPES, help="named model shapes")
     parser.add_argument("--formats", nargs="+", default=(), choices=PACKED, help="also the linear layers of the shapes in these formats")
     parser.add_argument("--families", action="store_true", help="also what only some families use")
+    parser.add_argument("--gates", nargs="+", default=(), choices=PACKED, help="also the products that gate themselves, in these formats")
     parser.add_argument("--kernels", nargs="+", help="only kernels whose name begins with one of these")
     parser.add_argument("--json", action="store_true", help="one JSON object per line")
     arguments = parser.parse_args()
     wanted = [*forms(arguments.shapes), *products(arguments.shapes, arguments.formats), *(families() if arguments.families else ())]
+    wanted += gates(arguments.shapes, arguments.gates) if arguments.gates else []
     for kernel, form, variant in wanted:
         if arguments.kernels and not kernel.startswith(tuple(arguments.kernels)):
             continue

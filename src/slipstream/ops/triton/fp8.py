@@ -76,9 +76,9 @@ def few(rows: int, packed: Packed) -> Bulk | None:
     return next((form for most, form in FEW if rows <= most), None)
 
 
-def product_of_few(x: Tensor, packed: Packed, bias: Tensor | None, out: Tensor, form: Bulk) -> None:
+def product_of_few(x: Tensor, packed: Packed, bias: Tensor | None, out: Tensor, form: Bulk, gate: str = "") -> None:
     """out = x @ weight.T + bias, by `form`; x [m, k] fp32 or bf16, or codes [m, k + CODES_ROOM]. See bulk.product."""
-    bulk.product(x if x.dtype is E4M3 else coded(x), packed.codes, packed.arrived, bias, out, form, packed.scale[:, 0])
+    bulk.product(x if x.dtype is E4M3 else coded(x), packed.codes, packed.arrived, bias, out, form, packed.scale[:, 0], gate)
 
 
 @triton.jit

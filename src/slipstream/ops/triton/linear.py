@@ -21,7 +21,7 @@ from torch import Tensor
 from slipstream.base.errors import BackendError, InputError
 from slipstream.ops.triton import fp8, gemm, packed, plain, whole
 from slipstream.ops.triton.launch import FLOATS, fits, has_groups
-from slipstream.ops.triton.packing import Packed, pack
+from slipstream.ops.triton.packing import Form, Packed, pack
 from slipstream.ops.types import CODES_ROOM, E4M3, LINEAR_FORMATS, check_stored
 
 PLAIN = ("fp32", "bf16")
@@ -69,6 +69,14 @@ class PlainLinear:
         else:
             plain.product(narrow, prepared, bias, out)
 
+    def gates(self, rows: int, prepared: plain.Plain) -> bool:
+        """Whether the product of so many rows can gate a layer in pairs (pairs.py)."""
+        return not self.invariant and plain.gates(prepared, rows)
+
+    def gated(self, x: Tensor, prepared: plain.Plain, bias: Tensor | None, activation: str, out: Tensor) -> None:
+        """out fp32 or bf16 [rows, n / 2] = activation(gate) * up of a layer in pairs, where it `gates`."""
+        plain.product(x.to(prepared.weight.dtype), prepared, bias, out, gate=activation)
+
 
 @dataclass(frozen=True, slots=True)
 class PackedLinear:
@@ -98,10 +106,17 @@ class PackedLinear:
 
     def run(self, x: Tensor, prepared: Packed, bias: Tensor | None, out: Tensor) -> None:
         """See LinearKernel."""
-        rows, form = x.shape[0], prepared.form
-        _check(self.name, x, (rows, form.inputs), out, form.outputs)
-        narrow = x.bfloat16() if form.k == form.inputs else F.pad(x.bfloat16(), (0, form.k - form.inputs))
-        whole.product(narrow, prepared, bias, out, self.invariant)
+        form = prepared.form
+        _check(self.name, x, (x.shape[0], form.inputs), out, form.outputs)
+        whole.product(_filled(x, form), prepared, bias, out, self.invariant)
+
+    def gates(self, rows: int, prepared: Packed) -> bool:
+        """Whether the product of so many rows can gate a layer in pairs (pairs.py)."""
+        return whole.gates(prepared, rows, self.invariant)
+
+    def gated(self, x: Tensor, prepared: Packed, bias: Tensor | None, activation: str, out: Tensor) -> None:
+        """out fp32 or bf16 [rows, n / 2] = activation(gate) * up of a layer in pairs, where it `gates`."""
+        whole.product(_filled(x, prepared.form), prepared, bias, out, self.invariant, activation)
 
 
 class GatheringLinear(PackedLinear):
@@ -154,10 +169,9 @@ class NarrowLinear:
     def run(self, x: Tensor, prepared: fp8.Packed, bias: Tensor | None, out: Tensor) -> None:
         """See LinearKernel."""
         (n, k), rows = prepared.codes.shape, x.shape[0]
-        form = fp8.few(rows, prepared) if has_groups(x.device) and self.format == "fp8" and not self.invariant else None
-        if form is not None:
+        if self.gates(rows, prepared):
             _check_out(self.name, rows, out, n)
-            fp8.product_of_few(x, prepared, bias, out, form)
+            fp8.product_of_few(x, prepared, bias, out, fp8.few(rows, prepared))
             return
         if x.dtype is fp8.E4M3:
             codes, scale = fp8.split(fits(self.name, "x", x, (rows, k + CODES_ROOM), x.dtype), k)
@@ -168,6 +182,20 @@ class NarrowLinear:
             fp8.product_by_torch(codes, scale, prepared, bias, out)
         else:
             _finished(self.name, lambda whole: fp8.product(codes, scale, prepared.codes, prepared.scale, whole), bias, out)
+
+    def gates(self, rows: int, prepared: fp8.Packed) -> bool:
+        """Whether bulk.py serves so many rows, which can gate a layer in pairs (pairs.py), too."""
+        fast = self.format == "fp8" and not self.invariant and has_groups(prepared.codes.device)
+        return fast and fp8.few(rows, prepared) is not None
+
+    def gated(self, x: Tensor, prepared: fp8.Packed, bias: Tensor | None, activation: str, out: Tensor) -> None:
+        """out fp32 or bf16 [rows, n / 2] = activation(gate) * up of a layer in pairs, where it `gates`."""
+        fp8.product_of_few(x, prepared, bias, out, fp8.few(len(x), prepared), activation)
+
+
+def _filled(x: Tensor, form: Form) -> Tensor:
+    """x in bf16, inputs filled up with zeros to those of the packed layer."""
+    return x.bfloat16() if form.k == form.inputs else F.pad(x.bfloat16(), (0, form.k - form.inputs))
 
 
 def _finished(name: str, product: Callable[[Tensor], None], bias: Tensor | None, out: Tensor) -> None:

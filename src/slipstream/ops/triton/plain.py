@@ -59,21 +59,28 @@ def way(n: int, k: int, rows: int, table: Table) -> Way:
     return found if bulk.serves(n, k) else CUBLAS
 
 
-def product(x: Tensor, layer: Plain, bias: Tensor | None, out: Tensor, table: Table | None = None) -> None:
-    """out = x @ weight.T + bias, by the way for so many rows; arguments as in bulk.product, x [m, k] of the weight's type. On the CPU,
-    where Triton's interpreter knows no Gluon, what stands in for cuBLAS there serves all rows."""
+def gates(layer: Plain, rows: int) -> bool:
+    """Whether what serves so many rows can gate a layer in pairs (pairs.py)."""
+    weight = layer.weight
+    own = weight.dtype is torch.bfloat16 and has_groups(weight.device)
+    return own and isinstance(way(*weight.shape, rows, fast(*weight.shape)), Bulk)
+
+
+def product(x: Tensor, layer: Plain, bias: Tensor | None, out: Tensor, table: Table | None = None, gate: str = "") -> None:
+    """out = x @ weight.T + bias, by the way for so many rows; arguments as in bulk.product, x [m, k] of the weight's type, a `gate` only
+    where it `gates`. On the CPU, where Triton's interpreter knows no Gluon, what stands in for cuBLAS there serves all rows."""
     n, k = layer.weight.shape
     chosen = way(n, k, len(x), table or fast(n, k)) if x.is_cuda and x.dtype is torch.bfloat16 else CUBLAS
     if isinstance(chosen, Bulk) and has_groups(x.device):
-        bulk.product(x, layer.weight, layer.arrived, bias, out, chosen)
+        bulk.product(x, layer.weight, layer.arrived, bias, out, chosen, gate=gate)
     else:
         cublas(x, layer.weight, out)
         if bias is not None:
             out.add_(row_facts("product", "bias", bias, out.shape[1], torch.float32))
 
 
-def variants() -> Iterator[tuple[str, str, Variant]]:
-    """(kernel, what for, variant) of all that the tables launch."""
+def variants(gate: str = "", out: str = "*fp32") -> Iterator[tuple[str, str, Variant]]:
+    """(kernel, what for, variant) of all that the tables launch; with a `gate` those that gate a layer in pairs, results of type `out`."""
     for chosen in dict.fromkeys(way for _, way in SMALL + LARGE + HUGE):
         if isinstance(chosen, Bulk):
-            yield "bulk", f"rows {chosen.rows} ring {chosen.ring}", bulk.variant(False, chosen)
+            yield "bulk", f"rows {chosen.rows} ring {chosen.ring}", bulk.variant(False, chosen, False, gate, out)

@@ -20,9 +20,10 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import mma_v2
 
 from slipstream.ops.triton.chain import await_turn
-from slipstream.ops.triton.launch import Variant, fits, row_facts
+from slipstream.ops.triton.launch import Variant, fits, row_facts, type_name
 from slipstream.ops.triton.packed import meaning, types
 from slipstream.ops.triton.packing import STEP, Form, Packed
+from slipstream.ops.triton.pairs import store
 
 STAGE = gl.constexpr(STEP)  # inputs
 
@@ -259,6 +260,7 @@ def _product(
     x, codes, scale, least, wide_scale, wide_least, bias, out, scratch, arrived, m, stride, outputs, units_n, units_k, per,
     bits: gl.constexpr, group: gl.constexpr, kind: gl.constexpr, middle: gl.constexpr, wide_group: gl.constexpr, block: gl.constexpr,
     has_bias: gl.constexpr, rows: gl.constexpr, deep: gl.constexpr, wide: gl.constexpr, each: gl.constexpr, ahead: gl.constexpr,
+    gate: gl.constexpr,
 ):  # fmt: skip
     units: gl.constexpr = each // 32
     in_codes: gl.constexpr = raw_codes(deep, wide, 2 * units)
@@ -293,14 +295,16 @@ def _product(
             coming = coming + (fetched,)
         waiting = coming
     whole = gl.sum(total, axis=0)  # [size, rows]
-    settle(whole, bias, out, scratch, arrived, m, stride, outputs, n, first, wide, units, has_bias)
+    settle(whole, bias, out, scratch, arrived, m, stride, outputs, n, first, wide, units, has_bias, gate)
 
 
 @gluon.jit
 def settle(
-    whole, bias, out, scratch, arrived, m, stride, outputs, n, first, wide: gl.constexpr, units: gl.constexpr, has_bias: gl.constexpr
-):
-    """Writes a program's [outputs, rows]; where there are several segments, their sum, by the program that comes last."""
+    whole, bias, out, scratch, arrived, m, stride, outputs, n, first,
+    wide: gl.constexpr, units: gl.constexpr, has_bias: gl.constexpr, gate: gl.constexpr,
+):  # fmt: skip
+    """Writes a program's [outputs, rows]; where there are several segments, their sum, by the program that comes last. `gate`: the
+    activation of layers in pairs (pairs.py), "" of others."""
     index = gl.arange(0, whole.shape[0], layout=gl.SliceLayout(1, whole.type.layout))
     tile = index // 16
     column = first + (tile % wide * (2 * units) + tile // wide) * 16 + index % 16
@@ -318,17 +322,9 @@ def settle(
             for other in range(1, segments):
                 whole += gl.load(scratch + other * m * n + place, mask=row < m, other=0.0, cache_modifier=".cg")
             gl.store(counter, 0)
-            _finish(whole, bias, out, row, column, m, stride, outputs, has_bias)
+            store(whole, bias, out, row, column, m, stride, outputs, has_bias, gate)
     else:
-        _finish(whole, bias, out, row, column, m, stride, outputs, has_bias)
-
-
-@gluon.jit
-def _finish(whole, bias, out, row, column, m, stride, outputs, has_bias: gl.constexpr):
-    there = column < outputs
-    if has_bias:
-        whole += gl.load(bias + column, mask=there, other=0.0)
-    gl.store(out + row * stride + column, whole, mask=(row < m) & there)
+        store(whole, bias, out, row, column, m, stride, outputs, has_bias, gate)
 
 
 def segments_of(form: Form, stream: Stream) -> tuple[int, int]:
@@ -344,13 +340,13 @@ def cut(stages: int, tiles: int, deep: int, fill: int) -> tuple[int, int]:
 
 
 @cache
-def variant(form: Form, has_bias: bool, stream: Stream) -> Variant:
-    """The form for all layers of such weights."""
+def variant(form: Form, has_bias: bool, stream: Stream, gate: str = "", out: str = "*fp32") -> Variant:
+    """The form for all layers of such weights; of layers in pairs with the activation `gate` and results of type `out`."""
     constants = {
-        **meaning(form), "has_bias": has_bias,
+        **meaning(form), "has_bias": has_bias, "gate": gate,
         "rows": stream.rows, "deep": stream.deep, "wide": stream.wide, "each": stream.each, "ahead": stream.ahead,
     }  # fmt: skip
-    operands = ("*bf16", *types(form), "*fp32", "*fp32", "*fp32", "*i32")
+    operands = ("*bf16", *types(form), "*fp32", out, "*fp32", "*i32")
     return Variant(_product, constants, operands + ("i32",) * 6, stream.deep * stream.wide)
 
 
@@ -361,14 +357,15 @@ def fitting(form: Form, stream: Stream) -> Stream:
     return stream
 
 
-def product(x: Tensor, packed: Packed, bias: Tensor | None, out: Tensor, stream: Stream) -> None:
+def product(x: Tensor, packed: Packed, bias: Tensor | None, out: Tensor, stream: Stream, gate: str = "") -> None:
     """out = x @ weight.T + bias, of one layer one at a time: its programs count each other.
 
     Args:
         x: bf16 [m, form.k]: inputs past the layer's own are 0.
         bias: fp32 [outputs], or None.
-        out: fp32 [m, outputs], whose rows may lie apart.
+        out: fp32 [m, outputs], whose rows may lie apart; of a layer in pairs that is gated fp32 or bf16 [m, outputs / 2].
         stream: one that fits, see `fitting`.
+        gate: the activation of a layer in pairs (pairs.py) of which out = activation(gate) * up is wanted; "": sums as they are.
 
     Raises:
         InputError: a tensor does not fit.
@@ -378,15 +375,16 @@ def product(x: Tensor, packed: Packed, bias: Tensor | None, out: Tensor, stream:
     if bias is not None:
         row_facts("product", "bias", bias, form.outputs, torch.float32)
     segments, per = segments_of(form, stream)
-    launch(variant(form, bias is not None, stream), x, packed, bias, out, stream.rows, stream.outputs, segments, per)
+    kernel = variant(form, bias is not None, stream, gate, type_name("product", "out", out))
+    launch(kernel, x, packed, bias, out, stream.rows, stream.outputs, segments, per)
 
 
 def launch(kernel: Variant, x: Tensor, packed: Packed, bias: Tensor | None, out: Tensor, rows: int, outputs: int, segments: int, per: int):
     """Runs programs of `rows` by `outputs` and a segment of `per` stages each; as many rows at a time as segments can be counted for."""
     form, m, tiles = packed.form, x.shape[0], packed.form.n // outputs
     most = m if segments == 1 else rows * (len(packed.arrived) // tiles)
-    scratch = torch.empty(segments, min(m, most), form.n, device=x.device) if segments > 1 else out
-    operands = (packed.codes, packed.scale, packed.least, packed.wide, packed.wide_least, out if bias is None else bias)
+    scratch = torch.empty(segments if segments > 1 else 0, min(m, most), form.n, device=x.device)
+    operands = (packed.codes, packed.scale, packed.least, packed.wide, packed.wide_least, scratch if bias is None else bias)
     measures = (form.outputs, form.n // 128, form.k // STEP, per)
     for first in range(0, m, max(most, 1)):
         part, to = x[first : first + most], out[first : first + most]

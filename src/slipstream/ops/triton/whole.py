@@ -30,6 +30,7 @@ COARSE: Table = ((8, Stream(8)), (16, Folded(16, 4)), *_TENS)
 FINE: Table = ((8, Stream(8)), (16, Folded(16, 4, 32)), *_TENS)
 # For deterministic settings one order of sums: streams of one depth, `each` and `fill`.
 INVARIANT: Table = ((8, Stream(8)), (16, Stream(16, 4, 2)), (32, Stream(32, 4, 2)), (1 << 31, Stream(64, 4, 2)))
+MOST_GATED = 64  # rows that a product gates itself: with more, sums, places and gates do not fit into the registers beside each other
 
 
 def fast(form: Form) -> Table:
@@ -45,29 +46,41 @@ def way(form: Form, rows: int, table: Table) -> Way:
     return streamed.fitting(form, found) if isinstance(found, Stream) else found
 
 
-def product(x: Tensor, layer: Packed, bias: Tensor | None, out: Tensor, invariant: bool = False) -> None:
-    """out = x @ weight.T + bias, by the way for so many rows; arguments as in streamed.product. Triton's interpreter knows no Gluon."""
+def gates(layer: Packed, rows: int, invariant: bool) -> bool:
+    """Whether what serves so many rows can gate a layer in pairs (pairs.py)."""
+    chosen, device = way(layer.form, rows, INVARIANT if invariant else fast(layer.form)), layer.codes.device
+    own = device.type == "cuda" if isinstance(chosen, Stream) else chosen != UNPACKED and has_groups(device)
+    return own and rows <= MOST_GATED
+
+
+def product(x: Tensor, layer: Packed, bias: Tensor | None, out: Tensor, invariant: bool = False, gate: str = "") -> None:
+    """out = x @ weight.T + bias, by the way for so many rows; arguments as in streamed.product, a `gate` only where it `gates`. Triton's
+    interpreter knows no Gluon."""
     chosen = way(layer.form, x.shape[0], INVARIANT if invariant else fast(layer.form))
     if chosen == UNPACKED:
         widened.product(x, layer, bias, out)
     elif not x.is_cuda or not (isinstance(chosen, Stream) or has_groups(x.device)):
         packed.product(x, layer, bias, out)
     elif isinstance(chosen, Folded):
-        folded.product(x, layer, bias, out, chosen)
+        folded.product(x, layer, bias, out, chosen, gate)
     elif isinstance(chosen, Carried):
-        carried.product(x, layer, bias, out, chosen)
+        carried.product(x, layer, bias, out, chosen, gate)
     else:
-        streamed.product(x, layer, bias, out, chosen)
+        streamed.product(x, layer, bias, out, chosen, gate)
 
 
-def variants(form: Form) -> Iterator[tuple[str, str, Variant]]:
-    """(kernel, what for, variant) of all that both tables launch for such a layer."""
-    for chosen in dict.fromkeys(way(form, most, table) for table in (fast(form), INVARIANT) for most, _ in table):
+def variants(form: Form, gate: str = "", out: str = "*fp32") -> Iterator[tuple[str, str, Variant]]:
+    """(kernel, what for, variant) of all that both tables launch for such a layer; with a `gate` those that may gate it, results `out`."""
+    ways = dict.fromkeys(way(form, most, table) for table in (fast(form), INVARIANT) for most, _ in table)
+    for chosen in ways:
+        if gate and (chosen == UNPACKED or chosen.rows > MOST_GATED):
+            continue
         if chosen == UNPACKED:
             yield "packed_unpack", "", widened.variant(form)
         elif isinstance(chosen, Carried):
-            yield "packed_carry", f"rows {chosen.rows} {chosen.deep}x{chosen.wide}x{chosen.each}", carried.variant(form, False, chosen)
+            made = carried.variant(form, False, chosen, gate, out)
+            yield "packed_carry", f"rows {chosen.rows} {chosen.deep}x{chosen.wide}x{chosen.each}", made
         elif isinstance(chosen, Folded):
-            yield "packed_fold", f"rows {chosen.rows} {chosen.warps}x{chosen.each}", folded.variant(form, False, chosen)
+            yield "packed_fold", f"rows {chosen.rows} {chosen.warps}x{chosen.each}", folded.variant(form, False, chosen, gate, out)
         else:
-            yield "packed_stream", f"rows {chosen.rows} {chosen.deep}x{chosen.wide}", streamed.variant(form, False, chosen)
+            yield "packed_stream", f"rows {chosen.rows} {chosen.deep}x{chosen.wide}", streamed.variant(form, False, chosen, gate, out)
