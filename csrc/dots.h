@@ -14,7 +14,6 @@ constexpr i64 WORDS = PANEL * 4;            // bytes from one word of an output 
 constexpr i64 HALF = LANES * 4;             // and from a half's words to the other's
 constexpr i64 MANY = BLOCK / 4;             // words of a block
 
-static inline int32_t whole(const int32_t* sum, int r) { return sum[2 * r] + sum[2 * r + 1]; }
 static inline int32_t word(const int8_t* x) {
     int32_t four;
     std::memcpy(&four, x, 4);
@@ -42,12 +41,12 @@ static inline void dots_u8(const uint8_t* q, const int8_t* x, Int* out) {
             for (int r = 0; r < R; ++r) out[r * H + h] = dot4(out[r * H + h], w, x + r * BLOCK + 4 * g);
         }
 }
-// Of half `part` of the block, set to `out`, nothing left to be taken off. `sum` holds the sums of each row's two halves.
+// Of half `part` of the block, set to `out`, nothing left to be taken off. `sum` holds what is taken off a row's block and second half.
 template <int R>
 static inline void half_dots(const uint8_t* q, const int8_t* x, const int32_t* sum, int part, Int* out) {
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-        out[r] = seti(-128 * sum[2 * r + part]);
+        out[r] = seti(part ? sum[2 * r + 1] : sum[2 * r] - sum[2 * r + 1]);
 #pragma GCC unroll 4
         for (int g = part * MANY / 2; g < (part + 1) * MANY / 2; ++g)
             out[r] = dot4(out[r], _mm512_loadu_si512(q + g * WORDS), x + r * BLOCK + 4 * g);
@@ -165,37 +164,6 @@ static inline void dots_u4(const uint8_t* q, const int8_t* x, Int* out) {
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
         for (int h = 0; h < H; ++h) out[r * H + h] = add(out[r * H + h], pairs(acc[r][2 * h], acc[r][2 * h + 1]));
-}
-// Nibbles of a panel's block as bytes: [8][32][4].
-static inline void unpack_u4(const uint8_t* q, uint8_t* out) {
-    const __m256i mask = _mm256_set1_epi8(15);
-    for (i64 i = 0; i < MANY / 2 * WORDS; i += 32) {
-        const __m256i both = bytes32(q + i);
-        _mm256_store_si256(reinterpret_cast<__m256i*>(out + i), _mm256_and_si256(both, mask));
-        _mm256_store_si256(reinterpret_cast<__m256i*>(out + i + MANY / 2 * WORDS), _mm256_and_si256(_mm256_srli_epi16(both, 4), mask));
-    }
-}
-// w: words of unpacked nibbles. A call would send all sums through memory.
-template <int R>
-__attribute__((always_inline)) static inline void dots_small(const uint8_t* w, const int8_t* x, Int* out) {
-    __m256i acc[R][2];
-#pragma GCC unroll 8
-    for (int g = 0; g < MANY; ++g) {
-        const __m256i a = bytes32(w + g * WORDS), b = bytes32(w + g * WORDS + 32);
-#pragma GCC unroll 8
-        for (int r = 0; r < R; ++r) {
-            const __m256i four = _mm256_set1_epi32(word(x + r * BLOCK + 4 * g));
-            if (g == 0) {
-                acc[r][0] = _mm256_maddubs_epi16(a, four);
-                acc[r][1] = _mm256_maddubs_epi16(b, four);
-            } else {
-                add_pairs(acc[r][0], a, four);
-                add_pairs(acc[r][1], b, four);
-            }
-        }
-    }
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) out[r] = add(out[r], pairs(acc[r][0], acc[r][1]));
 }
 static inline Vec load_half(const uint8_t* p) {
     const __m128i* h = reinterpret_cast<const __m128i*>(p);

@@ -31,7 +31,8 @@ struct Linear {
     i64 span = 1, unit = 1;   // blocks that share a scale; of these, blocks whose product with a weight is one integer
     int8_t* quant = nullptr;  // [row blocks, blocks, wide, 32]
     float* step = nullptr;    // scales. [row blocks, blocks / span rounded up, wide]
-    int32_t* sum = nullptr;   // of the quants, first and second halves of the blocks. [row blocks, blocks / unit rounded up, wide, 2]
+    int32_t* sum = nullptr;   // what the format takes off, from a unit's quants and from its second halves'. [row blocks, blocks / unit rounded up, wide, 2]
+    Weight kind = Weight::fp32;  // the format
 };
 
 struct Rounding {  // of a weight to what quant/formats stores

@@ -10,6 +10,7 @@ void linear(Weight kind, Scales scales, Linear a) {
     const auto kernel = kernels.linear[static_cast<int>(scales)][static_cast<int>(kind)];
     if (!kernel) refuse("linear: this weight format has no kernel for such scales of activations");
     if (kind != Weight::fp32 && kind != Weight::bf16) {
+        a.kind = kind;
         a.blocks = (a.k + BLOCK - 1) / BLOCK;
         const i64 shared = sizes_of(kind).shared;
         a.span = scales == Scales::block ? 1 : scales == Scales::four ? 4 : a.blocks;
