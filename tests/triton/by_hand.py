@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import sys
 from dataclasses import dataclass, field
+from functools import cache
 from types import ModuleType, SimpleNamespace
 from unittest import mock
 
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 
 from tests.triton.ptx import execute
 
-PAIRS = "slipstream.ops.triton.pairs"  # whose functions other kernels call
+CALLED = ("slipstream.ops.triton.pairs", "slipstream.ops.triton.ends")  # whose functions other kernels call, and each those before it
 NOISE = np.random.default_rng(0)
 PROGRAM = {"id": (0, 0, 0), "count": (1, 1, 1)}
 
@@ -329,11 +330,22 @@ def imported(name: str, **others: ModuleType) -> ModuleType:
     chain.await_turn = lambda: None
     fakes = {above.__name__: above, gluon.__name__: gluon, f"{nvidia}.ampere": ampere, f"{nvidia}.hopper": hopper, host.__name__: host}
     elementary = ModuleType("slipstream.ops.triton.elementary")
-    elementary.activated = activated
+    elementary.activated, elementary.inverse_root = activated, lambda x: Block(np.float32(1) / np.sqrt(x.data), FP32)
     fakes |= {chain.__name__: chain, elementary.__name__: elementary, module.__name__: module, **others}
-    importlib.import_module("slipstream.ops.triton.packed")  # with all that stays real: what is imported below is forgotten
-    if name != PAIRS:
-        fakes.setdefault(PAIRS, imported(PAIRS))
+    for real in ("packed", "fused"):  # with all that they import: what is imported below is forgotten
+        importlib.import_module(f"slipstream.ops.triton.{real}")
+    for called in CALLED[: CALLED.index(name)] if name in CALLED else CALLED:
+        fakes.setdefault(called, imported(called))
     with mock.patch.dict(sys.modules, fakes):
         spec.loader.exec_module(module)
     return module
+
+
+@cache
+def products() -> SimpleNamespace:
+    """The modules of products that take an end, by hand."""
+    parent = ModuleType("slipstream.ops.triton")
+    parent.streamed = imported("slipstream.ops.triton.streamed")
+    others = {parent.__name__: parent, f"{parent.__name__}.streamed": parent.streamed}
+    modules = {name: imported(f"{parent.__name__}.{name}", **others) for name in ("folded", "carried", "bulk")}
+    return SimpleNamespace(streamed=parent.streamed, **modules)

@@ -1,34 +1,19 @@
-"""Gate and up in pairs: their order, and gates as the last step of products of few rows, whose source runs by hand. Compiled: two with
-test_bulk.py and test_packed.py, here all with the marker slow. Behind a product: cases_fused.py.
+"""Gate and up in pairs: their order, and gates as the last step of products of few rows, whose source runs by hand. Compiled: test_ends.py.
+Behind a product: cases_fused.py.
 """
 
 import importlib.util
-from types import ModuleType
 
 import pytest
 import torch
 
 from slipstream.base.errors import InputError
-from tests.triton.test_compiled import compile_forms
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 from tests.ops.scenes import fitting, random, stored  # noqa: E402
 from tests.triton import by_hand  # noqa: E402
-from tests.triton.test_packed import SLOW_FORMATS, check  # noqa: E402
 
 WIDTH, INPUTS = 72, 544  # of gate and of up: tiles of 16 that a program's outputs do not divide
-
-
-@pytest.fixture(scope="module")
-def kernels():
-    """The modules by hand."""
-    parent = ModuleType("slipstream.ops.triton")
-    parent.streamed = by_hand.imported("slipstream.ops.triton.streamed")
-    others = {parent.__name__: parent, f"{parent.__name__}.streamed": parent.streamed}
-    parent.folded = by_hand.imported("slipstream.ops.triton.folded", **others)
-    parent.carried = by_hand.imported("slipstream.ops.triton.carried", **others)
-    parent.bulk = by_hand.imported("slipstream.ops.triton.bulk", **others)
-    return parent
 
 
 def test_eight_of_gate_then_the_eight_of_up_that_they_belong_to():
@@ -62,25 +47,29 @@ WAYS = {"streamed": "Stream", "folded": "Folded", "carried": "Carried"}
 
 
 @pytest.mark.parametrize("case", PACKED)
-def test_packed_weights(kernels, case):
+def test_packed_weights(case):
+    from slipstream.ops.triton.fused import End
     from slipstream.ops.triton.packing import pack
     from slipstream.ops.triton.pairs import paired
 
     name, shape, format, activation = PACKED[case]
-    module = getattr(kernels, name)
+    module = getattr(by_hand.products(), name)
     layer = pack(paired(stored(format, 2 * WIDTH, fitting(format, INPUTS))))
     way = getattr(module, WAYS[name])(**shape)
     way = way if name == "carried" else module.fitting(layer.form, way)
     x, bias = random(11, layer.form.inputs, seed=2).bfloat16(), random(2 * WIDTH, seed=3)
     x = torch.nn.functional.pad(x, (0, layer.form.k - layer.form.inputs))
-    assert_gated(lambda out, gate: module.product(x, layer, bias, out, way, gate), 11, activation, torch.bfloat16)
+    assert_gated(lambda out, gate: module.product(x, layer, bias, out, way, End(gate)), 11, activation, torch.bfloat16)
     assert not layer.arrived.any()
     if name != "carried":
         assert (module.segments_of(layer.form, way)[0] > 1) == case.endswith("segments")
 
 
 @pytest.mark.parametrize("narrow, fill, dtype", [(False, 1, torch.bfloat16), (False, 12, torch.float32), (True, 12, torch.bfloat16)])
-def test_plain_weights(kernels, narrow, fill, dtype):
+def test_plain_weights(narrow, fill, dtype):
+    from slipstream.ops.triton.fused import End
+
+    bulk = by_hand.products().bulk
     x, weight, scale = random(7, 640, seed=1), random(2 * WIDTH, 640, seed=2) / 25, None
     if narrow:
         room = torch.full((7, 4), torch.nan)
@@ -89,15 +78,5 @@ def test_plain_weights(kernels, narrow, fill, dtype):
         weight, scale = weight.to(torch.float8_e4m3fn), random(2 * WIDTH, seed=5).abs()
     else:
         x, weight = x.bfloat16(), weight.bfloat16()
-    bias, arrived, form = random(2 * WIDTH, seed=3), kernels.bulk.counters(2 * WIDTH, x.device), kernels.bulk.Bulk(8, 64, 3, fill)
-    assert_gated(lambda out, gate: kernels.bulk.product(x, weight, arrived, bias, out, form, scale, gate), 7, "silu", dtype)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1500)
-def test_every_product_that_gates_fits(tmp_path):
-    forms = compile_forms(tmp_path, "--shapes", "llama-3.1-8b", "--gates", *SLOW_FORMATS, "--kernels", "packed_", "bulk", timeout=1400)
-    gated = [form for form in forms if form["form"].endswith("gated")]
-    check([form for form in gated if form["kernel"] != "bulk"])
-    assert {form["kernel"] for form in gated} == {"bulk", "packed_stream", "packed_fold"}
-    assert all(form["spills"] == 0 for form in gated if form["kernel"] == "bulk")
+    bias, arrived, form = random(2 * WIDTH, seed=3), bulk.counters(2 * WIDTH, x.device), bulk.Bulk(8, 64, 3, fill)
+    assert_gated(lambda out, gate: bulk.product(x, weight, arrived, bias, out, form, scale, End(gate)), 7, "silu", dtype)

@@ -7,7 +7,7 @@ from slipstream.arch.spec import FfnSpec
 from slipstream.cost import WeightFormat
 from slipstream.model.linear import Linear, linear_format, plain, together
 from slipstream.ops.dispatch import Kernels
-from slipstream.ops.types import GateUpKernel, reads_of
+from slipstream.ops.types import GateUpKernel, Norming, reads_of
 from slipstream.weights.source import Weights
 
 OPS = {"silu": "gated", "gelu": "gated_gelu", "gelu_tanh": "gated_gelu_tanh"}
@@ -24,7 +24,11 @@ class Ffn:
 
         self.reads, self.types = self._inner.reads, {"gated": plain(self._down.reads)}
 
-    def run(self, x: Tensor, out: Tensor, scratch: dict[str, Tensor]) -> None:
+    def fuses(self, rows: int) -> bool:
+        """Whether x and out may be Normings for so many rows."""
+        return self._inner.fuses(rows) and self._down.fuses(rows)
+
+    def run(self, x: Tensor | Norming, out: Tensor | Norming, scratch: dict[str, Tensor]) -> None:
         """out [rows, hidden] from x [rows, hidden]."""
         gated = scratch["gated"]
         self._inner(x, scratch["gate_up"], gated)
@@ -38,7 +42,11 @@ class _Apart:
         self._linear, self._gated = Linear(weights, names, spec.bias, format, kernels), getattr(kernels, OPS[spec.activation])
         self.reads = self._linear.reads
 
-    def __call__(self, x: Tensor, products: Tensor, out: Tensor) -> None:
+    def fuses(self, rows: int) -> bool:
+        """Whether x may be a Norming for so many rows."""
+        return self._linear.fuses(rows)
+
+    def __call__(self, x: Tensor | Norming, products: Tensor, out: Tensor) -> None:
         """out [rows, inner] from x [rows, hidden]; by `products` [rows, 2 * inner]."""
         self._linear(x, products)
         self._gated(products, out)
@@ -53,7 +61,11 @@ class _AtOnce:
         self._prepared = kernel.prepare(together(weights, names, format), bias)
         self.reads = reads_of(kernel)
 
-    def __call__(self, x: Tensor, products: Tensor, out: Tensor) -> None:
+    def fuses(self, rows: int) -> bool:
+        """See _Apart."""
+        return self._kernel.fuses(rows, self._prepared)
+
+    def __call__(self, x: Tensor | Norming, products: Tensor, out: Tensor) -> None:
         """See _Apart."""
         self._kernel.run(x, self._prepared, self._activation, products, out)
 

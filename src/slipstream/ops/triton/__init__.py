@@ -71,6 +71,6 @@ def offer(op: str, device: str) -> Op | LinearKernel | ExpertsKernel | GateUpKer
     if op.startswith("experts_"):
         return importlib.import_module(f"{__name__}.mixture").KERNELS.get(op) or Declined(f"has no kernel for {op}")
     if op.startswith("gate_up_"):
-        return importlib.import_module(f"{__name__}.fused").gate_up(op)
+        return importlib.import_module(f"{__name__}.linear").gate_up(op)
     linear = importlib.import_module(f"{__name__}.linear").KERNELS
     return linear.get(op) or Declined(f"has no kernel for {op}")

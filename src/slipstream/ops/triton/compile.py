@@ -40,6 +40,7 @@ from slipstream.ops.triton import (
     sample,
     whole,
 )
+from slipstream.ops.triton.fused import MOST, Ending
 from slipstream.ops.triton.launch import Variant
 from slipstream.ops.triton.packing import Form
 
@@ -66,7 +67,12 @@ PACKED = {  # format -> (name, Form of n outputs and k inputs); the 4-bit format
     "q4_k": (("", lambda n, k: Form(n, k, 4, 32, "*u8", "sum", wide=256)),),
     "q6_k": (("", lambda n, k: Form(n, k, 8, 16, "*i8", wide=256)),),
 }
-GATED = ("silu", "*bf16")  # what products that gate themselves are compiled with here
+ENDINGS = {  # what the linear layers of a Llama do besides where all is fused: qkv, gate and up, o and down
+    "gated": Ending("silu", out="*bf16"),
+    "ends a norm": Ending(norm="ends"),
+    "ends a norm, gated": Ending("silu", "ends", "*bf16"),
+    "begins a norm": Ending(norm="begins"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,14 +149,18 @@ def products(names: Iterable[str], formats: Iterable[str]) -> list[tuple[str, st
     return list(found.values())
 
 
-def gates(names: Iterable[str], formats: Iterable[str]) -> list[tuple[str, str, Variant]]:
-    """(kernel, form, variant) of the products that gate themselves, where fused.py lets them: of bf16, fp8 and `formats`."""
-    found = [*plain.variants(*GATED), *(("bulk", f"fp8 rows {form.rows}", bulk.variant(False, form, True, *GATED)) for _, form in fp8.FEW)]
-    for name, format in product(names, formats):
-        for kind, make in PACKED[format]:
-            made = whole.variants(make(*layers(shape(name))["gate_up"]), *GATED)
-            found += [(kernel, f"{name} {format} {kind} {label}", variant) for kernel, label, variant in made]
-    return [(kernel, f"{form} gated", variant) for kernel, form, variant in found]
+def ends(names: Iterable[str], formats: Iterable[str]) -> Iterator[tuple[str, str, Variant]]:
+    """(kernel, form, variant) of the products with ends, for as many rows as fused.py lets them: of bf16, fp8 and `formats`."""
+    for end, ending in ENDINGS.items():
+        most = min(MOST[fusion] for fusion in ("gate", "norm") if getattr(ending, fusion))
+        found = list(plain.variants(ending, most))
+        if not ending.norm:
+            found += [("bulk", f"fp8 rows {form.rows}", bulk.variant(False, form, True, ending)) for _, form in fp8.FEW]
+        for name, format in product(names, formats):
+            for kind, make in PACKED[format]:
+                made = whole.variants(make(*layers(shape(name))["o" if ending.norm == "begins" else "gate_up"]), ending, most)
+                found += [(kernel, f"{name} {format} {kind} {label}", variant) for kernel, label, variant in made]
+        yield from ((kernel, f"{form}, {end}", variant) for kernel, form, variant in found)
 
 
 def layers(spec: ModelSpec) -> dict[str, tuple[int, int]]:
@@ -251,12 +261,12 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", default=SHAPES, help="named model shapes")
     parser.add_argument("--formats", nargs="+", default=(), choices=PACKED, help="also the linear layers of the shapes in these formats")
     parser.add_argument("--families", action="store_true", help="also what only some families use")
-    parser.add_argument("--gates", nargs="+", default=(), choices=PACKED, help="also the products that gate themselves, in these formats")
+    parser.add_argument("--ends", nargs="+", default=(), choices=PACKED, help="also products that gate or norm, in these formats")
     parser.add_argument("--kernels", nargs="+", help="only kernels whose name begins with one of these")
     parser.add_argument("--json", action="store_true", help="one JSON object per line")
     arguments = parser.parse_args()
     wanted = [*forms(arguments.shapes), *products(arguments.shapes, arguments.formats), *(families() if arguments.families else ())]
-    wanted += gates(arguments.shapes, arguments.gates) if arguments.gates else []
+    wanted += ends(arguments.shapes, arguments.ends) if arguments.ends else ()
     for kernel, form, variant in wanted:
         if arguments.kernels and not kernel.startswith(tuple(arguments.kernels)):
             continue

@@ -112,6 +112,12 @@ def activated(x, activation: tl.constexpr):
 
 
 @triton.jit
+def inverse_root(x):
+    """1 / sqrt(x)."""
+    return tl.div_rn(1.0, tl.sqrt_rn(x))
+
+
+@triton.jit
 def philox(k0, k1, c0, c1, c2, c3):
     """Philox-4x32-10 (Salmon et al. 2011) of uint32 key and counter words; c2 may be a block. Four blocks of words."""
     for _ in tl.static_range(10):

@@ -1,68 +1,104 @@
-"""Fused: linear layers that do what stands beside them too, so that it needs no kernel of its own.
+"""Fused: which linear layers do what stands beside them too (ends.py), so that it needs no kernel of its own, and for how many rows.
 
-Owns the table of who does so for how many rows, and the op "gate_up_<format>": gate and up as one layer in pairs (pairs.py), gated by the
-product that made them where rows are few, by a kernel behind it where they are many. Either way numbers are gated as they were summed, in
-fp32, and are the same bits: deterministic settings may have it too. Must not know how a product sums.
+Owns the table, and what a launch is told of its end. Must not know a kernel.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from slipstream.ops.triton import gated, linear
-from slipstream.ops.triton.pairs import SIDE, paired
-from slipstream.ops.types import Declined
+from slipstream.base.errors import InputError
+from slipstream.ops.types import Norming
 
 # fusion -> format -> rows up to which it pays. Nothing stands here that was not measured: `bench gpu-suite --only layer_chain` says what
 # to write down (docs/gpu.md).
-UP_TO: dict[str, dict[str, int]] = {"gate": {}}
-NEVER = {"fp32": "cuBLAS multiplies them, which gates nothing", "fp8_block": "128 outputs that share a scale must stay neighbours"}
+UP_TO: dict[str, dict[str, int]] = {"gate": {}, "norm": {}}
+MOST = {"gate": 64, "norm": 16}  # rows: with more, what a product does besides does not fit into the registers beside its sums
+NEVER = {  # formats whose gates are kernels of their own
+    "fp32": "cuBLAS multiplies them, which gates nothing",
+    "fp8_block": "128 outputs that share a scale must stay neighbours",
+}
+OPERANDS = ("*fp32", "*fp32", "*bf16", "i32", "fp32", "fp32")  # types of what `End.operands` gives
 
 
 @dataclass(frozen=True, slots=True)
-class GateUp:
-    """The kernel of "gate_up_<format>", see GateUpKernel.
+class Ending:
+    """How an end is compiled.
 
     Attributes:
-        linear: what multiplies.
+        gate, norm: see ends.store.
+        out: type of the results, "*fp32" or "*bf16".
     """
 
-    linear: linear.PlainLinear | linear.PackedLinear | linear.NarrowLinear
-    unit = SIDE
-
-    def deterministic(self) -> "GateUp":
-        """The same, giving a row the same bits for every number of rows."""
-        return replace(self, linear=self.linear.deterministic())
+    gate: str = ""
+    norm: str = ""
+    out: str = "*fp32"
 
     @property
-    def name(self) -> str:
-        return f"triton_gate_up_{self.linear.format}"
-
-    @property
-    def reads(self) -> Any:
-        return self.linear.reads
-
-    def prepare(self, stored: Mapping[str, Tensor], bias: Tensor | None) -> tuple[Any, Tensor | None]:
-        """Packs the layer with its outputs in pairs."""
-        return self.linear.prepare(paired(stored)), None if bias is None else paired({"bias": bias})["bias"]
-
-    def run(self, x: Tensor, prepared: tuple[Any, Tensor | None], activation: str, products: Tensor, out: Tensor) -> None:
-        """See GateUpKernel."""
-        layer, bias = prepared
-        if len(x) <= UP_TO["gate"].get(self.linear.format, 0) and self.linear.gates(len(x), layer):
-            self.linear.gated(x, layer, bias, activation, out)
-        else:
-            self.linear.run(x, layer, bias, products)
-            gated.gated_pairs(products, out, activation)
+    def constants(self) -> dict[str, Any]:
+        return {"gate": self.gate, "norm": self.norm}
 
 
-def gate_up(op: str) -> GateUp | Declined:
-    """What serves "gate_up_<format>"."""
-    format = op.removeprefix("gate_up_")
-    if format in NEVER:
-        return Declined(f"no gates within products of {format}: {NEVER[format]}")
-    if format not in UP_TO["gate"]:
-        return Declined(f"nobody has measured gates within products of {format}; they are kernels of their own")
-    return GateUp(linear.KERNELS[f"linear_{format}"])
+AS_IT_IS = Ending()
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """What one call of a product does besides.
+
+    Attributes:
+        gate: the activation of a layer in pairs, "" of others.
+        norm: "ends" where x is the `scaled` of `norming`, "begins" where out is its `stream`; "" without.
+    """
+
+    gate: str = ""
+    norm: str = ""
+    norming: Norming | None = None
+
+    def ending(self, out: Tensor) -> Ending:
+        """How it is compiled for results `out`."""
+        return Ending(self.gate, self.norm, "*bf16" if out.dtype is torch.bfloat16 else "*fp32")
+
+    def operands(self, inputs: int, parts: int, device: torch.device) -> tuple[Tensor | float | int, ...]:
+        """What a kernel takes behind its own: squares, weight, scaled; how many have squares, 1 / inputs, eps (ends.norm_factor).
+
+        Args:
+            parts: programs that share a row of the result, each of which has squares.
+        """
+        norming = self.norming
+        if norming is None:
+            return *_unread(device), 0, 0.0, 0.0
+        if self.norm == "begins":
+            norming.parts = parts
+        return norming.squares, norming.weight, norming.scaled, norming.parts, 1 / inputs, norming.eps
+
+
+PLAIN = End()
+
+
+def ended(x: Tensor | Norming, out: Tensor | Norming, gate: str = "") -> tuple[Tensor, Tensor, End]:
+    """x, out and the end of a product, of what a linear layer is called with.
+
+    Raises:
+        InputError: a norm on both sides: one kernel has one half of one.
+    """
+    if isinstance(x, Norming):
+        if isinstance(out, Norming):
+            raise InputError("product: x and out are both Normings; one of them must be rows")
+        return x.scaled, out, End(gate, "ends", x)
+    return (x, out.stream, End(gate, "begins", out)) if isinstance(out, Norming) else (x, out, End(gate))
+
+
+def serves(fusion: str, format: str, rows: int) -> bool:
+    """Whether the table has it for so many rows."""
+    return rows <= min(MOST[fusion], UP_TO[fusion].get(format, 0))
+
+
+@cache
+def _unread(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """What stands for squares, weight and scaled where there is no norm."""
+    numbers = torch.empty(0, device=device)
+    return numbers, numbers, torch.empty(0, dtype=torch.bfloat16, device=device)

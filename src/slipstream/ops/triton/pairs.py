@@ -1,6 +1,6 @@
 """Pairs: the outputs of gate and up beside each other, so that one program has both and can gate what it has summed.
 
-Owns that order, gates as a kernel's last step, and how a layer is laid out so. Of every 16 outputs eight are of gate and the eight of up
+Owns that order, and how a layer is laid out so and taken apart again. Of every 16 outputs eight are of gate and the eight of up
 that they belong to follow: the 16 rows of a tile of the tensor cores, of which one thread holds row j and row j + 8.
 """
 
@@ -11,7 +11,6 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
 from slipstream.base.errors import InputError
-from slipstream.ops.triton.elementary import activated
 
 SIDE = 8  # outputs of gate, then as many of up
 
@@ -38,20 +37,3 @@ def sides(numbers):
     rows: gl.constexpr = numbers.shape[1]
     gate, up = numbers.reshape([tiles, 2, 8, rows]).permute([0, 2, 3, 1]).split()
     return gate.reshape([8 * tiles, rows]), up.reshape([8 * tiles, rows])
-
-
-@gluon.jit
-def store(whole, bias, out, row, column, m, stride, outputs, has_bias: gl.constexpr, gate: gl.constexpr):
-    """The end of a product: sums [outputs of a program, rows] and a bias, as they are or gated, to `out`, of which they are rows `row`
-    [1, rows] and outputs `column` [.., 1]. `gate`: the activation of a layer in pairs, "" of others."""
-    there = column < outputs
-    if has_bias:
-        whole += gl.load(bias + column, mask=there, other=0.0)
-    inside = (row < m) & there
-    if gate == "":
-        gl.store(out + row * stride + column, whole, mask=inside)
-    else:
-        place, _ = sides(row * stride + column // 16 * 8 + column % 8)
-        inside, _ = sides(inside)
-        gated, up = sides(whole)
-        gl.store(out + place, (activated(gated, gate) * up).to(out.dtype.element_ty), mask=inside)

@@ -10,11 +10,13 @@ Where there is no GPU packed.py (plain Triton) stands in for the first three, an
 
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 
 from slipstream.ops.triton import carried, folded, packed, streamed, widened
 from slipstream.ops.triton.carried import Carried
 from slipstream.ops.triton.folded import Folded
+from slipstream.ops.triton.fused import AS_IT_IS, PLAIN, End, Ending
 from slipstream.ops.triton.launch import Variant, has_groups
 from slipstream.ops.triton.packing import Form, Packed
 from slipstream.ops.triton.streamed import Stream
@@ -30,7 +32,6 @@ COARSE: Table = ((8, Stream(8)), (16, Folded(16, 4)), *_TENS)
 FINE: Table = ((8, Stream(8)), (16, Folded(16, 4, 32)), *_TENS)
 # For deterministic settings one order of sums: streams of one depth, `each` and `fill`.
 INVARIANT: Table = ((8, Stream(8)), (16, Stream(16, 4, 2)), (32, Stream(32, 4, 2)), (1 << 31, Stream(64, 4, 2)))
-MOST_GATED = 64  # rows that a product gates itself: with more, sums, places and gates do not fit into the registers beside each other
 
 
 def fast(form: Form) -> Table:
@@ -46,41 +47,41 @@ def way(form: Form, rows: int, table: Table) -> Way:
     return streamed.fitting(form, found) if isinstance(found, Stream) else found
 
 
-def gates(layer: Packed, rows: int, invariant: bool) -> bool:
-    """Whether what serves so many rows can gate a layer in pairs (pairs.py)."""
-    chosen, device = way(layer.form, rows, INVARIANT if invariant else fast(layer.form)), layer.codes.device
-    own = device.type == "cuda" if isinstance(chosen, Stream) else chosen != UNPACKED and has_groups(device)
-    return own and rows <= MOST_GATED
+def ends(layer: Packed, rows: int, invariant: bool) -> bool:
+    """Whether what serves so many rows takes an end (fused.py); how many it may be at most is said there."""
+    chosen = way(layer.form, rows, INVARIANT if invariant else fast(layer.form))
+    return chosen != UNPACKED and runs(chosen, layer.codes.device)
 
 
-def product(x: Tensor, layer: Packed, bias: Tensor | None, out: Tensor, invariant: bool = False, gate: str = "") -> None:
-    """out = x @ weight.T + bias, by the way for so many rows; arguments as in streamed.product, a `gate` only where it `gates`. Triton's
-    interpreter knows no Gluon."""
+def runs(chosen: Way, device: torch.device) -> bool:
+    """Whether a way by Gluon runs there; Triton's interpreter knows none."""
+    return device.type == "cuda" if isinstance(chosen, Stream) else has_groups(device)
+
+
+def product(x: Tensor, layer: Packed, bias: Tensor | None, out: Tensor, invariant: bool = False, end: End = PLAIN) -> None:
+    """out = x @ weight.T + bias, by the way for so many rows; arguments as in streamed.product, an `end` only where it `ends`."""
     chosen = way(layer.form, x.shape[0], INVARIANT if invariant else fast(layer.form))
     if chosen == UNPACKED:
         widened.product(x, layer, bias, out)
-    elif not x.is_cuda or not (isinstance(chosen, Stream) or has_groups(x.device)):
+    elif not runs(chosen, x.device):
         packed.product(x, layer, bias, out)
     elif isinstance(chosen, Folded):
-        folded.product(x, layer, bias, out, chosen, gate)
+        folded.product(x, layer, bias, out, chosen, end)
     elif isinstance(chosen, Carried):
-        carried.product(x, layer, bias, out, chosen, gate)
+        carried.product(x, layer, bias, out, chosen, end)
     else:
-        streamed.product(x, layer, bias, out, chosen, gate)
+        streamed.product(x, layer, bias, out, chosen, end)
 
 
-def variants(form: Form, gate: str = "", out: str = "*fp32") -> Iterator[tuple[str, str, Variant]]:
-    """(kernel, what for, variant) of all that both tables launch for such a layer; with a `gate` those that may gate it, results `out`."""
-    ways = dict.fromkeys(way(form, most, table) for table in (fast(form), INVARIANT) for most, _ in table)
-    for chosen in ways:
-        if gate and (chosen == UNPACKED or chosen.rows > MOST_GATED):
-            continue
+def variants(form: Form, ending: Ending = AS_IT_IS, most: int = 1 << 31) -> Iterator[tuple[str, str, Variant]]:
+    """(kernel, what for, variant) of all that both tables launch for such a layer, with such an end; or of those for up to `most` rows."""
+    for chosen in dict.fromkeys(way(form, rows, table) for table in (fast(form), INVARIANT) for rows, _ in table if rows <= most):
         if chosen == UNPACKED:
             yield "packed_unpack", "", widened.variant(form)
         elif isinstance(chosen, Carried):
-            made = carried.variant(form, False, chosen, gate, out)
+            made = carried.variant(form, False, chosen, ending)
             yield "packed_carry", f"rows {chosen.rows} {chosen.deep}x{chosen.wide}x{chosen.each}", made
         elif isinstance(chosen, Folded):
-            yield "packed_fold", f"rows {chosen.rows} {chosen.warps}x{chosen.each}", folded.variant(form, False, chosen, gate, out)
+            yield "packed_fold", f"rows {chosen.rows} {chosen.warps}x{chosen.each}", folded.variant(form, False, chosen, ending)
         else:
-            yield "packed_stream", f"rows {chosen.rows} {chosen.deep}x{chosen.wide}", streamed.variant(form, False, chosen, gate, out)
+            yield "packed_stream", f"rows {chosen.rows} {chosen.deep}x{chosen.wide}", streamed.variant(form, False, chosen, ending)

@@ -1,8 +1,8 @@
 """Whole layers of an 8B model, one after the other as in a step, with and without each fusion of ops/triton/fused.py.
 
 What is timed is the decoder's own forward pass over so many layers that their weights are in no cache: embedding, layers with attention
-over short contexts, the last addition. Each way is made and run with a table of its own, whatever the engine's says. Beside the time the
-distance from the same layers in fp64, on rows that see one key only.
+over short contexts, the last addition. Each way runs with a table of its own, whatever the engine's says. Beside the time the distance
+from the same layers in fp64, on rows that see one key only.
 """
 
 from collections.abc import Iterator
@@ -30,21 +30,22 @@ from slipstream.ops.types import Declined
 from slipstream.weights.dummy import Dummy
 
 QUESTION = "What does each fusion of a layer's kernels bring in the chain of a step, up to how many rows, and is it as near to fp64?"
-ORDER, SECONDS = 70, 100
+ORDER, SECONDS = 70, 60
 MODEL, DRY_MODEL = "llama-3.1-8b", "tiny"
 FORMATS = {"bf16": 16, "int4": 4.5, "fp8": 8}  # bits of a weight
 ROWS, DRY_ROWS = (1, 8, 16, 64), (2,)
-WAYS = {"apart": (), "gate": ("gate",)}  # name -> the fusions in it
+WAYS = {"apart": (), "gate": ("gate",), "norm": ("norm",), "both": ("gate", "norm")}  # name -> the fusions in it
+WITHOUT_NORM = ("fp8",)  # formats whose linear layers never have a half of a norm
 CONTEXT, DRY_CONTEXT = 512, 8
 DEEP = 600e6  # bytes of weights in a chain: more than caches hold
 WORSE = 1.2  # times as far from fp64 as without fusions, at most
-SECONDS_EACH = 0.05  # of measuring
+SECONDS_EACH = 0.04  # of measuring
 
 
 def measure(bench: Bench) -> None:
     formats, most = bench.pick(tuple(FORMATS), ("bf16",)), max(bench.pick(ROWS, DRY_ROWS))
     if not bench.dry:
-        compile_ahead(bench, (variant for *_, variant in compile.gates([MODEL], ["int4"])))
+        compile_ahead(bench, (variant for *_, variant in compile.ends([MODEL], ["int4"])))
     limits = bench.limits()
     for format in formats:
         spec = replace(shape(bench.pick(MODEL, DRY_MODEL)), vocab=1024)
@@ -55,27 +56,33 @@ def measure(bench: Bench) -> None:
 
         def one(rows: int, format: str = format, spec: ModelSpec = spec, made: dict = made, size: float = size * count) -> None:
             if not made:
-                made.update({way: decoder(bench, spec, format, way, most) for way in WAYS})
+                made.update({gates: decoder(bench, spec, format, gates, most) for gates in (False, True)})
             chains(bench, limits, format, made, rows, size)
 
         bench.each(bench.pick(ROWS, DRY_ROWS), lambda rows, format=format: f"{format} rows {rows}", one)
         made.clear()
 
 
-def chains(bench: Bench, limits: Limits, format: str, made: dict[str, Decoder], rows: int, size: float) -> None:
-    """One row per way: time of a layer, share of it that reading the weights takes, distance from fp64."""
-    steps = {way: build(bench, each, None, rows, bench.pick(CONTEXT, DRY_CONTEXT)) for way, each in made.items()}
+def ways(format: str, rows: int) -> list[str]:
+    """The ways that differ for so many rows."""
+    return [way for way, fusions in WAYS.items() if "norm" not in fusions or format not in WITHOUT_NORM and rows <= fused.MOST["norm"]]
+
+
+def chains(bench: Bench, limits: Limits, format: str, made: dict[bool, Decoder], rows: int, size: float) -> None:
+    """One row per way: time of a layer, share of it that reading the weights takes, distance from fp64. `made`: with pairs, and without."""
+    models = {way: made["gate" in WAYS[way]] for way in ways(format, rows)}
+    steps = {way: build(bench, model, None, rows, bench.pick(CONTEXT, DRY_CONTEXT)) for way, model in models.items()}
     found = bench.clock.compare({way: [partial(run, way, step)] for way, step in steps.items()}, seconds=SECONDS_EACH)
     apart = found["apart"]
     for way, timing in found.items():
         if isinstance(timing, Exception):
             bench.failure(f"{format} rows {rows} {way}", timing)
             continue
-        layers = len(made[way].spec.layers)
+        layers = len(models[way].spec.layers)
         bench.row(
             weights=format, m=rows, way=way, us=timing.median * 1e6 / layers, spread=timing.spread,
             times_apart=None if isinstance(apart, Exception) else apart.median / timing.median,
-            roof=size / limits.bandwidth / timing.median, error=error(bench, made[way], way, format, rows),
+            roof=size / limits.bandwidth / timing.median, error=error(bench, models[way], way, format, rows),
             timed=timing.way, raw=timing.samples,
         )  # fmt: skip
 
@@ -94,11 +101,12 @@ def run(way: str, step: Step) -> Tensor:
         return step.forward()
 
 
-def decoder(bench: Bench, spec: ModelSpec, format: str, way: str, rows: int) -> Decoder:
-    """A decoder on the Triton kernels, whatever device there is. What is timed is recorded by the clock, so there is no tape."""
+def decoder(bench: Bench, spec: ModelSpec, format: str, gates: bool, rows: int) -> Decoder:
+    """A decoder on the Triton kernels, whatever device there is; `gates`: with gate and up in pairs. What is timed is recorded by the
+    clock, so there is no tape."""
     kernels = triton_kernels()
     kernels.device, kernels.pads, kernels.tape, kernels.recorded = bench.device, False, lambda: None, lambda op: False
-    with fusing(way):
+    with fusing("gate" if gates else "apart"):
         offers = {name: candidate.offer(f"gate_up_{name}", "cuda") for name in FORMATS}
         kernels.gate_up = {name: offer for name, offer in offers.items() if not isinstance(offer, Declined)}.get
         return Decoder(spec, Dummy(spec, device=bench.device), kernels, rows, 1, format=format, max_len=bench.pick(CONTEXT, DRY_CONTEXT))
