@@ -2,6 +2,8 @@
 models, whose products run by hand: what stays the same, and how many kernels are left. Run by test_interpreted.py.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 from by_hand import products
@@ -10,13 +12,15 @@ from scenes import equal_bits, fitting, random, stored
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from slipstream import LLM, SamplingParams
-from slipstream.model import Decoder, load_model
+from slipstream.arch.detect import config_to_spec
+from slipstream.model import Decoder, build, load_model
 from slipstream.ops import Kernels, triton_deterministic
 from slipstream.ops import triton as candidate
 from slipstream.ops.triton import fused, plain, whole
 from slipstream.ops.triton.launch import Variant
-from slipstream.ops.triton.linear import GateUp
+from slipstream.ops.triton.linear import GateUp, PlainLinear
 from slipstream.ops.types import E4M3, LINEAR_FORMATS, Declined
+from tests.contract.families import CASES
 from tests.model.paged import Paged, Rows
 from tests.promises.scenarios import prompts
 
@@ -68,7 +72,10 @@ def test_deterministic_settings_have_gates_too(gating):
 
 
 def logits(kernels, format: str, step: list[Rows]) -> list[torch.Tensor]:
-    return Paged(tiny(kernels, format)).step(*step)
+    """And what the last layer reads."""
+    paged, rows = Paged(tiny(kernels, format)), sum(len(one.tokens) for one in step)
+    paged.decoder.watch([1])
+    return [*paged.step(*step), paged.decoder.states(torch.empty(0), torch.arange(rows))]
 
 
 def tiny(kernels, format: str) -> Decoder:
@@ -81,9 +88,9 @@ def test_gates_change_no_logits(monkeypatch, gating, format):
     step = [Rows(0, [3, 1, 4, 1])]
     with monkeypatch.context() as without:
         without.setitem(fused.UP_TO, "gate", {})
-        (wanted,) = logits(KERNELS, format, step)
-    (found,) = logits(KERNELS, format, step)
-    assert equal_bits(found, wanted) and isinstance(KERNELS.gate_up("fp32"), type(None))
+        wanted = logits(KERNELS, format, step)
+    found = logits(KERNELS, format, step)
+    assert all(map(equal_bits, found, wanted)) and KERNELS.gate_up("fp32") is None
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -108,6 +115,17 @@ def test_who_has_halves_of_norms(monkeypatch, by_hand, format):
     assert [linear.fuses(rows, prepared) for rows in (1, 8, 17)] == [can, can, False]
     assert gates.fuses(1, (prepared, None)) == can
     assert not linear.deterministic().fuses(1, prepared) and not gates.deterministic().fuses(1, (prepared, None))
+
+
+@pytest.mark.parametrize("name, fuses", [("llama", True), ("qwen3", True), ("gemma2", False), ("falcon-7b", False), ("mixtral", False)])
+def test_which_layers_take_halves(monkeypatch, name, fuses):
+    """Not where sub-layers are normed behind, run side by side, have a LayerNorm, or are experts, whatever their kernels could do."""
+    monkeypatch.setattr(PlainLinear, "fuses", lambda *of: True)
+    case = CASES[name]
+    spec = config_to_spec({**case.base, **case.config, "architectures": [case.model]})
+    monkeypatch.setattr(build, "shape", lambda name: replace(spec, layers=spec.layers[:1]))
+    model = load_model("dummy:one:bf16", KERNELS, max_rows=4, max_logit_rows=4)
+    assert [layer.fuses(1) for layer in model._layers] == [fuses]
 
 
 class Launches(TorchDispatchMode):

@@ -51,12 +51,12 @@ class Bulk:
 
 
 @gluon.jit(
-    do_not_specialize=["m", "stride", "n", "tiles", "per", "x_stride", "shares"],
+    do_not_specialize=["m", "stride", "n", "tiles", "per", "x_stride", "pieces"],
     do_not_specialize_on_alignment=["x_scale", "bias", "out"],
 )
 def _product(
     x, weight, x_scale, scale, bias, out, scratch, arrived, m, stride, n, tiles, per, x_stride,
-    squares, norm_weight, scaled, shares, share, eps,
+    squares, norm_weight, scaled, pieces, share, eps,
     narrow: gl.constexpr, has_bias: gl.constexpr, rows: gl.constexpr, outputs: gl.constexpr, ring: gl.constexpr,
     gate: gl.constexpr, norm: gl.constexpr,
 ):  # fmt: skip
@@ -81,7 +81,7 @@ def _product(
     await_turn()
     for slot in gl.static_range(ring):
         tma.async_copy_global_to_shared(x, [0, (begin + slot) * step], full.index(slot), right.index(slot), pred=slot < count)
-    normed = (norm_factor(squares, 0, m, shares, share, eps, outputs, rows, mma, norm), squares, norm_weight, scaled)
+    normed = (norm_factor(squares, 0, m, pieces, share, eps, outputs, rows, mma, norm), squares, norm_weight, scaled)
     total = gl.zeros([outputs, rows], gl.float32, mma)
     for number in range(count):
         own = number % ring

@@ -173,10 +173,10 @@ def _multiplied(
     return total
 
 
-@gluon.jit(do_not_specialize=["m", "stride", "outputs", "n", "rounds", "per", "shares"], do_not_specialize_on_alignment=["bias", "out"])
+@gluon.jit(do_not_specialize=["m", "stride", "outputs", "n", "rounds", "per", "pieces"], do_not_specialize_on_alignment=["bias", "out"])
 def _product(
     x, codes, scale, least, bias, out, scratch, arrived, m, stride, outputs, n, rounds, per,
-    squares, norm_weight, scaled, shares, share, eps,
+    squares, norm_weight, scaled, pieces, share, eps,
     bits: gl.constexpr, group: gl.constexpr, kind: gl.constexpr, middle: gl.constexpr, block: gl.constexpr, has_bias: gl.constexpr,
     rows: gl.constexpr, deep: gl.constexpr, wide: gl.constexpr, each: gl.constexpr, ring: gl.constexpr, size: gl.constexpr,
     gate: gl.constexpr, norm: gl.constexpr,
@@ -208,7 +208,7 @@ def _product(
     await_turn()
     for slot in gl.static_range(ring):
         tma.async_copy_global_to_shared(x, [0, (begin + slot) * deep, 0, 0], full.index(slot), in_x.index(slot), pred=slot < count)
-    normed = (norm_factor(squares, 0, m, shares, share, eps, width, rows, gl.SliceLayout(0, mma), norm), squares, norm_weight, scaled)
+    normed = (norm_factor(squares, 0, m, pieces, share, eps, width, rows, gl.SliceLayout(0, mma), norm), squares, norm_weight, scaled)
     total = gl.zeros([deep, width, rows], gl.float32, mma)
     for number in range(count):
         own = number % ring

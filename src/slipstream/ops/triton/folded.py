@@ -249,11 +249,11 @@ def _weight(
 
 
 @gluon.jit(
-    do_not_specialize=["m", "stride", "outputs", "units_n", "units_k", "per", "shares"], do_not_specialize_on_alignment=["bias", "out"]
+    do_not_specialize=["m", "stride", "outputs", "units_n", "units_k", "per", "pieces"], do_not_specialize_on_alignment=["bias", "out"]
 )
 def _product(
     x, codes, scale, least, wide, wide_least, bias, out, scratch, arrived, m, stride, outputs, units_n, units_k, per,
-    squares, norm_weight, scaled, shares, share, eps,
+    squares, norm_weight, scaled, pieces, share, eps,
     bits: gl.constexpr, group: gl.constexpr, kind: gl.constexpr, middle: gl.constexpr, wide_group: gl.constexpr, block: gl.constexpr,
     has_bias: gl.constexpr, rows: gl.constexpr, warps: gl.constexpr, reps: gl.constexpr, depth: gl.constexpr, ahead: gl.constexpr,
     sides: gl.constexpr, across: gl.constexpr, piece: gl.constexpr,
@@ -279,7 +279,7 @@ def _product(
     await_turn()
     for number in gl.static_range(sides - 1):
         _bring(x, shared.index(number), row, begin + number * depth, end, m, k, rows, warps, depth, across)
-    normed = (norm_factor(squares, row, m, shares, share, eps, size, rows, mma, norm), squares, norm_weight, scaled)
+    normed = (norm_factor(squares, row, m, pieces, share, eps, size, rows, mma, norm), squares, norm_weight, scaled)
     turns: gl.constexpr = max(ahead, sides)
     for round in range(begin, end, depth * turns):
         for turn in gl.static_range(turns):

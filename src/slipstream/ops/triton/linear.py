@@ -62,7 +62,7 @@ class PlainLinear:
         return plain.plain(fits(self.name, "weight", stored["weight"], shape, stored["weight"].dtype))
 
     def run(self, x: Tensor | Norming, prepared: plain.Plain, bias: Tensor | None, out: Tensor | Norming, gate: str = "") -> None:
-        """See LinearKernel. With a `gate`, only where it `ends`: out fp32 or bf16 [rows, n / 2] = gate(gate) * up of a layer in pairs."""
+        """See LinearKernel. `gate`: an activation, only where it `ends`: out fp32 or bf16 [rows, n / 2] is what it gates of pairs."""
         x, out, end = ended(x, out, gate)
         weight, rows = prepared.weight, x.shape[0]
         n, k = weight.shape

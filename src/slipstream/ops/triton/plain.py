@@ -81,6 +81,7 @@ def product(x: Tensor, layer: Plain, bias: Tensor | None, out: Tensor, table: Ta
 
 def variants(ending: Ending = AS_IT_IS, most: int = 1 << 31) -> Iterator[tuple[str, str, Variant]]:
     """(kernel, what for, variant) of all that the tables launch, with such an end; or of those for up to `most` rows."""
-    for chosen in dict.fromkeys(way for rows, way in SMALL + LARGE + HUGE if rows <= most):
+    ends = ((table, min(rows, most)) for table in (SMALL, LARGE, HUGE) for rows, _ in table)
+    for chosen in dict.fromkeys(way(0, 0, rows, table) for table, rows in ends):
         if isinstance(chosen, Bulk):
             yield "bulk", f"rows {chosen.rows} ring {chosen.ring}", bulk.variant(False, chosen, False, ending)

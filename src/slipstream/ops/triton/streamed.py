@@ -257,11 +257,11 @@ def _stage(
 
 
 @gluon.jit(
-    do_not_specialize=["m", "stride", "outputs", "units_n", "units_k", "per", "shares"], do_not_specialize_on_alignment=["bias", "out"]
+    do_not_specialize=["m", "stride", "outputs", "units_n", "units_k", "per", "pieces"], do_not_specialize_on_alignment=["bias", "out"]
 )
 def _product(
     x, codes, scale, least, wide_scale, wide_least, bias, out, scratch, arrived, m, stride, outputs, units_n, units_k, per,
-    squares, norm_weight, scaled, shares, share, eps,
+    squares, norm_weight, scaled, pieces, share, eps,
     bits: gl.constexpr, group: gl.constexpr, kind: gl.constexpr, middle: gl.constexpr, wide_group: gl.constexpr, block: gl.constexpr,
     has_bias: gl.constexpr, rows: gl.constexpr, deep: gl.constexpr, wide: gl.constexpr, each: gl.constexpr, ahead: gl.constexpr,
     gate: gl.constexpr, norm: gl.constexpr,
@@ -286,7 +286,7 @@ def _product(
         waiting = waiting + (fetched,)
     await_turn()
     in_sums: gl.constexpr = gl.SliceLayout(0, mma)
-    normed = (norm_factor(squares, gl.program_id(1) * rows, m, shares, share, eps, size, rows, in_sums, norm), squares, norm_weight, scaled)
+    normed = (norm_factor(squares, gl.program_id(1) * rows, m, pieces, share, eps, size, rows, in_sums, norm), squares, norm_weight, scaled)
     for now in range(stage, last, deep * ahead):
         coming = ()
         for number in gl.static_range(ahead):

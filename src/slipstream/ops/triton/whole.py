@@ -75,7 +75,7 @@ def product(x: Tensor, layer: Packed, bias: Tensor | None, out: Tensor, invarian
 
 def variants(form: Form, ending: Ending = AS_IT_IS, most: int = 1 << 31) -> Iterator[tuple[str, str, Variant]]:
     """(kernel, what for, variant) of all that both tables launch for such a layer, with such an end; or of those for up to `most` rows."""
-    for chosen in dict.fromkeys(way(form, rows, table) for table in (fast(form), INVARIANT) for rows, _ in table if rows <= most):
+    for chosen in dict.fromkeys(way(form, min(rows, most), table) for table in (fast(form), INVARIANT) for rows, _ in table):
         if chosen == UNPACKED:
             yield "packed_unpack", "", widened.variant(form)
         elif isinstance(chosen, Carried):
