@@ -9,14 +9,17 @@ import importlib
 import importlib.util
 import sys
 from dataclasses import dataclass, field
+from functools import cache
 from types import ModuleType, SimpleNamespace
 from unittest import mock
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from tests.triton.ptx import execute
 
+CALLED = ("slipstream.ops.triton.pairs", "slipstream.ops.triton.ends")  # whose functions other kernels call, and each those before it
 NOISE = np.random.default_rng(0)
 PROGRAM = {"id": (0, 0, 0), "count": (1, 1, 1)}
 
@@ -43,6 +46,8 @@ class Pointer:
     memory: torch.Tensor
     kind: Kind
     at: np.ndarray = field(default_factory=lambda: np.int64(0))
+
+    dtype = property(lambda self: SimpleNamespace(element_ty=self.kind))
 
     def __add__(self, offset) -> "Pointer":
         return Pointer(self.memory, self.kind, self.at + data(offset).astype(np.int64))
@@ -78,6 +83,9 @@ class Block:
 
     def permute(self, order) -> "Block":
         return Block(self.data.transpose(order), self.kind)
+
+    def split(self) -> tuple["Block", "Block"]:
+        return Block(self.data[..., 0], self.kind), Block(self.data[..., 1], self.kind)
 
 
 @dataclass(frozen=True)
@@ -273,6 +281,12 @@ def language() -> SimpleNamespace:
     )  # fmt: skip
 
 
+def activated(x: Block, activation: str) -> Block:
+    """Activations by torch, fp32 (their own kernels: cases_rows.py)."""
+    act, options = {"silu": (F.silu, {}), "gelu": (F.gelu, {}), "gelu_tanh": (F.gelu, {"approximate": "tanh"})}[activation]
+    return Block(act(torch.from_numpy(x.data), **options).numpy(), FP32)
+
+
 class Kernel:
     """What `gluon.jit` makes of a function: called by others as it is, or launched over a grid."""
 
@@ -315,8 +329,23 @@ def imported(name: str, **others: ModuleType) -> ModuleType:
     chain = ModuleType("slipstream.ops.triton.chain")  # one program after the other: its turn has always come
     chain.await_turn = lambda: None
     fakes = {above.__name__: above, gluon.__name__: gluon, f"{nvidia}.ampere": ampere, f"{nvidia}.hopper": hopper, host.__name__: host}
-    fakes |= {chain.__name__: chain, module.__name__: module, **others}
-    importlib.import_module("slipstream.ops.triton.packed")  # with all that stays real: what is imported below is forgotten
+    elementary = ModuleType("slipstream.ops.triton.elementary")
+    elementary.activated, elementary.inverse_root = activated, lambda x: Block(np.float32(1) / np.sqrt(x.data), FP32)
+    fakes |= {chain.__name__: chain, elementary.__name__: elementary, module.__name__: module, **others}
+    for real in ("packed", "fused"):  # with all that they import: what is imported below is forgotten
+        importlib.import_module(f"slipstream.ops.triton.{real}")
+    for called in CALLED[: CALLED.index(name)] if name in CALLED else CALLED:
+        fakes.setdefault(called, imported(called))
     with mock.patch.dict(sys.modules, fakes):
         spec.loader.exec_module(module)
     return module
+
+
+@cache
+def products() -> SimpleNamespace:
+    """The modules of products that take an end, by hand."""
+    parent = ModuleType("slipstream.ops.triton")
+    parent.streamed = imported("slipstream.ops.triton.streamed")
+    others = {parent.__name__: parent, f"{parent.__name__}.streamed": parent.streamed}
+    modules = {name: imported(f"{parent.__name__}.{name}", **others) for name in ("folded", "carried", "bulk")}
+    return SimpleNamespace(streamed=parent.streamed, **modules)

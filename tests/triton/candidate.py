@@ -1,7 +1,7 @@
 """The kernels under test, as the tests of ops/ take them. Only for processes with TRITON_INTERPRET=1, set before triton is imported."""
 
 from slipstream.ops import triton as candidate
-from slipstream.ops.types import FAMILY_OPS, OPS, Declined, ExpertsKernel, LinearKernel
+from slipstream.ops.types import FAMILY_OPS, OPS, Declined, ExpertsKernel, GateUpKernel, LinearKernel
 
 
 class Interpreted:
@@ -18,6 +18,10 @@ class Interpreted:
 
     def experts(self, format: str) -> ExpertsKernel | None:
         answer = candidate.offer(f"experts_{format}", "cuda")
+        return None if isinstance(answer, Declined) else answer
+
+    def gate_up(self, format: str) -> GateUpKernel | None:
+        answer = candidate.offer(f"gate_up_{format}", "cuda")
         return None if isinstance(answer, Declined) else answer
 
     def tape(self) -> None:

@@ -7,7 +7,6 @@ import importlib.util
 import json
 import subprocess
 import sys
-from types import ModuleType
 
 import pytest
 import torch
@@ -22,9 +21,7 @@ from tests.triton import by_hand  # noqa: E402
 
 @pytest.fixture(scope="module")
 def bulk():
-    parent = ModuleType("slipstream.ops.triton")
-    parent.streamed = by_hand.imported("slipstream.ops.triton.streamed")
-    return by_hand.imported("slipstream.ops.triton.bulk", **{parent.__name__: parent, f"{parent.__name__}.streamed": parent.streamed})
+    return by_hand.products().bulk
 
 
 def product(bulk, x, weight, bias, form):
@@ -98,8 +95,9 @@ PROGRAM = """
 import json
 from dataclasses import asdict
 from slipstream.ops.triton import bulk, compile
-for form, narrow in ((bulk.Bulk(8), False), (bulk.Bulk(8), True), (bulk.Bulk(64), False)):
-    print(json.dumps(asdict(compile.measure("bulk", "", bulk.variant(True, form, narrow)))))
+from slipstream.ops.triton.fused import AS_IT_IS, Ending
+for rows, narrow, ending in ((8, False, Ending(norm="begins")), (8, True, Ending("gelu", out="*bf16")), (64, False, AS_IT_IS)):
+    print(json.dumps(asdict(compile.measure("bulk", "", bulk.variant(True, bulk.Bulk(rows), narrow, ending)))))
 """
 
 

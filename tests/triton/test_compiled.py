@@ -1,6 +1,6 @@
 """The kernels compiled to sm_90 without a GPU: they fit into registers and shared memory, and large products use wgmma.
 
-Every form that ships is compiled by the tests with the marker slow; the others take one of each sort.
+Every form that ships is compiled by the tests with the marker slow; the others take one of each sort: attention takes seconds a form.
 """
 
 import importlib.util
@@ -21,11 +21,15 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reas
 
 
 def compile_forms(folder: Path, *arguments: str, timeout: float = 280) -> list[dict]:
-    """What slipstream.ops.triton.compile says of these forms; compiled afresh, in a process that does not interpret."""
+    """What slipstream.ops.triton.compile says of these forms."""
+    return compiled_by(folder, "-m", "slipstream.ops.triton.compile", "--json", *arguments, timeout=timeout)
+
+
+def compiled_by(folder: Path, *arguments: str, timeout: float = 280) -> list[dict]:
+    """The forms that a program prints; compiled afresh, in a process that does not interpret."""
     compiled = environment(TRITON_CACHE_DIR=str(folder))
     compiled.pop("TRITON_INTERPRET", None)
-    command = [sys.executable, "-m", "slipstream.ops.triton.compile", "--json", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, env=compiled, timeout=timeout)
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=compiled, timeout=timeout)
     assert done.returncode == 0, done.stderr[-4000:]
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -43,8 +47,31 @@ def check(forms: list[dict]) -> None:
         assert (form["wgmma"] > 0) == (form["kernel"] == "bulk" or in_bf16 and not few), form
 
 
+ATTENTION = ("kv bf16 rows 16 by row in parts", "kv bf16 rows 64 by tile", "kv fp8 rows 16 by row")
+SOME = f"""
+import json
+from dataclasses import asdict
+from slipstream.ops.triton import compile
+left = {ATTENTION}
+for kernel, form, variant in compile.forms(["llama-3.1-8b"]):
+    taken = [end for end in left if form.endswith(end)]
+    if kernel != "attention" or taken:
+        left = [end for end in left if end not in taken]
+        print(json.dumps(asdict(compile.measure(kernel, form, variant))))
+"""
+
+
 def test_an_8b_model_fits_the_machine(tmp_path):
-    check(compile_forms(tmp_path, "--shapes", "llama-3.1-8b"))
+    """All kernels, of attention one form of each sort."""
+    forms = compiled_by(tmp_path, "-c", SOME)
+    check(forms)
+    assert sum(form["kernel"] == "attention" for form in forms) == len(ATTENTION)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_every_form_of_an_8b_model_fits_the_machine(tmp_path):
+    check(compile_forms(tmp_path, "--shapes", "llama-3.1-8b", timeout=580))
 
 
 ALL_WAIT = """

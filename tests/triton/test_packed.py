@@ -37,13 +37,17 @@ PROGRAM = """
 import json
 from dataclasses import asdict
 from slipstream.ops.triton import carried, compile, folded, packed, streamed, whole
+from slipstream.ops.triton.fused import Ending
 one, other, six = (compile.PACKED[name][-1][1](4096, 4096) for name in ("int4_zero", "int4", "fp6"))
 forms = [("packed", "", packed.variant(form, True, False, packed.tile_of(form, 32))) for form in (one, six)]
 forms += [("packed", "", packed.variants(form, 32, False, narrow=True)[0]) for form in (one, other)]
 forms += [("packed_stream", "", streamed.variant(form, True, whole.way(form, 1, whole.fast(form)))) for form in (one, other)]
 forms += [("packed_stream", "rows 64", streamed.variant(one, False, whole.way(one, 64, whole.INVARIANT)))]
-forms += [("packed_fold", "", folded.variant(form, False, whole.way(form, 64, whole.fast(form)))) for form in (one, other)]
-forms += [("packed_carry", "", carried.variant(one, True, carried.Carried(8, ring=5)))]
+both = Ending("silu", "ends", "*bf16")
+forms += [("packed_fold", "", folded.variant(one, False, whole.way(one, 64, whole.fast(one))))]
+forms += [("packed_fold", "", folded.variant(other, True, whole.way(other, 16, whole.fast(other)), both))]
+forms += [("packed_stream", "", streamed.variant(other, True, whole.way(other, 1, whole.fast(other)), both))]
+forms += [("packed_carry", "", carried.variant(one, True, carried.Carried(8, ring=5), Ending(norm="begins")))]
 for form in forms:
     print(json.dumps(asdict(compile.measure(*form))))
 """

@@ -24,7 +24,7 @@ from slipstream.model.rope import rope_table
 from slipstream.model.scratch import Scratch
 from slipstream.ops.dispatch import Kernels
 from slipstream.ops.replay import Replay
-from slipstream.ops.types import KV
+from slipstream.ops.types import KV, Norming
 from slipstream.weights.source import Weights
 
 
@@ -216,24 +216,24 @@ class Decoder:
         """All ops of `forward`, in order."""
         buffers = self._scratch.rows(batch.ids.shape[0])
         stream, free = buffers["stream"], buffers["normed"]
-        pending = None  # what the last sub-layer adds to the stream; the next norm does it
+        pending = None  # what the last sub-layer adds to the stream; the next norm does it, if it has not done so
         if not self._joins:
             self.embed(batch.ids, stream)
         if self._positions is not None:
             pending = buffers["update"]
             self._kernels.embed(batch.positions, self._positions, pending)
-        for number, (layer, kv) in enumerate(zip(self._layers, self._kv, strict=True)):
+        for number, (layer, kv, behind) in enumerate(zip(self._layers, self._kv, [*self._layers[1:], None], strict=True)):
             if number in self._taps:
                 self._tap(number, stream, pending)
-            pending, free = layer.run(stream, pending, free, buffers, batch, kv)
+            pending, free = layer.run(stream, pending, free, buffers, batch, kv, behind=behind)
         self.final_norm(stream, free, pending)  # only for its addition: the rows that need logits are normed there
 
-    def _tap(self, number: int, stream: Tensor, pending: Tensor | None) -> None:
+    def _tap(self, number: int, stream: Tensor, pending: Tensor | Norming | None) -> None:
         """Keeps what layer `number` reads. Beside the ops of the step, which stay as they are, so that watching changes no text."""
         rows, whole = stream.shape[0], self._scratch.rows(self._scratch.max_rows)["stream"]
         kept = self._tapped.rows(rows)[self._taps[number]]
         self._kernels.embed(self._every[:rows], whole, kept)  # a copy that can be recorded
-        if pending is not None:
+        if isinstance(pending, Tensor):
             self._kernels.add(kept, pending)
 
     def logits(self, hidden: Tensor, rows: Tensor) -> Tensor:

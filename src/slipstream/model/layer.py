@@ -10,7 +10,7 @@ from slipstream.model.batch import Batch
 from slipstream.model.linear import common
 from slipstream.model.norm import Norm
 from slipstream.ops.dispatch import Kernels
-from slipstream.ops.types import KV
+from slipstream.ops.types import KV, Norming
 from slipstream.weights.source import Weights
 
 MIXERS = "slipstream.model.mixers"
@@ -44,53 +44,69 @@ class Layer:
         exchanged = self._after_mixer is not None or self._after_ffn is not None  # "normed" takes what is added to the stream, too
         reads = torch.float32 if exchanged else common([self._mixer.reads, self._ffn.reads])
         self.types = {"normed": reads, **self._mixer.types, **self._ffn.types}
+        halves = all(norm is not None and norm.halves for norm in (self._before_mixer, self._before_ffn))
+        halves = halves and not (exchanged or layer.parallel)
+        self._may_fuse = halves and hasattr(self._mixer, "fuses") and hasattr(self._ffn, "fuses")
         self._parallel, self._rope = layer.parallel, rope
         self._add = kernels.add if layer.parallel or not layer.pre_norm else None
+
+    def fuses(self, rows: int) -> bool:
+        """Whether, for so many rows, the linear layers beside its norms add to the stream and norm it (Norming)."""
+        return self._may_fuse and self._mixer.fuses(rows) and self._ffn.fuses(rows)
 
     def run(
         self,
         stream: Tensor,
-        pending: Tensor | None,
+        pending: Tensor | Norming | None,
         free: Tensor,
         scratch: dict[str, Tensor],
         batch: Batch,
         kv: KV,
         given: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
+        behind: "Layer | None" = None,
+    ) -> tuple[Tensor | Norming, Tensor]:
         """Runs the rows through the layer.
 
         Args:
             stream: the residual stream, changed in place. [rows, hidden]
-            pending: what the sub-layer before still has to add to it; its buffer is used again. [rows, hidden]
+            pending: what the sub-layer before still has to add to it, its buffer is used again; or, where it has done so, the norm of
+                this layer that it has begun. [rows, hidden]
             free: a buffer. [rows, hidden]
             scratch: buffers of mixers and ffns.
             batch, kv: the rows and the layer's cache.
             given: what the mixer reads in place of the stream, which nothing is pending for then. [rows, inputs]
+            behind: the layer that runs next, whose norm this one may begin.
 
         Returns:
-            (what is still to be added to the stream, a free buffer): the two buffers, in the one order or the other.
+            (what is pending now, a free buffer): the two buffers, in the one order or the other, or a norm in both.
         """
-        update = scratch["update"] if pending is None else pending
+        rows, update = len(stream), pending if isinstance(pending, Tensor) else scratch["update"]
+        fuses = free.dtype is torch.bfloat16 and self.fuses(rows)
         x = self._read(self._before_mixer, stream, pending, free) if given is None else given
-        self._mixer.run(x, update, scratch, batch, kv, self._rope)
+        pending = self._before_ffn.within(stream, free, update) if fuses else update
+        self._mixer.run(x, pending, scratch, batch, kv, self._rope)
         if self._after_mixer is not None:
             self._after_mixer(update, free)
-            update, free = free, update
+            pending, free, update = free, update, free
         if self._parallel:
             if self._before_ffn is not None:
                 self._before_ffn(stream, free)
-            self._add(stream, update)
+            self._add(stream, pending)
             x = free
         else:
-            x = self._read(self._before_ffn, stream, update, free)
-        self._ffn.run(x, update, scratch)
+            x = self._read(self._before_ffn, stream, pending, free)
+        begins = fuses and behind is not None and behind.fuses(rows)
+        pending = behind._before_mixer.within(stream, free, update) if begins else update
+        self._ffn.run(x, pending, scratch)
         if self._after_ffn is not None:
             self._after_ffn(update, free)
-            update, free = free, update
-        return update, free
+            pending, free = free, update
+        return pending, free
 
-    def _read(self, norm: Norm | None, stream: Tensor, pending: Tensor | None, normed: Tensor) -> Tensor:
+    def _read(self, norm: Norm | None, stream: Tensor, pending: Tensor | Norming | None, normed: Tensor) -> Tensor | Norming:
         """What a sub-layer reads: the stream with what is pending added to it, normed where there is a norm."""
+        if isinstance(pending, Norming):
+            return pending
         if norm is not None:
             norm(stream, normed, pending)
             return normed

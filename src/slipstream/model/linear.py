@@ -14,7 +14,7 @@ from torch import Tensor
 from slipstream.base import registry
 from slipstream.cost import Mix, WeightFormat, format_of
 from slipstream.ops.dispatch import Kernels
-from slipstream.ops.types import LinearKernel, reads_of
+from slipstream.ops.types import LinearKernel, Norming, reads_of
 from slipstream.weights.source import Weights
 
 FORMATS = "slipstream.quant.formats"
@@ -57,8 +57,8 @@ class Linear:
             last = first + outputs
             self._parts.append(_Part(kernel, prepared, None if whole is None else whole[first:last], first, last))
 
-    def __call__(self, x: Tensor, out: Tensor) -> None:
-        """x [rows, k] -> out [rows, n]."""
+    def __call__(self, x: Tensor | Norming, out: Tensor | Norming) -> None:
+        """x [rows, k] -> out [rows, n]. Either may be a Norming where the layer `fuses`."""
         for part in self._parts:
             columns = out if len(self._parts) == 1 else out[:, part.first : part.last]
             part.kernel.run(x, part.prepared, part.bias, columns)
@@ -67,6 +67,11 @@ class Linear:
     def reads(self) -> torch.dtype:
         """The type of x that loses nothing: a norm that makes x for this layer only may store it so, other ops if it is `plain`."""
         return common(reads_of(part.kernel) for part in self._parts)
+
+    def fuses(self, rows: int) -> bool:
+        """Whether the norm before, or addition and norm behind, can be part of it for so many rows."""
+        part = self._parts[0]
+        return len(self._parts) == 1 and hasattr(part.kernel, "fuses") and part.kernel.fuses(rows, part.prepared)
 
     @property
     def gathers(self) -> bool:
@@ -96,12 +101,17 @@ def linear_format(name: str, format: WeightFormat) -> str:
 
 def _pack(weights: Weights, names: list[str], format: WeightFormat, kernel: LinearKernel, place: str) -> tuple[Any, int]:
     """(what the kernel runs, outputs) of layers fused into one; kept on the shelf, if there is one."""
-    tensors = [stored_of(weights, f"{name}.weight", format) for name in names]
-    fused = tensors[0] if len(tensors) == 1 else {key: torch.cat([part[key] for part in tensors]) for key in tensors[0]}
+    fused = together(weights, names, format)
     prepared = kernel.prepare(fused)
     if weights.shelf is not None and hasattr(kernel, "save"):
         weights.shelf.put(place, kernel.save(prepared))
     return prepared, len(fused["weight"])
+
+
+def together(weights: Weights, names: list[str], format: WeightFormat) -> dict[str, Tensor]:
+    """What a kernel packs of weights of one format whose outputs lie behind each other."""
+    tensors = [stored_of(weights, f"{name}.weight", format) for name in names]
+    return tensors[0] if len(tensors) == 1 else {key: torch.cat([part[key] for part in tensors]) for key in tensors[0]}
 
 
 def stored_of(weights: Weights, name: str, format: WeightFormat) -> dict[str, Tensor]:

@@ -15,12 +15,14 @@ from slipstream.base.registry import load, unknown
 from slipstream.ops.types import (
     EXPERTS_OPS,
     FAMILY_OPS,
+    GATE_UP_OPS,
     LINEAR_FORMATS,
     LINEAR_OPS,
     OPS,
     SPANS,
     Declined,
     ExpertsKernel,
+    GateUpKernel,
     LinearKernel,
     Op,
     check_activations,
@@ -101,8 +103,8 @@ class Kernels:
                 self._linear[op] = self._choose(op, [module for module in linears if not (oracle and module.NAME == "reference")])
             except BackendError as error:
                 self._missing[op] = error
-        offers = [(op, module.offer(op, device)) for op in EXPERTS_OPS for module in reversed(linears)]  # the best comes last
-        self._experts: dict[str, ExpertsKernel] = {op: offer for op, offer in offers if not isinstance(offer, Declined)}
+        offers = [(op, module.offer(op, device)) for op in EXPERTS_OPS + GATE_UP_OPS for module in reversed(linears)]  # the best comes last
+        self._whole: dict[str, ExpertsKernel | GateUpKernel] = {op: offer for op, offer in offers if not isinstance(offer, Declined)}
         serving = {choice.chosen for choice in self._choices}
         self._serving = {module.NAME: module for module in candidates if module.NAME in serving}
         self.profile = "+".join(module.PROFILE for module in self._serving.values())
@@ -126,7 +128,11 @@ class Kernels:
 
     def experts(self, format: str) -> ExpertsKernel | None:
         """What computes all experts of a layer at once; None where they go one after the other (`routed`)."""
-        return self._experts.get(f"experts_{format}")
+        return self._whole.get(f"experts_{format}")
+
+    def gate_up(self, format: str) -> GateUpKernel | None:
+        """What makes and gates gate and up of such weights; None where they are a linear layer and the op `gated` (or its like)."""
+        return self._whole.get(f"gate_up_{format}")
 
     def choices(self) -> list[Choice]:
         """One Choice per op, for `slipstream doctor`."""

@@ -27,6 +27,6 @@ def offer(op: str, device: str) -> Op | LinearKernel | Declined:
         return fast
     if op in ATTENTION:
         return partial(fast, forms=importlib.import_module("slipstream.ops.triton.attention").ONE)
-    if not op.startswith(("linear_", "experts_")):
+    if not op.startswith(("linear_", "experts_", "gate_up_")):
         return Declined("offers linear layers and attention only")
     return fast.deterministic()

@@ -83,6 +83,7 @@ def gpu_only(op: str) -> bool:
 
 
 EXPERTS_OPS = tuple(f"experts_{format}" for format in LINEAR_FORMATS)
+GATE_UP_OPS = tuple(f"gate_up_{format}" for format in LINEAR_FORMATS)
 LINEAR_OPS = tuple(linear_op(format, activations) for format in LINEAR_FORMATS for activations in scales_of(format))
 
 
@@ -122,6 +123,9 @@ class LinearKernel(Protocol):
 
     def run(self, x: Tensor, prepared: Any, bias: Tensor | None, out: Tensor) -> None:
         """Writes out [rows, n], whose rows may lie apart, from x [rows, k] and bias [n] or None."""
+
+    def fuses(self, rows: int, prepared: Any) -> bool:
+        """Whether x, or out, may be a Norming for so many rows. Only kernels that can have it."""
 
     def save(self, prepared: Any) -> dict[str, Tensor]:
         """What `prepare` made, as tensors that may be kept on disk. Only kernels for which packing takes time have it."""
@@ -169,6 +173,56 @@ class ExpertsKernel(Protocol):
             x: [rows, hidden]
             experts, shares: what `route` wrote. [rows, chosen]
         """
+
+
+@dataclass(slots=True)
+class Norming:
+    """An RMSNorm of the residual stream in two halves. The linear layer before it adds to the stream and begins the norm: it is `out`
+    there. The one behind ends it: it is `x` there. Only where both kernels say that they fuse, and both are of one candidate.
+
+    Attributes:
+        stream: changed in place by the layer before. [rows, hidden]
+        weight, eps: of the norm. [hidden]
+        scaled: bf16(stream * weight), which the layer before writes. [rows, hidden]
+        squares: sums of squares of parts of each row of the stream, which it writes too, as it likes; there are [rows, hidden].
+        parts: how many of a row, which it says.
+    """
+
+    stream: Tensor
+    weight: Tensor
+    eps: float
+    scaled: Tensor
+    squares: Tensor
+    parts: int = 0
+
+
+class GateUpKernel(Protocol):
+    """Gate and up of a feed-forward layer as one linear layer of one weight format, and what is gated of them.
+
+    Attributes:
+        name: "<candidate>_gate_up_<format>".
+        reads: see LinearKernel.
+        unit: serves layers whose inner size is a multiple of it.
+    """
+
+    name: str
+    reads: torch.dtype
+    unit: int
+
+    def prepare(self, stored: dict[str, Tensor], bias: Tensor | None) -> Any:
+        """Packs the layer once, at load; the result is opaque to everyone but `run`.
+
+        Args:
+            stored: the tensors that LINEAR_FORMATS names, gate before up: [2 * inner, ...].
+            bias: likewise [2 * inner], or None.
+        """
+
+    def fuses(self, rows: int, prepared: Any) -> bool:
+        """Whether x may be a Norming for so many rows."""
+
+    def run(self, x: Tensor | Norming, prepared: Any, activation: str, products: Tensor, out: Tensor) -> None:
+        """out [rows, inner] = activation(gate(x)) * up(x), activation "silu", "gelu" or "gelu_tanh", from x [rows, k]; fp32 or bf16.
+        `products` [rows, 2 * inner] fp32 is there to be written to."""
 
 
 @dataclass(slots=True)

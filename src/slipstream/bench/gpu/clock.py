@@ -18,7 +18,7 @@ WARM_UP = 3
 ENOUGH = 200e-6  # seconds that one replay should take at least, so that an event's resolution (0.5 us) does not matter
 MOST_CALLS = 200  # calls recorded in one graph
 ROUNDS = (5, 60)  # fewest and most samples of a candidate
-DRY_ROUNDS = 2
+DRY_ROUNDS = 1
 
 
 @dataclass(frozen=True)

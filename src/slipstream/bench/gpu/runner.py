@@ -52,17 +52,9 @@ class Options:
 
 
 def cases(only: Sequence[str] = ()) -> list[tuple[str, ModuleType | Exception]]:
-    """(name, module) by value. One that cannot be imported is kept with its error, at the end.
-
-    Raises:
-        InputError: `only` names a case that is not there.
-    """
-    known = registry.names(CASES)
-    for name in only:
-        if name not in known:
-            raise registry.unknown("only", name, known)
+    """(name, module) by value. One that cannot be imported is kept with its error, at the end."""
     out: list[tuple[str, ModuleType | Exception]] = []
-    for name in only or known:
+    for name in only or registry.names(CASES):
         try:
             out.append((name, registry.load(CASES, name, "case")))
         except Exception as error:  # one broken case is a line of the result
@@ -77,6 +69,10 @@ def run(options: Options, say: Callable[[str], None] = print) -> Path:
         InputError: an unknown case, or a folder that cannot be written.
     """
     deadline = time.monotonic() + options.seconds - RESERVE
+    known = registry.names(CASES)
+    for name in options.only:
+        if name not in known:
+            raise registry.unknown("only", name, known)
     if options.dry:
         os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton
         os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -6,4 +6,5 @@ A module has
     Mixer.reads                                             the type that x may be stored in; fp32 always may
     Mixer.types                                             buffer -> type, of those that only a linear layer reads
     Mixer.run(x, out, scratch, batch, kv, rope)             x, out [rows, hidden], not the same buffer; scratch has the spec's `buffers()`
+    Mixer.fuses(rows)                                       whether x and out may be Normings for so many rows; only where that can be
 """

@@ -10,7 +10,7 @@ from slipstream.cost import WeightFormat
 from slipstream.model.batch import Batch
 from slipstream.model.linear import Linear, plain
 from slipstream.ops.dispatch import Kernels
-from slipstream.ops.types import KV
+from slipstream.ops.types import KV, Norming
 from slipstream.weights.source import Weights
 
 
@@ -33,7 +33,11 @@ class Mixer:
         self._norm_slices = kernels.norm_slices if spec.qk_norm else None
         self._slices = _slices(spec, prefix, weights) if spec.qk_norm else []
 
-    def run(self, x: Tensor, out: Tensor, scratch: dict[str, Tensor], batch: Batch, kv: KV, rope: Tensor) -> None:
+    def fuses(self, rows: int) -> bool:
+        """Whether x and out may be Normings for so many rows."""
+        return self._qkv.fuses(rows) and self._o.fuses(rows)
+
+    def run(self, x: Tensor | Norming, out: Tensor | Norming, scratch: dict[str, Tensor], batch: Batch, kv: KV, rope: Tensor) -> None:
         """Writes the rows' keys and values to the cache, attends, and writes out [rows, hidden] from x [rows, hidden]."""
         qkv, attended = scratch["qkv"], scratch["attended"]
         self._qkv(x, qkv)

@@ -23,7 +23,7 @@ import importlib
 import importlib.util
 from typing import Any
 
-from slipstream.ops.types import OPS, Declined, ExpertsKernel, LinearKernel, Op
+from slipstream.ops.types import OPS, Declined, ExpertsKernel, GateUpKernel, LinearKernel, Op
 
 NAME = "triton"
 VERSION = 3
@@ -60,8 +60,8 @@ def mixes() -> int:
     return attention.BY_TILE if attention.MIXED else 0
 
 
-def offer(op: str, device: str) -> Op | LinearKernel | ExpertsKernel | Declined:
-    """What serves `op` on `device`: a callable, of "linear_*" the LinearKernel, of "experts_*" the ExpertsKernel; or Declined."""
+def offer(op: str, device: str) -> Op | LinearKernel | ExpertsKernel | GateUpKernel | Declined:
+    """What serves `op` on `device`: a callable, of "linear_*", "experts_*" and "gate_up_*" the kernel of that sort; or Declined."""
     if device.partition(":")[0] != "cuda":
         return Declined(f"runs on cuda, not on {device}")
     if importlib.util.find_spec("triton") is None:
@@ -70,5 +70,7 @@ def offer(op: str, device: str) -> Op | LinearKernel | ExpertsKernel | Declined:
         return getattr(importlib.import_module(f"{__name__}.{_FILES[op]}"), op)
     if op.startswith("experts_"):
         return importlib.import_module(f"{__name__}.mixture").KERNELS.get(op) or Declined(f"has no kernel for {op}")
+    if op.startswith("gate_up_"):
+        return importlib.import_module(f"{__name__}.linear").gate_up(op)
     linear = importlib.import_module(f"{__name__}.linear").KERNELS
     return linear.get(op) or Declined(f"has no kernel for {op}")

@@ -22,6 +22,8 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from slipstream.base.errors import InputError
 from slipstream.ops.triton.chain import await_turn
+from slipstream.ops.triton.ends import norm_factor
+from slipstream.ops.triton.fused import AS_IT_IS, OPERANDS, PLAIN, End, Ending
 from slipstream.ops.triton.launch import Variant, fits, row_facts
 from slipstream.ops.triton.streamed import cut, settle
 from slipstream.ops.types import CODES_ROOM, SCALE_BYTES
@@ -48,10 +50,15 @@ class Bulk:
     fill: int = 396
 
 
-@gluon.jit(do_not_specialize=["m", "stride", "n", "tiles", "per", "x_stride"], do_not_specialize_on_alignment=["x_scale", "bias", "out"])
+@gluon.jit(
+    do_not_specialize=["m", "stride", "n", "tiles", "per", "x_stride", "pieces"],
+    do_not_specialize_on_alignment=["x_scale", "bias", "out"],
+)
 def _product(
     x, weight, x_scale, scale, bias, out, scratch, arrived, m, stride, n, tiles, per, x_stride,
+    squares, norm_weight, scaled, pieces, share, eps,
     narrow: gl.constexpr, has_bias: gl.constexpr, rows: gl.constexpr, outputs: gl.constexpr, ring: gl.constexpr,
+    gate: gl.constexpr, norm: gl.constexpr,
 ):  # fmt: skip
     mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, rows, 32 if narrow else 16])
     kind: gl.constexpr = gl.float8e4nv if narrow else gl.bfloat16
@@ -74,6 +81,7 @@ def _product(
     await_turn()
     for slot in gl.static_range(ring):
         tma.async_copy_global_to_shared(x, [0, (begin + slot) * step], full.index(slot), right.index(slot), pred=slot < count)
+    normed = (norm_factor(squares, 0, m, pieces, share, eps, outputs, rows, mma, norm), squares, norm_weight, scaled)
     total = gl.zeros([outputs, rows], gl.float32, mma)
     for number in range(count):
         own = number % ring
@@ -91,7 +99,8 @@ def _product(
     if narrow:
         row = gl.arange(0, rows, layout=gl.SliceLayout(0, mma))
         total = total * (factor * gl.expand_dims(gl.load(x_scale + gl.minimum(row, m - 1) * x_stride), 0))
-    settle(total, bias, out, scratch, arrived, m, stride, n, gl.num_programs(0) * outputs, first, 1, 1, has_bias)
+    across = gl.num_programs(0) * outputs
+    settle(total, normed, bias, out, scratch, arrived, m, stride, n, across, first, 1, 1, has_bias, gate, norm)
 
 
 def _layout(bits: int) -> gl.NVMMASharedLayout:
@@ -100,12 +109,12 @@ def _layout(bits: int) -> gl.NVMMASharedLayout:
 
 
 @cache
-def variant(has_bias: bool, bulk: Bulk, narrow: bool = False) -> Variant:
-    """The form for layers of all measures; `narrow`: of e4m3 weights."""
-    constants = {"narrow": narrow, "has_bias": has_bias, "rows": bulk.rows, "outputs": bulk.outputs, "ring": bulk.ring}
-    kind, bits = ("fp8e4nv", 8) if narrow else ("bf16", 16)
-    described = tuple(f"tensordesc<{kind}[{lines}, {LINE * 8 // bits}],{_layout(bits)!r}>" for lines in (bulk.rows, bulk.outputs))
-    return Variant(_product, constants, (*described, *["*fp32"] * 5, "*i32", *["i32"] * 6), WARPS)
+def variant(has_bias: bool, bulk: Bulk, narrow: bool = False, ending: Ending = AS_IT_IS) -> Variant:
+    """The form for layers of all measures, with such an end; `narrow`: of e4m3 weights."""
+    constants = {"narrow": narrow, "has_bias": has_bias, "rows": bulk.rows, "outputs": bulk.outputs, "ring": bulk.ring, **ending.constants}
+    numbers, bits = ("fp8e4nv", 8) if narrow else ("bf16", 16)
+    described = tuple(f"tensordesc<{numbers}[{lines}, {LINE * 8 // bits}],{_layout(bits)!r}>" for lines in (bulk.rows, bulk.outputs))
+    return Variant(_product, constants, (*described, *["*fp32"] * 3, ending.out, "*fp32", "*i32", *["i32"] * 6, *OPERANDS), WARPS)
 
 
 def serves(n: int, k: int) -> bool:
@@ -119,7 +128,7 @@ def counters(n: int, device: torch.device) -> Tensor:
 
 
 def product(
-    x: Tensor, weight: Tensor, arrived: Tensor, bias: Tensor | None, out: Tensor, bulk: Bulk, scale: Tensor | None = None
+    x: Tensor, weight: Tensor, arrived: Tensor, bias: Tensor | None, out: Tensor, bulk: Bulk, scale: Tensor | None = None, end: End = PLAIN
 ) -> None:  # fmt: skip
     """out = x @ weight.T + bias, of one layer one at a time: its programs count each other.
 
@@ -128,8 +137,9 @@ def product(
         weight: bf16 or e4m3 [n, k], which `serves`.
         arrived: the layer's `counters`.
         bias: fp32 [n], or None.
-        out: fp32 [m, n], whose rows may lie apart.
+        out: fp32 [m, n], whose rows may lie apart; gated results may be bf16.
         scale: fp32 [n] of e4m3 weights.
+        end: what is done besides, see streamed.product.
 
     Raises:
         InputError: a tensor does not fit.
@@ -148,11 +158,11 @@ def product(
     step = LINE // weight.element_size()
     tiles, blocks = triton.cdiv(k, step), triton.cdiv(n, bulk.outputs)
     segments, per = cut(tiles, blocks, 1, bulk.fill)
-    scratch = torch.empty(segments, m, blocks * bulk.outputs, device=x.device) if segments > 1 else out
+    scratch = torch.empty(segments if segments > 1 else 0, m, blocks * bulk.outputs, device=x.device)
     layout = _layout(8 if narrow else 16)
     left = TensorDescriptor.from_tensor(weight, [bulk.outputs, step], layout)
     right = TensorDescriptor.from_tensor(x[:, :k], [bulk.rows, step], layout)
-    x_scale = x[:, k : k + SCALE_BYTES].view(torch.float32) if narrow else out
-    operands = (right, left, x_scale, out if scale is None else scale, out if bias is None else bias, out, scratch, arrived)
-    measures = (m, out.stride(0), n, tiles, per, x_scale.stride(0))
-    variant(bias is not None, bulk, narrow).launch((blocks, 1, segments), *operands, *measures)
+    x_scale = x[:, k : k + SCALE_BYTES].view(torch.float32) if narrow else scratch
+    operands = (right, left, x_scale, scratch if scale is None else scale, scratch if bias is None else bias, out, scratch, arrived)
+    measures = (m, out.stride(0), n, tiles, per, x_scale.stride(0), *end.operands(k, blocks, x.device))
+    variant(bias is not None, bulk, narrow, end.ending(out)).launch((blocks, 1, segments), *operands, *measures)

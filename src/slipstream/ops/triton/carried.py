@@ -24,6 +24,8 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from slipstream.base.errors import InputError
 from slipstream.ops.triton.chain import await_turn
+from slipstream.ops.triton.ends import norm_factor
+from slipstream.ops.triton.fused import AS_IT_IS, OPERANDS, PLAIN, End, Ending
 from slipstream.ops.triton.launch import Variant, fits, row_facts
 from slipstream.ops.triton.packed import meaning
 from slipstream.ops.triton.packing import OUTPUTS, STEP, Form, Packed
@@ -171,11 +173,13 @@ def _multiplied(
     return total
 
 
-@gluon.jit(do_not_specialize=["m", "stride", "outputs", "n", "rounds", "per"], do_not_specialize_on_alignment=["bias", "out"])
+@gluon.jit(do_not_specialize=["m", "stride", "outputs", "n", "rounds", "per", "pieces"], do_not_specialize_on_alignment=["bias", "out"])
 def _product(
     x, codes, scale, least, bias, out, scratch, arrived, m, stride, outputs, n, rounds, per,
+    squares, norm_weight, scaled, pieces, share, eps,
     bits: gl.constexpr, group: gl.constexpr, kind: gl.constexpr, middle: gl.constexpr, block: gl.constexpr, has_bias: gl.constexpr,
     rows: gl.constexpr, deep: gl.constexpr, wide: gl.constexpr, each: gl.constexpr, ring: gl.constexpr, size: gl.constexpr,
+    gate: gl.constexpr, norm: gl.constexpr,
 ):  # fmt: skip
     units: gl.constexpr = each // 32
     blocks: gl.constexpr = ROUND // block
@@ -204,6 +208,7 @@ def _product(
     await_turn()
     for slot in gl.static_range(ring):
         tma.async_copy_global_to_shared(x, [0, (begin + slot) * deep, 0, 0], full.index(slot), in_x.index(slot), pred=slot < count)
+    normed = (norm_factor(squares, 0, m, pieces, share, eps, width, rows, gl.SliceLayout(0, mma), norm), squares, norm_weight, scaled)
     total = gl.zeros([deep, width, rows], gl.float32, mma)
     for number in range(count):
         own = number % ring
@@ -222,7 +227,7 @@ def _product(
         )  # fmt: skip
         tma.async_copy_global_to_shared(x, [0, at, 0, 0], full.index(own), in_x.index(own), pred=coming)
         total = _multiplied(total, taken, parts, wide, units, bits, group, kind, middle, block)
-    settle(gl.sum(total, axis=0), bias, out, scratch, arrived, m, stride, outputs, n, first, wide, units, has_bias)
+    settle(gl.sum(total, axis=0), normed, bias, out, scratch, arrived, m, stride, outputs, n, first, wide, units, has_bias, gate, norm)
 
 
 def serves(form: Form) -> bool:
@@ -256,25 +261,27 @@ def round_size(form: Form, carried: Carried) -> int:
 
 
 @cache
-def variant(form: Form, has_bias: bool, carried: Carried) -> Variant:
-    """The form for all layers of such weights."""
+def variant(form: Form, has_bias: bool, carried: Carried, ending: Ending = AS_IT_IS) -> Variant:
+    """The form for all layers of such weights, with such an end."""
     known = {key: value for key, value in meaning(form).items() if key != "wide_group"}
     constants = {
         **known, "has_bias": has_bias, "rows": carried.rows, "deep": carried.deep, "wide": carried.wide, "each": carried.each,
-        "ring": carried.ring, "size": round_size(form, carried),
+        "ring": carried.ring, "size": round_size(form, carried), **ending.constants,
     }  # fmt: skip
     described = (f"tensordesc<{kind}{box},{_layout(bits, box[-1])!r}>" for kind, bits, box in _boxes(form, carried).values())
-    return Variant(_product, constants, (*described, *["*fp32"] * 3, "*i32", *["i32"] * 6), carried.deep * carried.wide)
+    types = (*described, "*fp32", ending.out, "*fp32", "*i32", *["i32"] * 6, *OPERANDS)
+    return Variant(_product, constants, types, carried.deep * carried.wide)
 
 
-def product(x: Tensor, packed: Packed, bias: Tensor | None, out: Tensor, carried: Carried) -> None:
+def product(x: Tensor, packed: Packed, bias: Tensor | None, out: Tensor, carried: Carried, end: End = PLAIN) -> None:
     """out = x @ weight.T + bias, of one layer one at a time: its programs count each other.
 
     Args:
         x: bf16 [m, form.k], m up to carried.rows: inputs past the layer's own are 0.
         packed: a layer that `serves`.
         bias: fp32 [outputs], or None.
-        out: fp32 [m, outputs], whose rows may lie apart.
+        out: fp32 [m, outputs], whose rows may lie apart; gated results may be bf16.
+        end: what is done besides, see streamed.product.
 
     Raises:
         InputError: a tensor does not fit.
@@ -300,7 +307,7 @@ def product(x: Tensor, packed: Packed, bias: Tensor | None, out: Tensor, carried
     told = [TensorDescriptor.from_tensor(views[key], box, _layout(bits, box[-1])) for key, (_, bits, box) in boxes.items()]
     rounds, blocks = triton.cdiv(units, carried.deep), n // carried.outputs
     segments, per = cut(rounds, blocks, 1, carried.fill)
-    scratch = torch.empty(segments, m, n, device=x.device) if segments > 1 else out
-    measures = (m, out.stride(0), form.outputs, n, rounds, per)
-    operands = (*told, out if bias is None else bias, out, scratch, packed.arrived)
-    variant(form, bias is not None, carried).launch((blocks, 1, segments), *operands, *measures)
+    scratch = torch.empty(segments if segments > 1 else 0, m, n, device=x.device)
+    measures = (m, out.stride(0), form.outputs, n, rounds, per, *end.operands(form.inputs, blocks, x.device))
+    operands = (*told, scratch if bias is None else bias, out, scratch, packed.arrived)
+    variant(form, bias is not None, carried, end.ending(out)).launch((blocks, 1, segments), *operands, *measures)

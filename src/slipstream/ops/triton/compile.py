@@ -41,6 +41,7 @@ from slipstream.ops.triton import (
     sample,
     whole,
 )
+from slipstream.ops.triton.fused import MOST, Ending
 from slipstream.ops.triton.launch import Variant
 from slipstream.ops.triton.packing import Form
 
@@ -67,6 +68,12 @@ PACKED = {  # format -> (name, Form of n outputs and k inputs); the 4-bit format
     "q4_k": (("", lambda n, k: Form(n, k, 4, 32, "*u8", "sum", wide=256)),),
     "q6_k": (("", lambda n, k: Form(n, k, 8, 16, "*i8", wide=256)),),
     "fp6": (("", lambda n, k: Form(n, k, 6, 0, "*fp32")),),
+}
+ENDINGS = {  # what the linear layers of a Llama do besides where all is fused: qkv, gate and up, o and down
+    "gated": Ending("silu", out="*bf16"),
+    "ends a norm": Ending(norm="ends"),
+    "ends a norm, gated": Ending("silu", "ends", "*bf16"),
+    "begins a norm": Ending(norm="begins"),
 }
 
 
@@ -136,7 +143,7 @@ def products(names: Iterable[str], formats: Iterable[str]) -> list[tuple[str, st
     """(kernel, form, variant) of the linear layers of the named shapes in whole-number formats, for every number of rows."""
     found: dict[tuple, tuple[str, str, Variant]] = {}
     for name, format in ((name, format) for name in names for format in formats):
-        for layer, (n, k) in _layers(shape(name)).items():
+        for layer, (n, k) in layers(shape(name)).items():
             for kind, make in PACKED[format]:
                 for kernel, label, variant in whole.variants(make(n, k)):
                     key = (kernel, variant.types, variant.warps, variant.stages, tuple(variant.constants.items()))
@@ -144,8 +151,22 @@ def products(names: Iterable[str], formats: Iterable[str]) -> list[tuple[str, st
     return list(found.values())
 
 
-def _layers(spec: ModelSpec) -> dict[str, tuple[int, int]]:
-    """(outputs, inputs) of the linear layers of a shape, as the model fuses them."""
+def ends(names: Iterable[str], formats: Iterable[str]) -> Iterator[tuple[str, str, Variant]]:
+    """(kernel, form, variant) of the products with ends, for as many rows as fused.py lets them: of bf16, fp8 and `formats`."""
+    for end, ending in ENDINGS.items():
+        most = min(MOST[fusion] for fusion in ("gate", "norm") if getattr(ending, fusion))
+        found = list(plain.variants(ending, most))
+        if not ending.norm:
+            found += [("bulk", f"fp8 rows {form.rows}", bulk.variant(False, form, True, ending)) for _, form in fp8.FEW]
+        for name, format in product(names, formats):
+            for kind, make in PACKED[format]:
+                made = whole.variants(make(*layers(shape(name))["o" if ending.norm == "begins" else "gate_up"]), ending, most)
+                found += [(kernel, f"{name} {format} {kind} {label}", variant) for kernel, label, variant in made]
+        yield from ((kernel, f"{form}, {end}", variant) for kernel, form, variant in found)
+
+
+def layers(spec: ModelSpec) -> dict[str, tuple[int, int]]:
+    """(outputs, inputs) of the linear layers of a shape, as the model fuses them; of its first layer, and the head."""
     mixer, ffn = spec.layers[0].mixer, spec.layers[0].ffn
     return {
         "qkv": ((mixer.heads + 2 * mixer.kv_heads) * mixer.head_dim, spec.hidden),
@@ -245,10 +266,12 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", default=SHAPES, help="named model shapes")
     parser.add_argument("--formats", nargs="+", default=(), choices=PACKED, help="also the linear layers of the shapes in these formats")
     parser.add_argument("--families", action="store_true", help="also what only some families use")
+    parser.add_argument("--ends", nargs="+", default=(), choices=PACKED, help="also products that gate or norm, in these formats")
     parser.add_argument("--kernels", nargs="+", help="only kernels whose name begins with one of these")
     parser.add_argument("--json", action="store_true", help="one JSON object per line")
     arguments = parser.parse_args()
     wanted = [*forms(arguments.shapes), *products(arguments.shapes, arguments.formats), *(families() if arguments.families else ())]
+    wanted += ends(arguments.shapes, arguments.ends) if arguments.ends else ()
     for kernel, form, variant in wanted:
         if arguments.kernels and not kernel.startswith(tuple(arguments.kernels)):
             continue

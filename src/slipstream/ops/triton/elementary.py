@@ -89,9 +89,9 @@ def gelu(x):
     """x / 2 * (1 + erf(x / sqrt(2))), by the polynomial of docs/numerics.md."""
     t = tl.abs(x) * _SQRT_HALF
     s = tl.div_rn(1.0, t * 0.35 + 1.0)
-    p = tl.full(x.shape, _ERF_TERMS[0], tl.float32)
-    for k in tl.static_range(_ERF_DEGREE):
-        p = p * s + _ERF_TERMS[k + 1]
+    p = s * _ERF_TERMS[0] + _ERF_TERMS[1]
+    for k in tl.static_range(2, _ERF_DEGREE + 1):
+        p = p * s + _ERF_TERMS[k]
     tail = x * (tl.exp(-(t * t)) * (s * p))
     return tl.where(x < 0.0, tail, x - tail)
 
@@ -109,6 +109,12 @@ def activated(x, activation: tl.constexpr):
     if activation == "silu":
         return tl.div_rn(x, 1.0 + tl.exp(-x))
     return gelu(x) if activation == "gelu" else gelu_tanh(x)
+
+
+@triton.jit
+def inverse_root(x):
+    """1 / sqrt(x)."""
+    return tl.div_rn(1.0, tl.sqrt_rn(x))
 
 
 @triton.jit

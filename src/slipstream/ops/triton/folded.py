@@ -21,6 +21,8 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import async_copy, warpgroup_mma, warpgroup_mma_wait
 
 from slipstream.ops.triton.chain import await_turn
+from slipstream.ops.triton.ends import norm_factor, store
+from slipstream.ops.triton.fused import AS_IT_IS, OPERANDS, PLAIN, End, Ending
 from slipstream.ops.triton.launch import Variant, fits, row_facts
 from slipstream.ops.triton.packed import meaning, types
 from slipstream.ops.triton.packing import OUTPUTS, STEP, Form, Packed
@@ -246,12 +248,16 @@ def _weight(
         return gl.join(a, b).permute([0, 2, 1]).reshape([warps * 16 * reps, length])
 
 
-@gluon.jit(do_not_specialize=["m", "stride", "outputs", "units_n", "units_k", "per"], do_not_specialize_on_alignment=["bias", "out"])
+@gluon.jit(
+    do_not_specialize=["m", "stride", "outputs", "units_n", "units_k", "per", "pieces"], do_not_specialize_on_alignment=["bias", "out"]
+)
 def _product(
     x, codes, scale, least, wide, wide_least, bias, out, scratch, arrived, m, stride, outputs, units_n, units_k, per,
+    squares, norm_weight, scaled, pieces, share, eps,
     bits: gl.constexpr, group: gl.constexpr, kind: gl.constexpr, middle: gl.constexpr, wide_group: gl.constexpr, block: gl.constexpr,
     has_bias: gl.constexpr, rows: gl.constexpr, warps: gl.constexpr, reps: gl.constexpr, depth: gl.constexpr, ahead: gl.constexpr,
     sides: gl.constexpr, across: gl.constexpr, piece: gl.constexpr,
+    gate: gl.constexpr, norm: gl.constexpr,
 ):  # fmt: skip
     mma: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [warps, 1], [16, rows, 16])
     left: gl.constexpr = gl.DotOperandLayout(0, mma, 2)
@@ -273,6 +279,7 @@ def _product(
     await_turn()
     for number in gl.static_range(sides - 1):
         _bring(x, shared.index(number), row, begin + number * depth, end, m, k, rows, warps, depth, across)
+    normed = (norm_factor(squares, row, m, pieces, share, eps, size, rows, mma, norm), squares, norm_weight, scaled)
     turns: gl.constexpr = max(ahead, sides)
     for round in range(begin, end, depth * turns):
         for turn in gl.static_range(turns):
@@ -299,20 +306,24 @@ def _product(
     if group == 0:
         times = _by_output(_facts(scale, first, 0, True, n, warps, reps), warps, reps, gl.SliceLayout(1, mma)).to(gl.float32)
         total = total * _like(times, total)
-    _settle(total, bias, out, scratch, arrived, row, first, m, stride, outputs, warps, reps, has_bias)
+    _settle(total, normed, bias, out, scratch, arrived, row, first, m, stride, outputs, warps, reps, has_bias, gate, norm)
 
 
 @gluon.jit
 def _settle(
-    whole, bias, out, scratch, arrived, first_row, first, m, stride, outputs,
-    warps: gl.constexpr, reps: gl.constexpr, has_bias: gl.constexpr,
+    whole, normed, bias, out, scratch, arrived, first_row, first, m, stride, outputs,
+    warps: gl.constexpr, reps: gl.constexpr, has_bias: gl.constexpr, gate: gl.constexpr, norm: gl.constexpr,
 ):  # fmt: skip
     """Writes a program's [outputs, rows]; where there are several segments, their sum, by the program that comes last."""
     size: gl.constexpr = whole.shape[0]
     rows: gl.constexpr = whole.shape[1]
     index = gl.arange(0, size, layout=gl.SliceLayout(1, whole.type.layout))
     number = gl.arange(0, rows, layout=gl.SliceLayout(0, whole.type.layout))
+    unit = index // 16
+    column = gl.expand_dims(first + (unit % warps * reps + unit // warps) * 16 + index % 16, 1)
+    row = gl.expand_dims(first_row + number, 0)
     segment, segments = gl.program_id(2), gl.num_programs(2)
+    done = segments == 1
     if segments > 1:
         tile = gl.program_id(1) * gl.num_programs(0) + gl.program_id(0)
         mine = scratch + tile * segments * (size * rows)
@@ -321,8 +332,8 @@ def _settle(
         gl.store(mine + segment * (size * rows) + place, whole)
         gl.thread_barrier()
         counter = arrived + tile
-        before = gl.atomic_add(counter, 1, sem="acq_rel", scope="gpu")
-        if before == segments - 1:
+        done = gl.atomic_add(counter, 1, sem="acq_rel", scope="gpu") == segments - 1
+        if done:
             whole = gl.load(mine + place, cache_modifier=".cg")
             some: gl.constexpr = 2 if reps * rows <= 64 else 1  # on their way at a time, in the registers that there are
             for other in range(1, segments - some + 1, some):
@@ -334,23 +345,8 @@ def _settle(
             if some == 2 and segments % 2 == 0:
                 whole += gl.load(mine + (segments - 1) * (size * rows) + place, cache_modifier=".cg")
             gl.store(counter, 0)
-            _finish(whole, bias, out, first_row, first, index, number, m, stride, outputs, warps, reps, has_bias)
-    else:
-        _finish(whole, bias, out, first_row, first, index, number, m, stride, outputs, warps, reps, has_bias)
-
-
-@gluon.jit
-def _finish(
-    whole, bias, out, first_row, first, index, number, m, stride, outputs,
-    warps: gl.constexpr, reps: gl.constexpr, has_bias: gl.constexpr,
-):  # fmt: skip
-    tile = index // 16
-    column = gl.expand_dims(first + (tile % warps * reps + tile // warps) * 16 + index % 16, 1)
-    row = gl.expand_dims(first_row + number, 0)
-    there = column < outputs
-    if has_bias:
-        whole += gl.load(bias + column, mask=there, other=0.0)
-    gl.store(out + row * stride + column, whole, mask=(row < m) & there)
+    if done:
+        store(whole, normed, bias, out, row, column, gl.program_id(1), m, stride, outputs, has_bias, gate, norm)
 
 
 def fitting(form: Form, folded: Folded) -> Folded:
@@ -368,29 +364,32 @@ def segments_of(form: Form, folded: Folded) -> tuple[int, int]:
 
 
 @cache
-def variant(form: Form, has_bias: bool, folded: Folded) -> Variant:
-    """The form for all layers of such weights."""
+def variant(form: Form, has_bias: bool, folded: Folded, ending: Ending = AS_IT_IS) -> Variant:
+    """The form for all layers of such weights, with such an end."""
     constants = {
-        **meaning(form), "has_bias": has_bias, "rows": folded.rows, "warps": folded.warps, "reps": folded.each // 16,
+        **meaning(form), "has_bias": has_bias, **ending.constants, "rows": folded.rows, "warps": folded.warps, "reps": folded.each // 16,
         "depth": folded.depth, "ahead": folded.ahead, "sides": folded.sides, "across": folded.across, "piece": PIECE,
     }  # fmt: skip
-    operands = ("*bf16", *types(form), "*fp32", "*fp32", "*fp32", "*i32")
-    return Variant(_product, constants, operands + ("i32",) * 6, folded.warps, registers=folded.registers)
+    operands = ("*bf16", *types(form), "*fp32", ending.out, "*fp32", "*i32")
+    return Variant(_product, constants, (*operands, *["i32"] * 6, *OPERANDS), folded.warps, registers=folded.registers)
 
 
-def product(x: Tensor, packed: Packed, bias: Tensor | None, out: Tensor, folded: Folded) -> None:
+def product(x: Tensor, packed: Packed, bias: Tensor | None, out: Tensor, folded: Folded, end: End = PLAIN) -> None:
     """out = x @ weight.T + bias; arguments as in streamed.product."""
     form, m = packed.form, x.shape[0]
     fits("product", "x", x, (m, form.k), torch.bfloat16)
     if bias is not None:
         row_facts("product", "bias", bias, form.outputs, torch.float32)
     segments, per = segments_of(form, folded)
-    tiles, kernel = form.n // folded.outputs, variant(form, bias is not None, folded)
+    tiles = form.n // folded.outputs
+    kernel = variant(form, bias is not None, folded, end.ending(out))
     most = m if segments == 1 else folded.rows * (len(packed.arrived) // tiles)
-    scratch = torch.empty(segments, triton.cdiv(min(m, most), folded.rows) * folded.rows, form.n, device=x.device) if segments > 1 else out
-    operands = (packed.codes, packed.scale, packed.least, packed.wide, packed.wide_least, out if bias is None else bias)
+    padded = triton.cdiv(min(m, most), folded.rows) * folded.rows
+    scratch = torch.empty(segments if segments > 1 else 0, padded, form.n, device=x.device)
+    operands = (packed.codes, packed.scale, packed.least, packed.wide, packed.wide_least, scratch if bias is None else bias)
     for first in range(0, m, max(most, 1)):
         part, to = x[first : first + most], out[first : first + most]
         grid = (triton.cdiv(len(part), folded.rows), tiles, segments)
         measures = (len(part), out.stride(0), form.outputs, form.n // OUTPUTS, form.k // STEP, per)
-        kernel.launch(grid, part, *operands, to, scratch, packed.arrived, *measures)
+        besides = end.operands(form.inputs, tiles, x.device)
+        kernel.launch(grid, part, *operands, to, scratch, packed.arrived, *measures, *besides)

@@ -23,6 +23,7 @@ from slipstream.ops.triton import bulk, gemm
 from slipstream.ops.triton.bulk import Bulk
 from slipstream.ops.triton.chain import await_turn
 from slipstream.ops.triton.elementary import e4m3
+from slipstream.ops.triton.fused import End
 from slipstream.ops.triton.gemm import Tile
 from slipstream.ops.triton.launch import Variant, fits, power_of_two, row_facts, type_name
 from slipstream.ops.types import CODES_ROOM, SCALE_BYTES
@@ -76,9 +77,9 @@ def few(rows: int, packed: Packed) -> Bulk | None:
     return next((form for most, form in FEW if rows <= most), None)
 
 
-def product_of_few(x: Tensor, packed: Packed, bias: Tensor | None, out: Tensor, form: Bulk) -> None:
-    """out = x @ weight.T + bias, by `form`; x [m, k] fp32 or bf16, or codes [m, k + CODES_ROOM]. See bulk.product."""
-    bulk.product(x if x.dtype is E4M3 else coded(x), packed.codes, packed.arrived, bias, out, form, packed.scale[:, 0])
+def product_of_few(x: Tensor, packed: Packed, bias: Tensor | None, out: Tensor, form: Bulk, gate: str = "") -> None:
+    """out = x @ weight.T + bias, by `form`, gated or not; x [m, k] fp32 or bf16, or codes [m, k + CODES_ROOM]. See bulk.product."""
+    bulk.product(x if x.dtype is E4M3 else coded(x), packed.codes, packed.arrived, bias, out, form, packed.scale[:, 0], End(gate))
 
 
 @triton.jit

@@ -1,4 +1,5 @@
-"""Gates of feed-forward layers: activation(gate) * up, in fp32 or rounded to bf16. Owns their kernels; every number by itself."""
+"""Gates of feed-forward layers: activation(gate) * up, in fp32 or rounded to bf16. Owns their kernels; every number by itself. Gate lies
+before up, or, where a layer is in pairs (pairs.py), each eight of it before the eight of up."""
 
 from functools import cache
 
@@ -9,18 +10,20 @@ from torch import Tensor
 from slipstream.ops.triton.chain import await_turn
 from slipstream.ops.triton.elementary import activated, sigmoid
 from slipstream.ops.triton.launch import Variant, fits, type_name
+from slipstream.ops.triton.pairs import SIDE
 
 BLOCK = 1024  # numbers of a row per program
 
 
 @triton.jit
-def _gated(gate_up, out, width: tl.constexpr, activation: tl.constexpr, block: tl.constexpr):
+def _gated(gate_up, out, width: tl.constexpr, activation: tl.constexpr, block: tl.constexpr, apart: tl.constexpr):
     await_turn()
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * block + tl.arange(0, block)
     inside = column < width
-    gate = tl.load(gate_up + row * (2 * width) + column, mask=inside, other=0.0)
-    up = tl.load(gate_up + row * (2 * width) + width + column, mask=inside, other=0.0)
+    place = row * (2 * width) + column // apart * (2 * apart) + column % apart
+    gate = tl.load(gate_up + place, mask=inside, other=0.0)
+    up = tl.load(gate_up + place + apart, mask=inside, other=0.0)
     tl.store(out + row * width + column, (activated(gate, activation) * up).to(out.dtype.element_ty), mask=inside)
 
 
@@ -38,9 +41,9 @@ def _gated_clamped(gate_up, out, limit, slope, width: tl.constexpr, block: tl.co
 
 
 @cache
-def variant(width: int, activation: str = "silu", out: str = "*fp32") -> Variant:
-    """The form for `width` outputs of type `out`, "*fp32" or "*bf16"."""
-    return Variant(_gated, {"width": width, "activation": activation, "block": BLOCK}, ("*fp32", out))
+def variant(width: int, activation: str = "silu", out: str = "*fp32", apart: int = 0) -> Variant:
+    """The form for `width` outputs of type `out`, "*fp32" or "*bf16"; `apart`: from a number of gate to that of up, 0 for `width`."""
+    return Variant(_gated, {"width": width, "activation": activation, "block": BLOCK, "apart": apart or width}, ("*fp32", out))
 
 
 @cache
@@ -64,6 +67,11 @@ def gated_gelu_tanh(gate_up: Tensor, out: Tensor) -> None:
     _launch("gated_gelu_tanh", "gelu_tanh", gate_up, out)
 
 
+def gated_pairs(gate_up: Tensor, out: Tensor, activation: str) -> None:
+    """out [rows, f] = activation(gate) * up of gate_up [rows, 2 * f] in pairs; activation "silu", "gelu" or "gelu_tanh"."""
+    _launch("gated_pairs", activation, gate_up, out, SIDE)
+
+
 def gated_clamped(gate_up: Tensor, out: Tensor, limit: float, slope: float) -> None:
     """out [rows, f] = g * sigmoid(slope * g) * (u + 1) of gate_up [rows, 2 * f], gate first; g = min(gate, limit), u = up held within
     -limit .. limit."""
@@ -71,9 +79,9 @@ def gated_clamped(gate_up: Tensor, out: Tensor, limit: float, slope: float) -> N
     clamped_variant(width, kind).launch((rows, triton.cdiv(width, BLOCK)), gate_up, out, limit, slope)
 
 
-def _launch(op: str, activation: str, gate_up: Tensor, out: Tensor) -> None:
+def _launch(op: str, activation: str, gate_up: Tensor, out: Tensor, apart: int = 0) -> None:
     rows, width, kind = _check(op, gate_up, out)
-    variant(width, activation, kind).launch((rows, triton.cdiv(width, BLOCK)), gate_up, out)
+    variant(width, activation, kind, apart).launch((rows, triton.cdiv(width, BLOCK)), gate_up, out)
 
 
 def _check(op: str, gate_up: Tensor, out: Tensor) -> tuple[int, int, str]:

@@ -7,12 +7,16 @@ Owns what is wrong there:
   * fp32 is cut to e4m3 where the hardware rounds to nearest even; products of fp16 are summed in fp16;
   * a row of a product depends on its place, because NumPy's BLAS cuts matrices by size; on the GPU it does not;
   * every call of a function by a kernel puts the interpreted language in place again, which takes longer than most functions;
-  * sums and products of whole numbers are made a second time to see whether they overflow, and nobody looks at the answer.
+  * sums and products of whole numbers are made a second time to see whether they overflow, and nobody looks at the answer;
+  * types and shapes, which are few, are made anew for every result.
 """
+
+import inspect
 
 import numpy as np
 import torch
 import triton.language as tl
+from triton.language import core, semantic
 from triton.runtime import interpreter
 
 
@@ -21,6 +25,8 @@ def repair() -> None:
     builder = interpreter.InterpreterBuilder
     builder.cast_impl, builder.create_dot, builder.create_fsub, builder.create_fp_to_fp = _cast, _dot, _subtract, _convert
     interpreter.interpreter_builder.options = interpreter.InterpreterOptions(sanitize_overflow=False)
+    interpreter._get_np_dtype, core.block_type.__init__, core.tensor.__init__ = _numpy_type, _block_type, _tensor
+    semantic.TritonSemantic.broadcast_impl_value, interpreter._patch_builtin = _broadcast, _put_in_place
     patch = interpreter._patch_lang_tensor
 
     def patch_tensor(tensor, scope) -> None:
@@ -107,3 +113,51 @@ def _dot(builder, a, b, d, input_precision, max_num_imprecise_acc):
     for k in range(left.shape[1]):
         total += left[:, k, None] * right[k]
     return interpreter.TensorHandle(total + d.data, d.dtype.scalar)
+
+
+_plain_numpy_type, _plain_block_type, _plain_tensor = interpreter._get_np_dtype, core.block_type.__init__, core.tensor.__init__
+_plain_broadcast = semantic.TritonSemantic.broadcast_impl_value
+_numpy_types: dict[str, np.dtype] = {}
+_block_types: dict[tuple, dict] = {}  # type and shape -> attributes
+_shapes: dict[tuple[int, ...], tuple] = {}  # -> count and shape as tensors have them
+_functions: dict[int, tuple] = {}  # address of a part of the language -> the part, names and functions as they are interpreted
+
+
+def _numpy_type(kind) -> np.dtype:
+    name = kind.scalar.name
+    if name not in _numpy_types:
+        _numpy_types[name] = _plain_numpy_type(kind.scalar)
+    return _numpy_types[name]
+
+
+def _block_type(self, element_ty, shape) -> None:
+    key = (element_ty.name, *[size.value if isinstance(size, core.constexpr) else size for size in shape])
+    if key not in _block_types:
+        _plain_block_type(self, element_ty, shape)
+        _block_types[key] = dict(self.__dict__)
+    self.__dict__.update(_block_types[key])
+
+
+def _tensor(self, handle, type) -> None:
+    key = tuple(type.shape.values) if type.is_block() else ()
+    if key not in _shapes:
+        _plain_tensor(self, handle, type)
+        _shapes[key] = (self.numel, self.shape)
+    self.handle, self.type, self.dtype = handle, type, type.scalar
+    self.numel, self.shape = _shapes[key]
+
+
+def _broadcast(self, lhs, rhs):
+    return (lhs, rhs) if lhs.shape is rhs.shape else _plain_broadcast(self, lhs, rhs)  # of one shape there is one
+
+
+def _put_in_place(package, builder, scope) -> None:
+    if id(package) not in _functions:
+        found = [(name, member) for name, member in inspect.getmembers(package) if core.is_builtin(member)]
+        _functions[id(package)] = (package, [(name, _interpreted(member, semantic.TritonSemantic(builder))) for name, member in found])
+    for name, function in _functions[id(package)][1]:
+        scope.set_attr(package, name, function)
+
+
+def _interpreted(member, meaning):
+    return lambda *arguments, **named: member(*arguments, **(named | {"_semantic": meaning}))

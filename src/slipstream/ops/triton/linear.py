@@ -14,16 +14,19 @@ Each layer has a twin that is. Activations may come as fp32 or as bf16, which th
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from slipstream.base.errors import BackendError, InputError
-from slipstream.ops.triton import fp8, gemm, packed, plain, whole
+from slipstream.ops.triton import fp8, gated, gemm, packed, plain, whole
+from slipstream.ops.triton.fused import NEVER, UP_TO, ended, serves
 from slipstream.ops.triton.launch import FLOATS, fits, has_groups
-from slipstream.ops.triton.packing import Packed, pack
-from slipstream.ops.types import CODED, CODES_ROOM, E4M3, FOUR_BITS, LINEAR_FORMATS, check_stored, linear_op
+from slipstream.ops.triton.packing import Form, Packed, pack
+from slipstream.ops.triton.pairs import SIDE, paired
+from slipstream.ops.types import CODED, CODES_ROOM, E4M3, FOUR_BITS, LINEAR_FORMATS, Declined, Norming, check_stored, linear_op
 
 PLAIN = ("fp32", "bf16")
 NARROW_FROM = (8, 9)  # compute capability from which tensor cores take e4m3
@@ -59,16 +62,25 @@ class PlainLinear:
         shape = check_stored(self.name, self.format, stored)
         return plain.plain(fits(self.name, "weight", stored["weight"], shape, stored["weight"].dtype))
 
-    def run(self, x: Tensor, prepared: plain.Plain, bias: Tensor | None, out: Tensor) -> None:
-        """See LinearKernel."""
+    def run(self, x: Tensor | Norming, prepared: plain.Plain, bias: Tensor | None, out: Tensor | Norming, gate: str = "") -> None:
+        """See LinearKernel. `gate`: an activation, only where it `ends`: out fp32 or bf16 [rows, n / 2] is what it gates of pairs."""
+        x, out, end = ended(x, out, gate)
         weight, rows = prepared.weight, x.shape[0]
         n, k = weight.shape
-        _check(self.name, x, (rows, k), out, n)
+        _check(self.name, x, (rows, k), out, n, gate)
         narrow = x.to(weight.dtype)
         if self.invariant:
             _finished(self.name, lambda whole: gemm.matmul(narrow, weight, whole), bias, out)
         else:
-            plain.product(narrow, prepared, bias, out)
+            plain.product(narrow, prepared, bias, out, end=end)
+
+    def ends(self, rows: int, prepared: plain.Plain) -> bool:
+        """Whether the product of so many rows takes an end."""
+        return not self.invariant and plain.own(prepared, rows) is not None
+
+    def fuses(self, rows: int, prepared: plain.Plain) -> bool:
+        """See LinearKernel."""
+        return serves("norm", self.format, rows) and self.ends(rows, prepared)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +109,20 @@ class PackedLinear:
         check_stored(self.name, self.format, stored)
         return pack(stored)
 
-    def run(self, x: Tensor, prepared: Packed, bias: Tensor | None, out: Tensor) -> None:
-        """See LinearKernel."""
-        rows, form = x.shape[0], prepared.form
-        _check(self.name, x, (rows, form.inputs), out, form.outputs)
-        narrow = x.bfloat16() if form.k == form.inputs else F.pad(x.bfloat16(), (0, form.k - form.inputs))
-        whole.product(narrow, prepared, bias, out, self.invariant)
+    def run(self, x: Tensor | Norming, prepared: Packed, bias: Tensor | None, out: Tensor | Norming, gate: str = "") -> None:
+        """See LinearKernel, and PlainLinear for the gate."""
+        x, out, end = ended(x, out, gate)
+        form = prepared.form
+        _check(self.name, x, (x.shape[0], form.inputs), out, form.outputs, gate)
+        whole.product(_filled(x, form), prepared, bias, out, self.invariant, end)
+
+    def ends(self, rows: int, prepared: Packed) -> bool:
+        """Whether the product of so many rows takes an end."""
+        return whole.ends(prepared, rows, self.invariant)
+
+    def fuses(self, rows: int, prepared: Packed) -> bool:
+        """See LinearKernel. Not in deterministic settings: squares are summed as the outputs of programs fall, which follows from rows."""
+        return not self.invariant and serves("norm", self.format, rows) and self.ends(rows, prepared)
 
 
 class GatheringLinear(PackedLinear):
@@ -135,6 +155,10 @@ class CodedLinear(GatheringLinear):
             _check(self.name, x, (rows, form.inputs), out, form.outputs)
             x = fp8.coded(x)
         packed.product(x, prepared, bias, out)
+
+    def fuses(self, rows: int, prepared: Packed) -> bool:
+        """See LinearKernel. Never: a row is rounded by its greatest number, which nobody has before all of it is there."""
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,13 +196,12 @@ class NarrowLinear:
         _knows_e4m3(self.name, stored["weight"], "take quant='bf16' or 'int8'")
         return fp8.pack(stored)
 
-    def run(self, x: Tensor, prepared: fp8.Packed, bias: Tensor | None, out: Tensor) -> None:
-        """See LinearKernel."""
+    def run(self, x: Tensor, prepared: fp8.Packed, bias: Tensor | None, out: Tensor, gate: str = "") -> None:
+        """See LinearKernel, and PlainLinear for the gate."""
         (n, k), rows = prepared.codes.shape, x.shape[0]
-        form = fp8.few(rows, prepared) if has_groups(x.device) and self.format == "fp8" and not self.invariant else None
-        if form is not None:
-            _check_out(self.name, rows, out, n)
-            fp8.product_of_few(x, prepared, bias, out, form)
+        if self.ends(rows, prepared):
+            _check_out(self.name, rows, out, n, gate)
+            fp8.product_of_few(x, prepared, bias, out, fp8.few(rows, prepared), gate)
             return
         if x.dtype is fp8.E4M3:
             codes, scale = fp8.split(fits(self.name, "x", x, (rows, k + CODES_ROOM), x.dtype), k)
@@ -189,6 +212,74 @@ class NarrowLinear:
             fp8.product_by_torch(codes, scale, prepared, bias, out)
         else:
             _finished(self.name, lambda whole: fp8.product(codes, scale, prepared.codes, prepared.scale, whole), bias, out)
+
+    def ends(self, rows: int, prepared: fp8.Packed) -> bool:
+        """Whether bulk.py serves so many rows, whose products take an end."""
+        fast = self.format == "fp8" and not self.invariant and has_groups(prepared.codes.device)
+        return fast and fp8.few(rows, prepared) is not None
+
+    def fuses(self, rows: int, prepared: fp8.Packed) -> bool:
+        """See LinearKernel. Never: as in CodedLinear."""
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class GateUp:
+    """Gate and up as one layer in pairs (pairs.py), gated by the product that made them where rows are few, by a kernel behind it where
+    they are many. Numbers are gated as they were summed, in fp32, either way, and are the same bits.
+
+    Attributes:
+        linear: what multiplies.
+    """
+
+    linear: PlainLinear | PackedLinear | NarrowLinear
+    unit = SIDE
+
+    def deterministic(self) -> "GateUp":
+        """The same, giving a row the same bits for every number of rows."""
+        return replace(self, linear=self.linear.deterministic())
+
+    @property
+    def name(self) -> str:
+        return f"triton_gate_up_{self.linear.format}"
+
+    @property
+    def reads(self) -> torch.dtype:
+        return self.linear.reads
+
+    def prepare(self, stored: dict[str, Tensor], bias: Tensor | None) -> tuple[Any, Tensor | None]:
+        """Packs the layer with its outputs in pairs."""
+        return self.linear.prepare(paired(stored)), None if bias is None else paired({"bias": bias})["bias"]
+
+    def fuses(self, rows: int, prepared: tuple[Any, Tensor | None]) -> bool:
+        """See GateUpKernel."""
+        return self.linear.fuses(rows, prepared[0])
+
+    def run(
+        self, x: Tensor | Norming, prepared: tuple[Any, Tensor | None], activation: str, products: Tensor, out: Tensor
+    ) -> None:  # fmt: skip
+        """See GateUpKernel."""
+        (layer, bias), rows = prepared, len(out)
+        if serves("gate", self.linear.format, rows) and self.linear.ends(rows, layer):
+            self.linear.run(x, layer, bias, out, activation)
+        else:
+            self.linear.run(x, layer, bias, products)
+            gated.gated_pairs(products, out, activation)
+
+
+def gate_up(op: str) -> GateUp | Declined:
+    """What serves "gate_up_<format>"."""
+    format = op.removeprefix("gate_up_")
+    if format in NEVER:
+        return Declined(f"no gates within products of {format}: {NEVER[format]}")
+    if format not in UP_TO["gate"]:
+        return Declined(f"nobody has measured gates within products of {format}; they are kernels of their own")
+    return GateUp(KERNELS[f"linear_{format}"])
+
+
+def _filled(x: Tensor, form: Form) -> Tensor:
+    """x in bf16, inputs filled up with zeros to those of the packed layer."""
+    return x.bfloat16() if form.k == form.inputs else F.pad(x.bfloat16(), (0, form.k - form.inputs))
 
 
 def _knows_e4m3(name: str, weight: Tensor, way_out: str) -> None:
@@ -207,14 +298,16 @@ def _finished(name: str, product: Callable[[Tensor], None], bias: Tensor | None,
         out.copy_(whole)
 
 
-def _check(name: str, x: Tensor, shape: tuple[int, int], out: Tensor, n: int) -> None:
+def _check(name: str, x: Tensor, shape: tuple[int, int], out: Tensor, n: int, gate: str = "") -> None:
     fits(name, "x", x, shape, x.dtype if x.dtype in FLOATS else torch.float32)
-    _check_out(name, shape[0], out, n)
+    _check_out(name, shape[0], out, n, gate)
 
 
-def _check_out(name: str, rows: int, out: Tensor, n: int) -> None:
-    if out.shape != (rows, n) or out.dtype is not torch.float32 or out.stride(1) != 1:
-        raise InputError(f"{name}: out must be fp32 [{rows}, {n}] with rows in one piece; found {list(out.shape)} of {out.dtype}")
+def _check_out(name: str, rows: int, out: Tensor, n: int, gate: str = "") -> None:
+    width, types = (n // 2, FLOATS) if gate else (n, (torch.float32,))
+    if out.shape != (rows, width) or out.dtype not in types or out.stride(1) != 1:
+        wanted = " or ".join(str(kind) for kind in types)
+        raise InputError(f"{name}: out must be {wanted} [{rows}, {width}] with rows in one piece; found {list(out.shape)} of {out.dtype}")
 
 
 def _layer(format: str) -> PlainLinear | PackedLinear | NarrowLinear:

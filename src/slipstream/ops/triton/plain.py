@@ -15,6 +15,7 @@ from torch import Tensor
 from slipstream.ops.triton import bulk
 from slipstream.ops.triton.bulk import Bulk
 from slipstream.ops.triton.cublas import cublas
+from slipstream.ops.triton.fused import AS_IT_IS, PLAIN, End, Ending
 from slipstream.ops.triton.launch import Variant, has_groups, row_facts
 
 CUBLAS = "cublas"
@@ -59,21 +60,28 @@ def way(n: int, k: int, rows: int, table: Table) -> Way:
     return found if bulk.serves(n, k) else CUBLAS
 
 
-def product(x: Tensor, layer: Plain, bias: Tensor | None, out: Tensor, table: Table | None = None) -> None:
-    """out = x @ weight.T + bias, by the way for so many rows; arguments as in bulk.product, x [m, k] of the weight's type. On the CPU,
-    where Triton's interpreter knows no Gluon, what stands in for cuBLAS there serves all rows."""
-    n, k = layer.weight.shape
-    chosen = way(n, k, len(x), table or fast(n, k)) if x.is_cuda and x.dtype is torch.bfloat16 else CUBLAS
-    if isinstance(chosen, Bulk) and has_groups(x.device):
-        bulk.product(x, layer.weight, layer.arrived, bias, out, chosen)
+def own(layer: Plain, rows: int, table: Table | None = None) -> Bulk | None:
+    """The form of bulk.py that serves so many rows, whose products take an end (fused.py); None where cuBLAS does."""
+    (n, k), device = layer.weight.shape, layer.weight.device
+    chosen = way(n, k, rows, table or fast(n, k)) if layer.weight.dtype is torch.bfloat16 and has_groups(device) else CUBLAS
+    return chosen if isinstance(chosen, Bulk) else None
+
+
+def product(x: Tensor, layer: Plain, bias: Tensor | None, out: Tensor, table: Table | None = None, end: End = PLAIN) -> None:
+    """out = x @ weight.T + bias, by the way for so many rows; arguments as in bulk.product, x [m, k] of the weight's type, an `end` only
+    where the product is `own`. On the CPU, where Triton's interpreter knows no Gluon, what stands in for cuBLAS there serves all rows."""
+    form = own(layer, len(x), table)
+    if form is not None:
+        bulk.product(x, layer.weight, layer.arrived, bias, out, form, end=end)
     else:
         cublas(x, layer.weight, out)
         if bias is not None:
             out.add_(row_facts("product", "bias", bias, out.shape[1], torch.float32))
 
 
-def variants() -> Iterator[tuple[str, str, Variant]]:
-    """(kernel, what for, variant) of all that the tables launch."""
-    for chosen in dict.fromkeys(way for _, way in SMALL + LARGE + HUGE):
+def variants(ending: Ending = AS_IT_IS, most: int = 1 << 31) -> Iterator[tuple[str, str, Variant]]:
+    """(kernel, what for, variant) of all that the tables launch, with such an end; or of those for up to `most` rows."""
+    ends = ((table, min(rows, most)) for table in (SMALL, LARGE, HUGE) for rows, _ in table)
+    for chosen in dict.fromkeys(way(0, 0, rows, table) for table, rows in ends):
         if isinstance(chosen, Bulk):
-            yield "bulk", f"rows {chosen.rows} ring {chosen.ring}", bulk.variant(False, chosen)
+            yield "bulk", f"rows {chosen.rows} ring {chosen.ring}", bulk.variant(False, chosen, False, ending)

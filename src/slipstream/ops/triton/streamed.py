@@ -20,6 +20,8 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import mma_v2
 
 from slipstream.ops.triton.chain import await_turn
+from slipstream.ops.triton.ends import norm_factor, store
+from slipstream.ops.triton.fused import AS_IT_IS, OPERANDS, PLAIN, End, Ending
 from slipstream.ops.triton.launch import Variant, fits, row_facts
 from slipstream.ops.triton.packed import meaning, types
 from slipstream.ops.triton.packing import STEP, Form, Packed
@@ -254,11 +256,15 @@ def _stage(
     return total
 
 
-@gluon.jit(do_not_specialize=["m", "stride", "outputs", "units_n", "units_k", "per"], do_not_specialize_on_alignment=["bias", "out"])
+@gluon.jit(
+    do_not_specialize=["m", "stride", "outputs", "units_n", "units_k", "per", "pieces"], do_not_specialize_on_alignment=["bias", "out"]
+)
 def _product(
     x, codes, scale, least, wide_scale, wide_least, bias, out, scratch, arrived, m, stride, outputs, units_n, units_k, per,
+    squares, norm_weight, scaled, pieces, share, eps,
     bits: gl.constexpr, group: gl.constexpr, kind: gl.constexpr, middle: gl.constexpr, wide_group: gl.constexpr, block: gl.constexpr,
     has_bias: gl.constexpr, rows: gl.constexpr, deep: gl.constexpr, wide: gl.constexpr, each: gl.constexpr, ahead: gl.constexpr,
+    gate: gl.constexpr, norm: gl.constexpr,
 ):  # fmt: skip
     units: gl.constexpr = each // 32
     in_codes: gl.constexpr = raw_codes(deep, wide, 2 * units)
@@ -279,6 +285,8 @@ def _product(
         )  # fmt: skip
         waiting = waiting + (fetched,)
     await_turn()
+    in_sums: gl.constexpr = gl.SliceLayout(0, mma)
+    normed = (norm_factor(squares, gl.program_id(1) * rows, m, pieces, share, eps, size, rows, in_sums, norm), squares, norm_weight, scaled)
     for now in range(stage, last, deep * ahead):
         coming = ()
         for number in gl.static_range(ahead):
@@ -293,42 +301,35 @@ def _product(
             coming = coming + (fetched,)
         waiting = coming
     whole = gl.sum(total, axis=0)  # [size, rows]
-    settle(whole, bias, out, scratch, arrived, m, stride, outputs, n, first, wide, units, has_bias)
+    settle(whole, normed, bias, out, scratch, arrived, m, stride, outputs, n, first, wide, units, has_bias, gate, norm)
 
 
 @gluon.jit
 def settle(
-    whole, bias, out, scratch, arrived, m, stride, outputs, n, first, wide: gl.constexpr, units: gl.constexpr, has_bias: gl.constexpr
-):
-    """Writes a program's [outputs, rows]; where there are several segments, their sum, by the program that comes last."""
+    whole, normed, bias, out, scratch, arrived, m, stride, outputs, n, first,
+    wide: gl.constexpr, units: gl.constexpr, has_bias: gl.constexpr, gate: gl.constexpr, norm: gl.constexpr,
+):  # fmt: skip
+    """Ends a program's [outputs, rows] (ends.py); where there are several segments, their sum, by the program that comes last."""
     index = gl.arange(0, whole.shape[0], layout=gl.SliceLayout(1, whole.type.layout))
     tile = index // 16
     column = first + (tile % wide * (2 * units) + tile // wide) * 16 + index % 16
     row = gl.program_id(1) * whole.shape[1] + gl.arange(0, whole.shape[1], layout=gl.SliceLayout(0, whole.type.layout))
     segment, segments = gl.program_id(2), gl.num_programs(2)
     column, row = gl.expand_dims(column, 1), gl.expand_dims(row, 0)
+    done = segments == 1
     if segments > 1:
         place = row * n + column
         gl.store(scratch + segment * m * n + place, whole, mask=row < m)
         gl.thread_barrier()
         counter = arrived + gl.program_id(1) * gl.num_programs(0) + gl.program_id(0)
-        before = gl.atomic_add(counter, 1, sem="acq_rel", scope="gpu")
-        if before == segments - 1:
+        done = gl.atomic_add(counter, 1, sem="acq_rel", scope="gpu") == segments - 1
+        if done:
             whole = gl.load(scratch + place, mask=row < m, other=0.0, cache_modifier=".cg")
             for other in range(1, segments):
                 whole += gl.load(scratch + other * m * n + place, mask=row < m, other=0.0, cache_modifier=".cg")
             gl.store(counter, 0)
-            _finish(whole, bias, out, row, column, m, stride, outputs, has_bias)
-    else:
-        _finish(whole, bias, out, row, column, m, stride, outputs, has_bias)
-
-
-@gluon.jit
-def _finish(whole, bias, out, row, column, m, stride, outputs, has_bias: gl.constexpr):
-    there = column < outputs
-    if has_bias:
-        whole += gl.load(bias + column, mask=there, other=0.0)
-    gl.store(out + row * stride + column, whole, mask=(row < m) & there)
+    if done:
+        store(whole, normed, bias, out, row, column, gl.program_id(0), m, stride, outputs, has_bias, gate, norm)
 
 
 def segments_of(form: Form, stream: Stream) -> tuple[int, int]:
@@ -344,14 +345,14 @@ def cut(stages: int, tiles: int, deep: int, fill: int) -> tuple[int, int]:
 
 
 @cache
-def variant(form: Form, has_bias: bool, stream: Stream) -> Variant:
-    """The form for all layers of such weights."""
+def variant(form: Form, has_bias: bool, stream: Stream, ending: Ending = AS_IT_IS) -> Variant:
+    """The form for all layers of such weights, with such an end."""
     constants = {
-        **meaning(form), "has_bias": has_bias,
+        **meaning(form), "has_bias": has_bias, **ending.constants,
         "rows": stream.rows, "deep": stream.deep, "wide": stream.wide, "each": stream.each, "ahead": stream.ahead,
     }  # fmt: skip
-    operands = ("*bf16", *types(form), "*fp32", "*fp32", "*fp32", "*i32")
-    return Variant(_product, constants, operands + ("i32",) * 6, stream.deep * stream.wide)
+    operands = ("*bf16", *types(form), "*fp32", ending.out, "*fp32", "*i32")
+    return Variant(_product, constants, (*operands, *["i32"] * 6, *OPERANDS), stream.deep * stream.wide)
 
 
 def fitting(form: Form, stream: Stream) -> Stream:
@@ -361,14 +362,15 @@ def fitting(form: Form, stream: Stream) -> Stream:
     return stream
 
 
-def product(x: Tensor, packed: Packed, bias: Tensor | None, out: Tensor, stream: Stream) -> None:
+def product(x: Tensor, packed: Packed, bias: Tensor | None, out: Tensor, stream: Stream, end: End = PLAIN) -> None:
     """out = x @ weight.T + bias, of one layer one at a time: its programs count each other.
 
     Args:
         x: bf16 [m, form.k]: inputs past the layer's own are 0.
         bias: fp32 [outputs], or None.
-        out: fp32 [m, outputs], whose rows may lie apart.
+        out: fp32 [m, outputs], whose rows may lie apart; gated results may be bf16.
         stream: one that fits, see `fitting`.
+        end: what is done besides. Of a layer that is gated out is [m, outputs / 2], of one that adds the stream.
 
     Raises:
         InputError: a tensor does not fit.
@@ -378,16 +380,19 @@ def product(x: Tensor, packed: Packed, bias: Tensor | None, out: Tensor, stream:
     if bias is not None:
         row_facts("product", "bias", bias, form.outputs, torch.float32)
     segments, per = segments_of(form, stream)
-    launch(variant(form, bias is not None, stream), x, packed, bias, out, stream.rows, stream.outputs, segments, per)
+    kernel = variant(form, bias is not None, stream, end.ending(out))
+    launch(kernel, x, packed, bias, out, stream.rows, stream.outputs, segments, per, end)
 
 
-def launch(kernel: Variant, x: Tensor, packed: Packed, bias: Tensor | None, out: Tensor, rows: int, outputs: int, segments: int, per: int):
+def launch(
+    kernel: Variant, x: Tensor, packed: Packed, bias: Tensor | None, out: Tensor, rows: int, outputs: int, segments: int, per: int, end: End
+) -> None:  # fmt: skip
     """Runs programs of `rows` by `outputs` and a segment of `per` stages each; as many rows at a time as segments can be counted for."""
     form, m, tiles = packed.form, x.shape[0], packed.form.n // outputs
     most = m if segments == 1 else rows * (len(packed.arrived) // tiles)
-    scratch = torch.empty(segments, min(m, most), form.n, device=x.device) if segments > 1 else out
-    operands = (packed.codes, packed.scale, packed.least, packed.wide, packed.wide_least, out if bias is None else bias)
-    measures = (form.outputs, form.n // 128, form.k // STEP, per)
+    scratch = torch.empty(segments if segments > 1 else 0, min(m, most), form.n, device=x.device)
+    operands = (packed.codes, packed.scale, packed.least, packed.wide, packed.wide_least, scratch if bias is None else bias)
+    measures = (form.outputs, form.n // 128, form.k // STEP, per, *end.operands(form.inputs, tiles, x.device))
     for first in range(0, m, max(most, 1)):
         part, to = x[first : first + most], out[first : first + most]
         grid = (tiles, triton.cdiv(len(part), rows), segments)

@@ -11,11 +11,13 @@ Where there is no GPU TILES stand in for the first three, and for all but the fi
 
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 
 from slipstream.ops.triton import carried, folded, packed, streamed, widened
 from slipstream.ops.triton.carried import Carried
 from slipstream.ops.triton.folded import Folded
+from slipstream.ops.triton.fused import AS_IT_IS, PLAIN, End, Ending
 from slipstream.ops.triton.launch import Variant, has_groups
 from slipstream.ops.triton.packing import Form, Packed
 from slipstream.ops.triton.streamed import Stream
@@ -47,6 +49,10 @@ def invariant(form: Form) -> Table:
     return SIX_INVARIANT if form.bits == 6 else INVARIANT
 
 
+def _table(form: Form, deterministic: bool) -> Table:
+    return invariant(form) if deterministic else fast(form)
+
+
 def way(form: Form, rows: int, table: Table) -> Way:
     """What serves so many rows of such a layer."""
     found = next(way for most, way in table if rows <= most)
@@ -55,33 +61,45 @@ def way(form: Form, rows: int, table: Table) -> Way:
     return streamed.fitting(form, found) if isinstance(found, Stream) else found
 
 
-def product(x: Tensor, layer: Packed, bias: Tensor | None, out: Tensor, deterministic: bool = False) -> None:
-    """out = x @ weight.T + bias, by the way for so many rows; arguments as in streamed.product. Triton's interpreter knows no Gluon."""
-    chosen = way(layer.form, x.shape[0], (invariant if deterministic else fast)(layer.form))
+def ends(layer: Packed, rows: int, deterministic: bool) -> bool:
+    """Whether what serves so many rows takes an end (fused.py); how many it may be at most is said there."""
+    chosen = way(layer.form, rows, _table(layer.form, deterministic))
+    return not isinstance(chosen, str) and runs(chosen, layer.codes.device)
+
+
+def runs(chosen: Way, device: torch.device) -> bool:
+    """Whether a way by Gluon runs there; Triton's interpreter knows none."""
+    return device.type == "cuda" if isinstance(chosen, Stream) else has_groups(device)
+
+
+def product(x: Tensor, layer: Packed, bias: Tensor | None, out: Tensor, deterministic: bool = False, end: End = PLAIN) -> None:
+    """out = x @ weight.T + bias, by the way for so many rows; arguments as in streamed.product, an `end` only where it `ends`."""
+    chosen = way(layer.form, x.shape[0], _table(layer.form, deterministic))
     if chosen == UNPACKED:
         widened.product(x, layer, bias, out)
-    elif chosen == TILES or not x.is_cuda or not (isinstance(chosen, Stream) or has_groups(x.device)):
+    elif chosen == TILES or not runs(chosen, x.device):
         packed.product(x, layer, bias, out)
     elif isinstance(chosen, Folded):
-        folded.product(x, layer, bias, out, chosen)
+        folded.product(x, layer, bias, out, chosen, end)
     elif isinstance(chosen, Carried):
-        carried.product(x, layer, bias, out, chosen)
+        carried.product(x, layer, bias, out, chosen, end)
     else:
-        streamed.product(x, layer, bias, out, chosen)
+        streamed.product(x, layer, bias, out, chosen, end)
 
 
-def variants(form: Form) -> Iterator[tuple[str, str, Variant]]:
-    """(kernel, what for, variant) of all that both tables launch for such a layer."""
-    for chosen in dict.fromkeys(way(form, most, table) for table in (fast(form), invariant(form)) for most, _ in table):
+def variants(form: Form, ending: Ending = AS_IT_IS, most: int = 1 << 31) -> Iterator[tuple[str, str, Variant]]:
+    """(kernel, what for, variant) of all that both tables launch for such a layer, with such an end; or of those for up to `most` rows."""
+    for chosen in dict.fromkeys(way(form, min(rows, most), table) for table in (fast(form), invariant(form)) for rows, _ in table):
         if chosen == UNPACKED:
             yield "packed_unpack", "", widened.variant(form)
         elif chosen == TILES:
-            for most, tile in packed.BY_ROWS:
-                for name, made in zip(("packed", "packed_merge"), packed.variants(form, most, False), strict=False):
+            for rows, tile in packed.BY_ROWS:
+                for name, made in zip(("packed", "packed_merge"), packed.variants(form, rows, False), strict=False):
                     yield name, f"rows {tile.m}", made
         elif isinstance(chosen, Carried):
-            yield "packed_carry", f"rows {chosen.rows} {chosen.deep}x{chosen.wide}x{chosen.each}", carried.variant(form, False, chosen)
+            made = carried.variant(form, False, chosen, ending)
+            yield "packed_carry", f"rows {chosen.rows} {chosen.deep}x{chosen.wide}x{chosen.each}", made
         elif isinstance(chosen, Folded):
-            yield "packed_fold", f"rows {chosen.rows} {chosen.warps}x{chosen.each}", folded.variant(form, False, chosen)
+            yield "packed_fold", f"rows {chosen.rows} {chosen.warps}x{chosen.each}", folded.variant(form, False, chosen, ending)
         else:
-            yield "packed_stream", f"rows {chosen.rows} {chosen.deep}x{chosen.wide}", streamed.variant(form, False, chosen)
+            yield "packed_stream", f"rows {chosen.rows} {chosen.deep}x{chosen.wide}", streamed.variant(form, False, chosen, ending)

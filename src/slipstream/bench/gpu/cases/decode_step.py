@@ -28,7 +28,7 @@ class Step:
     """A decode step on static tensors: `batch` requests, each with `context` keys, its own included."""
 
     decoder: Decoder
-    kernels: Kernels
+    kernels: Kernels | None
     pool: Tensor
     batch: Batch
     rows: Tensor
