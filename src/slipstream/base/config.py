@@ -20,7 +20,8 @@ class Options:
         threads: CPU threads (None: physical cores).
         quant: weight format to convert to when loading (None: as stored; "int8", "int4", "q8_0", ...).
         activations: values of a row that share an int8 scale where weights are whole numbers, "32", "128" or "row": coarser ones are
-            faster and lose more to channels that stick out (docs/benchmarks.md).
+            faster and lose more to channels that stick out (docs/benchmarks.md). On a GPU "fp8": e4m3 by one scale per row, for weights of
+            four bits, instead of bf16.
         kv: type of the KV cache, "fp32", "bf16", on a CPU "int8", on a GPU "fp8" (None: bf16 for bf16 weights, else fp32).
         max_len: longest request, prompt and output, in tokens (None: what the model was made for, at most 8192).
         max_batch: requests that run at once.

@@ -2,7 +2,8 @@
 
     norm rope attention gated elementwise experts sample logprobs embed move linear    one file per family of kernels
     mixture      experts of a layer all at once
-    gemm packed widened fp8 cublas  the products that a linear layer may use; packing: how whole-number weights lie
+    gemm packed widened fp8 cublas  the products that a linear layer may use; packing: how weights of few bits lie; bits: their codes
+                 as what tensor cores multiply
     attend       the kernels of attention; together: of rows that share keys; mixed: of few rows among many
     elementary   functions that several kernels use
     launch       one compiled form of a kernel; checks of tensors

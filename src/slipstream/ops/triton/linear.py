@@ -144,7 +144,7 @@ class CodedLinear(GatheringLinear):
     def prepare(self, stored: dict[str, Tensor]) -> Packed:
         """See PackedLinear; BackendError where the GPU is too old."""
         _knows_e4m3(self.name, stored["weight"], "leave activations='fp8' out")
-        return PackedLinear.prepare(self, stored)
+        return super().prepare(stored)
 
     def run(self, x: Tensor, prepared: Packed, bias: Tensor | None, out: Tensor) -> None:
         """See LinearKernel. One product serves all numbers of rows."""

@@ -1,4 +1,4 @@
-"""Which product of whole-number weights serves how many rows. Owns the tables, nothing else.
+"""Which product of whole-number weights, and of floats of 6 bits, serves how many rows. Owns the tables, nothing else.
 
     Stream     streamed.py: few rows, weights from memory straight into registers, mma.sync
     Folded     folded.py: tens to hundreds, the same with wgmma; scales go into the weight, which is for fast settings only
