@@ -84,6 +84,12 @@ NB_MODULE(_native, m) {
     m.def("add", [](Address x, Address y, i64 rows, i64 width) { submit({rows}, [=](const Step& s) { add(at<float>(x), at<float>(y), s.rows, width); }); }, free);
     m.def("scale", [](Address x, float factor, i64 rows, i64 width) { submit({rows}, [=](const Step& s) { scale(at<float>(x), factor, s.rows, width); }); }, free);
     m.def("softcap", [](Address x, float cap, i64 rows, i64 width) { submit({rows}, [=](const Step& s) { softcap(at<float>(x), cap, s.rows, width); }); }, free);
+    m.def(
+        "spread",
+        [](Address some, Address places, Address out, i64 rows, i64 count, i64 width) {
+            submit({rows}, [=](const Step& s) { spread(at<float>(some), at<int32_t>(places), at<float>(out), s.rows, count, width); });
+        },
+        free);
     bind_linear(m);
     bind_cached(m);
     bind_load(m);

@@ -1,11 +1,14 @@
 #include "drive.h"
 
 #include <atomic>
+#include <limits>
 
 #include "split.h"
 
 namespace slip {
 namespace {
+
+constexpr i64 SPREAD = 4096;  // numbers of a row that are spread at a time
 
 std::vector<const Kernels*> find_isas() {
     std::vector<const Kernels*> found;
@@ -100,6 +103,20 @@ void scale(float* x, float factor, i64 rows, i64 width) {
 void softcap(float* x, float cap, i64 rows, i64 width) {
     const Kernels& kernels = active();
     over_rows(rows, 8. * static_cast<double>(width), [&](i64 from, i64 to) { kernels.softcap(x, cap, width, from, to); });
+}
+
+void spread(const float* some, const int32_t* places, float* out, i64 rows, i64 count, i64 width) {
+    const i64 parts = (width + SPREAD - 1) / SPREAD;  // of a row, which may be the only one
+    over_rows(rows * parts, 2. * SPREAD, [&](i64 from, i64 to) {
+        for (i64 part = from; part < to; ++part) {
+            const i64 row = part / parts, first = part % parts * SPREAD, end = first + SPREAD < width ? first + SPREAD : width;
+            const float* own = some + row * count;
+            for (i64 c = first; c < end; ++c) {
+                const int32_t place = places[c];
+                out[row * width + c] = place >= 0 && place < count ? own[place] : -std::numeric_limits<float>::infinity();
+            }
+        }
+    });
 }
 
 }  // namespace slip

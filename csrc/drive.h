@@ -32,6 +32,8 @@ void activate(float* x, i64 rows, i64 width, Activation);  // in place, as are t
 void add(float* x, const float* y, i64 rows, i64 width);
 void scale(float* x, float factor, i64 rows, i64 width);
 void softcap(float* x, float cap, i64 rows, i64 width);
+// out[r, c] = some[r, places[c]], -inf where that is not one of `count`.
+void spread(const float* some, const int32_t* places, float* out, i64 rows, i64 count, i64 width);
 void round_weights(const Rounding&, i64 n);
 struct Stored {  // what a format packs, as quant/formats stores it; k inputs, 32 of them a block, 256 of them a group of blocks
     const void* weight;     // fp32, bf16, int8, q8_0, q6_k: [n, k]; int4* and q4_k: [n, k / 2], 16 bytes a block, inputs i and i + 16 in one

@@ -204,21 +204,25 @@ def test_bad_options_name_the_way_out(folder):
 
 def test_scales_of_activations_are_a_profile_of_their_own():
     said = {}
-    for activations in ("32", "128", "row"):
-        llm = LLM("dummy:tiny:bf16", quant="int8", activations=activations, max_len=64)
+    ways = (*(("int8", activations, None) for activations in ("32", "128", "row")), ("int4", "fp8", "reference"))
+    for quant, activations, kernels in ways:
+        llm = LLM("dummy:tiny:bf16", quant=quant, activations=activations, kernels=kernels, max_len=64)
         [sample] = llm.generate([[5, 6, 7]], SamplingParams(max_tokens=4, logprobs=1))[0].outputs
         said[llm.engine.config.profile.split("/")[2]] = str(sample.logprobs)
-    assert [*said] == ["kv-bf16", "a-128", "a-row"] and len(set(said.values())) == 3
+    assert [*said] == ["kv-bf16", "a-128", "a-row", "a-fp8"] and len(set(said.values())) == 4
 
 
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"quant": "int8", "activations": "64"}, "activations='64': must be one of 32, 128, row"),
+        ({"quant": "int8", "activations": "64"}, "activations='64': must be one of 32, 128, row, fp8"),
         ({"activations": "row"}, "activations='row': bf16 weights leave activations as they are; .* take quant=int8"),
-        ({"quant": "int4", "activations": "128"}, "activations='128': int4 weights are computed with 32 or row; .*quant=int8, int4_128"),
+        ({"quant": "int4", "activations": "128"}, "activations='128': int4 .* computed with 32 or row or fp8; .*quant=int8, int4_128"),
         ({"quant": "q8_0", "activations": "row"}, "activations='row': q8_0 weights are computed with 32; .*quant=int8, int4, int4_64"),
         ({"quant": "int8", "activations": "row", "device": "cuda"}, "only CPUs round activations to int8, not cuda; leave it out"),
+        ({"quant": "int4", "activations": "fp8"}, "activations='fp8': a CPU has no kernels .* leave it out, or take device='cuda'"),
+        ({"activations": "fp8", "device": "cuda"}, "activations='fp8': bf16 weights leave .* take quant=int4"),
+        ({"quant": "int8", "activations": "fp8", "device": "cuda"}, "activations='fp8': int8 .* take quant=int4, int4_zero, int4_64"),
     ],
 )
 def test_scales_without_a_kernel_are_refused(options, message):

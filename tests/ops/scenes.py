@@ -9,9 +9,9 @@ from torch import Tensor
 
 from slipstream.ops import KV, AttentionRows, Kernels, SampleRows
 from slipstream.ops.reference import cached
-from slipstream.ops.types import COARSER, E4M3, FLOATS, LINEAR_FORMATS, SPANS, scale_bytes
+from slipstream.ops.types import COARSER, E4M3, FLOATS, GPU_ONLY, LINEAR_FORMATS, SPANS, scale_bytes
 
-FORMATS = tuple(name for name in LINEAR_FORMATS if name not in E4M3)  # that a CPU computes
+FORMATS = tuple(name for name in LINEAR_FORMATS if name not in GPU_ONLY)  # that a CPU computes
 INTEGERS = tuple(name for name in FORMATS if name not in FLOATS)
 WAYS = tuple((name, activations) for name in FORMATS for activations in ("32", *COARSER.get(name, ())))  # to compute a linear layer
 
@@ -112,7 +112,7 @@ def equal_bits(a: Tensor, b: Tensor) -> bool:
 
 def fitting(format: str, k: int) -> int:
     """The first number of inputs from k on that the format can store."""
-    unit = max(shared for _, shared in LINEAR_FORMATS[format].values())
+    unit = 64 if format == "fp6" else max(shared for _, shared in LINEAR_FORMATS[format].values())
     return -(-k // max(unit, 1)) * max(unit, 1)
 
 
@@ -126,7 +126,7 @@ def stored(format: str, n: int, k: int) -> dict[str, Tensor]:
             values = torch.randn(shape, generator=draw)
             out[name] = (values * 100 if name == "weight" else 2 ** (values * 3) / 300 / math.sqrt(k)).to(dtype)
         elif dtype.is_floating_point:
-            scale = 0.02 if "4" in format else 0.01
+            scale = {"fp6": 0.1}.get(format, 0.02 if "4" in format else 0.01)
             size = {"weight": 1.0, "group": scale / 100 if format == "q4_k" else scale / 300, "group_least": scale / 20}.get(name, scale)
             values = torch.randn(shape, generator=draw) * size / math.sqrt(k)
             out[name] = (values if name == "weight" else values.abs() * 3).to(dtype)
@@ -150,6 +150,8 @@ def meaning(format: str, tensors: dict[str, Tensor]) -> Tensor:
     if format in E4M3:
         codes, scale = tensors["weight"].double(), tensors["scale"].double()
         return codes * (scale[:, None] if format == "fp8" else scale.repeat_interleave(128, 1))
+    if format == "fp6":
+        return e3m2(tensors) * tensors["scale"].double()[:, None]
     packed = tensors["weight"].numpy()
     k = packed.shape[1] * LINEAR_FORMATS[format]["weight"][1]
     out = np.empty((len(packed), k))
@@ -171,6 +173,19 @@ def meaning(format: str, tensors: dict[str, Tensor]) -> Tensor:
             out[:, i] = scale * q - least
         else:
             out[:, i] = part["group"][:, i // 256] * part["scale"][:, i // 16] * q
+    return torch.from_numpy(out)
+
+
+def e3m2(tensors: dict[str, Tensor]) -> Tensor:
+    """The numbers of two planes, fp64 [n, k], one input at a time, by the words of the OCP's table of FP6."""
+    low, upper = (tensors[name].numpy() for name in ("weight", "upper"))
+    out = np.empty((len(low), 2 * low.shape[1]))
+    for i in range(out.shape[1]):
+        four = low[:, i // 32 * 16 + i % 16] >> (4 * (i // 16 % 2)) & 15
+        two = upper[:, i // 64 * 16 + i % 16] >> (2 * (i // 16 % 4)) & 3
+        sign, exponent, fraction = two >> 1, (two & 1) * 4 + four // 4, four % 4
+        size = np.where(exponent == 0, 2.0**-2 * fraction / 4, 2.0 ** (exponent.astype(int) - 3) * (1 + fraction / 4))
+        out[:, i] = np.where(sign == 1, -size, size)
     return torch.from_numpy(out)
 
 

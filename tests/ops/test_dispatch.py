@@ -44,9 +44,11 @@ def test_the_first_that_does_not_decline_serves(monkeypatch):
 
 def test_formats_that_a_cpu_does_not_compute_are_refused_with_the_way_out():
     kernels = Kernels()
-    assert not [choice for choice in kernels.choices() if choice.op.startswith("linear_fp8")]
-    with pytest.raises(BackendError, match="'linear_fp8' has no kernel on device 'cpu'.*(take quant='int8'.* or device='cuda'|no native)"):
-        kernels.linear("fp8")
+    assert not [choice for choice in kernels.choices() if choice.op.startswith("linear_fp") and choice.op != "linear_fp32"]
+    for format in ("fp8", "fp6"):
+        refused = f"'linear_{format}' has no kernel on device 'cpu'.*(take quant='int8'.* or device='cuda'|no native)"
+        with pytest.raises(BackendError, match=refused):
+            kernels.linear(format)
 
 
 def test_a_device_nobody_serves_is_refused_with_all_reasons():
@@ -58,7 +60,7 @@ def test_unknown_names_are_answered_with_the_known_ones():
     kernels = Kernels(only="reference")
     with pytest.raises(InputError, match="only='referense': unknown; did you mean 'reference'"):
         Kernels(only="referense")
-    with pytest.raises(InputError, match="format='int9': unknown; .* 'int8'.*bf16, fp32, fp8, fp8_block, int4, int4_128"):
+    with pytest.raises(InputError, match="format='int9': unknown; .* 'int8'.*bf16, fp32, fp6, fp8, fp8_block, int4, int4_128"):
         kernels.linear("int9")
     with pytest.raises(AttributeError, match="op='atention': unknown; did you mean 'attention'"):
         _ = kernels.atention

@@ -157,6 +157,20 @@ def gate_rows(kernels):
     return compute
 
 
+COLUMNS = torch.where(torch.arange(9001) % 3 == 1, torch.arange(9001) * 7 % WIDTH, -1).int()
+
+
+def spread(kernels):
+    pick = on_rows(random(ROWS, WIDTH, seed=1))
+
+    def compute(index):
+        out = torch.full((len(index), len(COLUMNS)), torch.nan)
+        kernels.spread(pick(index)[0], COLUMNS, out)
+        return out
+
+    return compute
+
+
 def slices_exactly(x):
     part = x[:, 16:96].view(ROWS, 4, 20)
     x = x.clone()
@@ -192,6 +206,7 @@ OPS = {
     "add": (add, X + Y),
     "scale": (in_place("scale", 1.7), FOUR * torch.tensor(1.7).double()),
     "softcap": (in_place("softcap", CAP), CAP * torch.tanh(FOUR / CAP)),
+    "spread": (spread, torch.where(COLUMNS < 0, -torch.inf, X[:, COLUMNS.clamp(min=0).long()])),
 }
 
 

@@ -5,7 +5,9 @@ the native kernels where they are built.
 import pytest
 import torch
 
+from slipstream.base.errors import InputError
 from slipstream.ops import KV, Kernels, reference
+from slipstream.ops.types import CODED, FOUR_BITS
 from tests.ops.scenes import FORMATS, INTEGERS, WAYS, attend, build_scene, fitting, meaning, random, rounded_rows, stored
 
 
@@ -134,6 +136,31 @@ def test_linear_of_8_bit_floats(format, n, k):
     for row in (0, 16, 17):
         kernel.run(x[row : row + 1], prepared, bias, alone)
         assert torch.equal(alone[0], found[row])
+
+
+@pytest.mark.parametrize("format", FOUR_BITS)
+def test_linear_of_four_bits_and_activations_in_e4m3(format):
+    """A scale per row, the greatest size over 448; a group's sum is exact before it is scaled."""
+    n, k = 40, fitting(format, 96)
+    kernel, tensors, bias = Kernels(only="reference", activations=CODED).linear(format), stored(format, n, k), random(n, seed=3)
+    x, found, alone = torch.cat([random(17, k, seed=1) * 3, torch.zeros(1, k)]), torch.empty(18, n), torch.empty(1, n)
+    narrow, weight, prepared = x.bfloat16().float(), meaning(format, tensors), kernel.prepare(dict(tensors))
+    step = narrow.abs().amax(-1, keepdim=True).clamp(min=1e-12) / 448
+    seen = (narrow / step).to(torch.float8_e4m3fn).double() * step.double()
+    kernel.run(x, prepared, bias, found)
+    assert ((found - seen @ weight.T - bias).abs() <= 2e-6 * (seen.abs() @ weight.abs().T + bias.abs())).all()
+    for row in (0, 16, 17):
+        kernel.run(x[row : row + 1], prepared, bias, alone)
+        assert torch.equal(alone[0], found[row])
+
+
+def test_six_bits_are_multiplied_as_they_are():
+    kernel, tensors, bias, x = Kernels(only="reference").linear("fp6"), stored("fp6", 40, 192), random(40, seed=3), random(5, 192, seed=1)
+    found = torch.empty(5, 40)
+    kernel.run(x, kernel.prepare(tensors), bias, found)
+    torch.testing.assert_close(found.double(), x.double() @ meaning("fp6", tensors).T + bias, atol=1e-5, rtol=1e-5)
+    with pytest.raises(InputError, match="160 inputs are no multiple of the 64 that lie together"):
+        kernel.prepare({"weight": tensors["weight"][:, :80], "upper": tensors["upper"][:, :40], "scale": tensors["scale"]})
 
 
 def test_int8_ties_go_to_even_and_an_empty_block_is_zero(kernels):

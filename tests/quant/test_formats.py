@@ -9,12 +9,14 @@ from slipstream.ops import Kernels
 from slipstream.quant import computed, scales
 from slipstream.quant.four_bit import by_torch
 from slipstream.quant.rounding import rounded
+from tests.ops.scenes import meaning
 
 FORMATS = computed()
 # of the largest weight of the row
 TOLERANCE = {"fp32": 0.0, "bf16": 2**-8, "int8": 0.51 / 127, "q8_0": 0.51 / 127}
 TOLERANCE |= dict.fromkeys(("int4", "int4_64", "int4_128", "int4_zero"), 1.1 / 8)
 TOLERANCE["fp8"] = 1 / 28  # 448 is the greatest, numbers from 256 on are 32 apart
+TOLERANCE["fp6"] = 1 / 14  # 28 and 4
 K = 128  # inputs; whole groups of every format
 
 
@@ -92,11 +94,27 @@ def test_int4_is_nearer_than_q4_0():
 
 
 @pytest.mark.parametrize(
-    ("format", "group", "other"), [("int4", 32, "int8"), ("q8_0", 32, "int8"), ("int4_64", 64, "int4"), ("int4_128", 128, "int4")]
+    ("format", "group", "other"),
+    [("int4", 32, "int8"), ("q8_0", 32, "int8"), ("int4_64", 64, "int4"), ("int4_128", 128, "int4"), ("fp6", 64, "fp8")],
 )
 def test_inputs_that_are_no_whole_groups_are_refused(format, group, other):
     with pytest.raises(InputError, match=f"quant='{format}': a layer has 45 inputs, no multiple of {group}; take quant='{other}'"):
         registry.load("slipstream.quant.formats", format).quantise(weights()[:, :45])
+
+
+def test_six_bits_are_the_nearest_of_their_numbers():
+    """Between any two neighbours, and at the middle the one whose fraction is even; then every number by its code."""
+    scheme = registry.load("slipstream.quant.formats", "fp6")
+    numbers = ((fraction / 4 + (exponent > 0)) * 2.0 ** max(exponent - 3, -2) for exponent in range(8) for fraction in range(4))
+    positive = torch.tensor(sorted(numbers))
+    middle = (positive[1:] + positive[:-1]) / 2
+    even = torch.where(torch.arange(31) % 2 == 0, positive[:-1], positive[1:])
+    parts = (positive[1:], middle, middle.nextafter(positive[1:]), middle.nextafter(positive[:-1]), torch.zeros(4))
+    given = torch.cat([*parts, torch.full((64,), 28.0)])
+    expected = torch.cat([positive[1:], even, positive[1:], positive[:-1], given[124:]])
+    stored = scheme.quantise(torch.stack([given, -given]))
+    assert torch.equal(stored["scale"], torch.ones(2)) and torch.equal(scheme.unpack(stored), torch.stack([expected, -expected]))
+    assert torch.equal(meaning("fp6", stored).float(), scheme.unpack(stored))
 
 
 @pytest.mark.skipif(native.module is None, reason=f"no native module: {native.reason}")

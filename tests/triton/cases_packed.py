@@ -2,17 +2,21 @@
 
 import pytest
 import torch
-from candidate import KERNELS
+from candidate import KERNELS, Interpreted, candidate
 from scenes import INTEGERS, equal_bits, fitting, meaning, random, stored
 
 from slipstream.base.errors import InputError
 from slipstream.model import load_model
-from slipstream.ops.triton import gemm, packed, whole, widened
+from slipstream.ops import Kernels
+from slipstream.ops.triton import fp8, gemm, packed, whole, widened
 from slipstream.ops.triton.packing import OUTPUTS, STEP
+from slipstream.ops.types import CODED, FOUR_BITS, linear_op
 from slipstream.quant.formats import awq, gptq
 from tests.model.paged import Paged, Rows
 from tests.quant import packings
 from tests.weights import tiny
+
+PACKED = (*INTEGERS, "fp6")
 
 
 def layer(format: str, n: int, k: int):
@@ -33,7 +37,7 @@ def assert_means(found, x, weight, bias=0.0):
     assert (error <= 2e-6 * (exact.abs() @ weight.abs().T + abs(bias))).all()
 
 
-@pytest.mark.parametrize("format", INTEGERS)
+@pytest.mark.parametrize("format", PACKED)
 @pytest.mark.parametrize("rows, n, k", [(1, 100, 288), pytest.param(3, 130, 600, marks=pytest.mark.slow)])
 def test_against_what_the_weights_mean(format, rows, n, k):
     kernel, tensors, weight = layer(format, n, k)
@@ -47,7 +51,7 @@ def test_against_what_the_weights_mean(format, rows, n, k):
     assert equal_bits(wide[:, 5 : 5 + n], plain) and wide[:, :5].eq(7).all() and wide[:, 5 + n :].eq(7).all()
 
 
-@pytest.mark.parametrize("format", INTEGERS)
+@pytest.mark.parametrize("format", PACKED)
 def test_many_rows_are_multiplied_by_rounded_weights(format):
     """In two pieces of scratch; every weight is rounded to bf16 once."""
     kernel, tensors, weight = layer(format, 130, 256)
@@ -135,6 +139,59 @@ def test_a_row_has_the_same_bits_in_every_company(format, monkeypatch):
         found = run(kernel, rows, prepared, bias)
         for row, expected in alone.items():
             assert equal_bits(found[row if rows is x else 19 - row], expected), (whole_from, size, row)
+
+
+@pytest.mark.parametrize("format", ["int4", *(pytest.param(name, marks=pytest.mark.slow) for name in FOUR_BITS[2:]), "int4_zero"])
+def test_rows_of_codes_against_what_they_mean(format):
+    """Inputs that no step divides but where groups want it; fp32 and bf16 are made codes first, as norms would make them."""
+    n, k, kernel = 100, fitting(format, 96), candidate.offer(linear_op(format, CODED), "cuda")
+    tensors, x, bias = stored(format, n, k), random(3, k, seed=2) * 3, random(n, seed=3)
+    prepared, weight = kernel.prepare(tensors), meaning(format, tensors)
+    codes = fp8.coded(x.bfloat16())
+    numbers, step = fp8.split(codes, k)
+    seen, wide = numbers.double() * step.double(), torch.full((3, n + 9), 7.0)
+    kernel.run(codes, prepared, bias, wide[:, 5 : 5 + n])
+    error = (wide[:, 5 : 5 + n].double() - seen @ weight.T - bias).abs()
+    assert (error <= 2e-6 * (seen.abs() @ weight.abs().T + bias.abs())).all()
+    assert wide[:, :5].eq(7).all() and wide[:, 5 + n :].eq(7).all()
+    if format == "int4":
+        assert equal_bits(run(kernel.deterministic(), x, prepared, bias), wide[:, 5 : 5 + n]) and kernel.reads is codes.dtype
+    reference, expected = Kernels(only="reference", activations=CODED).linear(format), torch.empty(3, n)
+    reference.run(x, reference.prepare(dict(tensors)), bias, expected)
+    torch.testing.assert_close(wide[:, 5 : 5 + n], expected, rtol=1e-5, atol=2e-6 * float(expected.abs().max()))
+
+
+def test_a_row_of_codes_has_the_same_bits_in_every_company(monkeypatch):
+    kernel, tensors = candidate.offer(linear_op("int4", CODED), "cuda"), stored("int4", 70, 1024)
+    x, prepared = random(20, 1024, seed=4), kernel.prepare(tensors)
+    alone = {row: run(kernel, x[row : row + 1].clone(), prepared)[0] for row in (0, 19)}
+    monkeypatch.setattr(gemm, "WHOLE_FROM", 1)
+    monkeypatch.setattr(packed, "BY_ROWS", ((1 << 31, packed.Tile(32, OUTPUTS, STEP)),))
+    found = run(kernel, x, prepared)
+    assert all(equal_bits(found[row], expected) for row, expected in alone.items())
+
+
+class Coded(Interpreted):
+    def linear(self, format):
+        return candidate.offer(linear_op(format, CODED), "cuda")
+
+
+def test_a_model_whose_activations_are_codes(tmp_path):
+    """Norms write them for the layers that read them; beside the same weights and activations in the reference."""
+    source = tiny.write(tmp_path, tiny.random_weights(hidden_size=96, num_hidden_layers=1), hidden_size=96, num_hidden_layers=1)
+    sizes, found = dict(quant="int4", max_rows=len(tiny.TOKENS), max_logit_rows=len(tiny.TOKENS)), []
+    for kernels in (Coded(), Kernels(only="reference", activations=CODED), Kernels(only="reference")):
+        decoder = load_model(source, kernels, **sizes)
+        assert (decoder._scratch.rows(1)["normed"].dtype is torch.float8_e4m3fn) == isinstance(kernels, Coded)
+        found += Paged(decoder).step(Rows(0, tiny.TOKENS))
+    ours, theirs, plain = found
+    assert (ours - theirs).norm() / theirs.norm() < 0.02 < (plain - theirs).norm() / theirs.norm()
+
+
+def test_rows_of_codes_take_four_bits():
+    kernel, tensors, _ = layer("int8", 32, 128)
+    with pytest.raises(InputError, match="rows in e4m3 take weights of 4 bits"):
+        packed.product(fp8.coded(random(2, 128, seed=1)), kernel.prepare(tensors), None, torch.empty(2, 32))
 
 
 def test_every_number_of_rows_has_a_tile():

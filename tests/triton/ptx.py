@@ -28,8 +28,8 @@ def _one(name: str, values: list[np.ndarray]) -> np.ndarray:
         assert (difference.view(np.uint32) & 0xFFFF == 0).all(), "not exact in bf16"
         return rounded(difference)
     if name in ("mul.rn.bf16x2", "fma.rn.bf16x2"):
-        a, b, *c = (bf16(value).astype(np.float64) for value in values)
-        return rounded(a * b + sum(c))
+        a, b, *c = (bf16(value).reshape(-1, 2).astype(np.float64) for value in values)  # numbers that are the same everywhere are one
+        return rounded((a * b + sum(c)).flatten())
     if name == "cvt.rn.bf16x2.f32":  # the first operand to the upper half
         return rounded(np.stack([value.view(np.float32) for value in reversed(values)], -1))[..., 0]
     if name == "lop3.b32":
@@ -41,6 +41,14 @@ def _one(name: str, values: list[np.ndarray]) -> np.ndarray:
         return found
     if name == "mov.b32":
         return values[0]
+    if name == "prmt.b32":  # byte i of the result is the one of both that nibble i of the third names
+        a, b, order = values
+        both = np.concatenate([np.ascontiguousarray(part).view(np.uint8).reshape(-1, 4) for part in (a, b)], 1)
+        return np.ascontiguousarray(both[:, [int(order) >> 4 * i & 7 for i in range(4)]]).view(np.uint32)[:, 0]
+    if name in ("add.s32", "sub.s32"):
+        return values[0] + values[1] if name == "add.s32" else values[0] - values[1]
+    if name == "and.b32":
+        return values[0] & values[1]
     return {"shl.b32": np.left_shift, "shr.b32": np.right_shift}[name](*values)
 
 

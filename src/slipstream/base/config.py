@@ -57,7 +57,7 @@ class Options:
     target_itl: float | None = None
     prefix_cache: bool = True
     policy: str = "fcfs"
-    speculate: Any = "none"
+    speculate: Any = "auto"
     verify: str = "match"
     control: bool = True
     deterministic: bool = False
@@ -73,7 +73,7 @@ class Options:
         choices = (
             ("kv", (None, "fp32", "bf16", "int8", "fp8")),
             ("kernels", (None, "triton", "cpu", "reference")),
-            ("activations", ("32", "128", "row")),
+            ("activations", ("32", "128", "row", "fp8")),
         )
         for name, known in choices:
             if getattr(self, name) not in known:
@@ -84,6 +84,8 @@ class Options:
             raise InputError(f"kv='int8': device={self.device!r} has no kernels for such a cache; take kv='fp8', which is as small")
         if self.kv == "fp8" and self.device == "cpu" and self.kernels in (None, "cpu"):
             raise InputError("kv='fp8': a CPU has no kernels for such a cache; take kv='int8', which is as small, or device='cuda'")
+        if self.activations == "fp8" and self.device == "cpu" and self.kernels in (None, "cpu"):
+            raise InputError("activations='fp8': a CPU has no kernels for such activations; leave it out, or take device='cuda'")
         if self.max_step_tokens < self.max_batch:
             raise InputError(
                 f"max_step_tokens={self.max_step_tokens}: must be at least max_batch={self.max_batch}, so that every running request "

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from slipstream.arch import ModelSpec
 from slipstream.base.errors import InputError
-from slipstream.bench.variants import AsQ4_0, Twin
+from slipstream.base.registry import unknown
+from slipstream.bench.variants import AsQ4_0, CodedRows, Twin, Unpacked
 from slipstream.cost import weights_bytes
 from slipstream.engine.build import BUILTIN, set_threads, tokenizer_of
 from slipstream.engine.resolve import LOGIT_ROWS
@@ -21,6 +22,7 @@ from slipstream.hardware import read as read_machine
 from slipstream.model.build import DUMMY, open_weights
 from slipstream.model.decoder import Decoder
 from slipstream.ops.dispatch import Kernels
+from slipstream.ops.types import CODED, FLOATS
 from slipstream.sampling.sampler import Sampler
 from slipstream.speculate.drafters import none
 from slipstream.step import Admission, Chunk, Plan, SamplingParams
@@ -45,16 +47,21 @@ class Way:
 
     Attributes:
         weights: a format that weights can be converted to, or Q4_0.
-        scale: values of a row of activations that share an int8 scale, as `Options.activations` says it; None where they stay fp32.
+        scale: values of a row of activations that share an int8 scale, or e4m3, as `Options.activations` says it; None where they stay
+            fp32. What only GPUs compute is computed with the weights that the format means, in fp32.
     """
 
     weights: str
     scale: str | None = None
 
+    def __str__(self) -> str:
+        return self.weights if self.scale is None else f"{self.weights}/{self.scale}"
+
 
 WAYS = (
     *(Way("fp32"), Way("bf16"), Way("int8", "32"), Way("int8", "128"), Way("int8", "row"), Way("q8_0", "32")),
     *(Way("int4", "32"), Way("int4", "row"), Way("int4_zero", "32"), Way("int4_64", "32"), Way("int4_64", "row"), Way(Q4_0, "32")),
+    *(Way("int4"), Way("int4", CODED), Way("fp6"), Way("fp8", CODED)),
 )
 
 
@@ -99,7 +106,11 @@ class Quality:
 
 
 def run(
-    model: str | None, texts: Sequence[tuple[str, str]], threads: int | None = None, say: Callable[[str], None] = lambda line: None
+    model: str | None,
+    texts: Sequence[tuple[str, str]],
+    threads: int | None = None,
+    say: Callable[[str], None] = lambda line: None,
+    ways: Sequence[str] | None = None,
 ) -> Quality:
     """Measures.
 
@@ -107,10 +118,17 @@ def run(
         model: as for `Options`; None for the built-in one.
         texts: (title, text).
         threads: None takes the physical cores.
+        ways: only these of WAYS, and the model as it is; None for all.
 
     Raises:
-        InputError: the model has no tokenizer or cannot be rounded, there is no text, or `gguf` is not installed.
+        InputError: there is no such way, the model has no tokenizer or cannot be rounded, there is no text, or `gguf` is not installed.
     """
+    known = {str(way): way for way in WAYS}
+    for name in ways or ():
+        if name not in known:
+            raise unknown("ways", name, known)
+    wanted = [(factor, way) for factor in FACTORS for way in WAYS if ways is None or str(way) in ways]
+    wanted = list(dict.fromkeys([(FACTORS[0], WAYS[0]), *wanted]))  # the base line first
     source = str(BUILTIN / "demo" if model is None else model)
     source = source if source.startswith(DUMMY) else locate(source)
     tokenizer = tokenizer_of(source)
@@ -123,20 +141,20 @@ def run(
     weights, threads = open_weights(source), threads or read_machine().threads
     set_threads(threads)
     found = Quality(weights.spec, Kernels().profile, threads, tuple(title for title, _ in texts), tokens, size, [])
-    for factor in FACTORS:
-        for way in WAYS:
-            found.scores.append(Score(factor, way, *read(weights, factor, way, ids)))
-            say(f"x{factor} {way.weights} {way.scale}: {found.bits_per_byte(found.scores[-1]):.4f} bits per byte")
+    for factor, way in wanted:
+        found.scores.append(Score(factor, way, *read(weights, factor, way, ids)))
+        say(f"x{factor} {way}: {found.bits_per_byte(found.scores[-1]):.4f} bits per byte")
     return found
 
 
 def read(weights: Weights, factor: int, way: Way, ids: Sequence[list[int]]) -> tuple[float, int]:
     """(nats of all texts, bytes of weights) of a model's twin computed in one way."""
     twin = Twin(weights, factor)
-    held = AsQ4_0(twin) if way.weights == Q4_0 else twin
-    format = held.as_stored if way.weights == Q4_0 else way.weights
+    unpacked = way.scale in (None, CODED) and way.weights not in FLOATS
+    held = AsQ4_0(twin) if way.weights == Q4_0 else Unpacked(twin, way.weights) if unpacked else twin
+    format = held.as_stored if way.weights == Q4_0 or unpacked else way.weights
     context = min(CONTEXT, held.spec.max_len)
-    kernels = Kernels() if way.scale is None else Kernels(activations=way.scale)
+    kernels = CodedRows() if way.scale == CODED else Kernels() if way.scale is None else Kernels(activations=way.scale)
     decoder = Decoder(held.spec, held, kernels, context, LOGIT_ROWS, format=format, max_len=context)
     pages = tuple(range(-(-context // PAGE)))
     pool = KVPool(decoder.pool_shape(len(pages), PAGE), "fp32", kernels)
@@ -148,7 +166,7 @@ def read(weights: Weights, factor: int, way: Way, ids: Sequence[list[int]]) -> t
             chunk = Chunk(0, 0, tuple(window[:-1]), pages, sample=False, score=known)
             [outcome] = runner.run(Plan((admitted,), (chunk,), released=(0,))).outcomes
             nats -= sum(entry.logprob for entry in outcome.scores)
-    return nats, weights_bytes(held.spec, format, held.format)
+    return nats, weights_bytes(held.spec, way.weights if unpacked else format, held.format)
 
 
 def held_out(folder: Path | None) -> list[tuple[str, str]]:

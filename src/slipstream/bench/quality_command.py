@@ -19,6 +19,9 @@ def quality(
     books: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Without --text: the built-in model's books, whose held-out chapters are read.")
     ] = None,
+    ways: Annotated[
+        str | None, typer.Option(metavar="WAY,...", help="Only these, as FORMAT or FORMAT/ACTIVATIONS: int4/32,fp6 (default: all).")
+    ] = None,
     threads: arguments.Threads = None,
     out: Annotated[Path, typer.Option(file_okay=False, help="Folder for the result file.")] = Path("benchmarks/results"),
 ) -> None:
@@ -29,7 +32,7 @@ def quality(
     from slipstream.bench import results
 
     texts = [case.plain(path) for path in text] if text else case.held_out(books)
-    found = case.run(model, texts, threads, say=lambda line: typer.secho(line, dim=True, err=True))
+    found = case.run(model, texts, threads, lambda line: typer.secho(line, dim=True, err=True), ways and ways.split(","))
     show(found)
     path = results.write(results.quality_record(found, command_line()), out)
     typer.secho(f"written: {path}", dim=True, err=True)
@@ -48,7 +51,7 @@ def show(found: "Quality") -> None:
         scale = score.way.scale
         table.add_row(
             "" if score.factor == last else f"x{score.factor}" if score.factor > 1 else "none",
-            *(score.way.weights, "fp32" if scale is None else f"int8 per {scale}"),
+            *(score.way.weights, "fp32" if scale is None else "e4m3 per row" if scale == "fp8" else f"int8 per {scale}"),
             *(f"{found.bits_per_byte(score):.4f}", f"{found.perplexity(score):.3f}", f"{found.change(score):+z.2%}"),
             f"{score.bytes / 1e6:,.2f}",
         )

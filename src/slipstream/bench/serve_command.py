@@ -49,7 +49,7 @@ def serve(
     kv: arguments.Kv = None,
     max_len: arguments.MaxLen = None,
     memory: arguments.Memory = None,
-    speculate: arguments.Speculate = "none",
+    speculate: arguments.Speculate = "auto",
     target_itl: arguments.TargetItl = None,
 ) -> None:
     """Load test of a server: our own with MODEL, beside the same engine offline, or one at --url.
@@ -63,7 +63,7 @@ def serve(
         kv=kv,
         max_len=max_len,
         memory=arguments.parse_size(memory),
-        speculate=None if speculate == "none" else speculate,
+        speculate=None if speculate == "auto" else speculate,
         target_itl=target_itl,
     )
     target = {"model": model, "options": options, "url": url, "api_key": api_key, "served_model": served_model}

@@ -1,19 +1,27 @@
-"""Other ways to hold the same model, for comparing what rounding does to it.
+"""Other ways to hold the same model, or to compute it, for comparing what rounding does to it.
 
     Twin          the model with outlier channels: the same function, harder to round (docs/benchmarks.md)
     AsQ4_0        the model with its matrices rounded by the `gguf` package, not by us
+    Unpacked      the model with its matrices rounded to a format of ours, and given as the numbers that those mean
+    CodedRows     CPU kernels whose linear layers see activations as those of a GPU do that round them to e4m3
 
 Owns nothing but these; must not know texts or how quality is measured.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from slipstream.arch import ModelSpec, tensors
+from slipstream.base import registry
 from slipstream.bench.made_weights import gguf_package
 from slipstream.cost import Mix
+from slipstream.ops.dispatch import Kernels
+from slipstream.ops.reference.linear import e4m3_rows
+from slipstream.ops.types import LinearKernel
+from slipstream.quant.catalogue import FORMATS
 from slipstream.quant.formats import q4_0
 from slipstream.weights.source import Weights
 
@@ -83,3 +91,52 @@ class AsQ4_0:
             return None
         blocks = self._gguf.quants.quantize(self.get(name).float().numpy(), self._gguf.GGMLQuantizationType.Q4_0)
         return q4_0.OP, q4_0.lay_out({"blocks": torch.from_numpy(blocks)})
+
+
+class Unpacked:
+    """`Weights` of an untied model whose linear layers and head are rounded to a format and come as what that means, fp32.
+
+    Args:
+        format: one that weights can be converted to.
+    """
+
+    def __init__(self, weights: Weights, format: str):
+        self.spec, self.format, self.as_stored = weights.spec, weights.format, "fp32"
+        self.files, self.shelf, self.metadata = (), None, {}
+        self._weights, self._format = weights, registry.load(FORMATS, format)
+        self._rounded = {tensor.name for tensor in tensors(weights.spec) if tensor.role in ("linear", "head")}
+
+    def get(self, name: str) -> Tensor:
+        """See `Weights.get`."""
+        values = self._weights.get(name)
+        return self._format.unpack(self._format.quantise(values)) if name in self._rounded else values
+
+    def stored(self, name: str) -> None:
+        """See `Weights.stored`: these are plain numbers."""
+
+
+class CodedRows(Kernels):
+    """Kernels of a CPU, but linear layers round each row of x to e4m3 first, by one scale."""
+
+    def linear(self, format: str) -> LinearKernel:
+        """See `Kernels.linear`."""
+        return _Coded(super().linear(format))
+
+    def tape(self) -> None:
+        """Nothing is recorded here: rows are rounded by torch."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Coded:
+    kernel: LinearKernel
+
+    @property
+    def name(self) -> str:
+        return self.kernel.name
+
+    def prepare(self, stored: dict[str, Tensor]) -> Any:
+        return self.kernel.prepare(stored)
+
+    def run(self, x: Tensor, prepared: Any, bias: Tensor | None, out: Tensor) -> None:
+        codes, step = e4m3_rows(x)
+        self.kernel.run(codes * step, prepared, bias, out)

@@ -57,7 +57,7 @@ def chat(
     kv: arguments.Kv = None,
     max_len: arguments.MaxLen = None,
     memory: arguments.Memory = None,
-    speculate: arguments.Speculate = "none",
+    speculate: arguments.Speculate = "auto",
     verify: arguments.Verify = "match",
 ) -> None:
     """Talks with MODEL. /help lists what can be typed besides."""

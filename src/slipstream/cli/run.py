@@ -42,7 +42,7 @@ def run(
     kv: arguments.Kv = None,
     max_len: arguments.MaxLen = None,
     memory: arguments.Memory = None,
-    speculate: arguments.Speculate = "none",
+    speculate: arguments.Speculate = "auto",
     verify: arguments.Verify = "match",
     kernels: arguments.KernelSet = None,
 ) -> None:

@@ -31,7 +31,7 @@ def serve(
     kv: arguments.Kv = None,
     max_len: arguments.MaxLen = None,
     memory: arguments.Memory = None,
-    speculate: arguments.Speculate = "none",
+    speculate: arguments.Speculate = "auto",
     verify: arguments.Verify = "match",
     target_itl: arguments.TargetItl = None,
     kernels: arguments.KernelSet = None,

@@ -26,11 +26,12 @@ from slipstream.base.errors import InputError
 WEIGHT_FORMATS = {
     "fp32": (32, 0), "bf16": (16, 0), "int8": (8, 4), "q8_0": (8.5, 0), "int4": (4.5, 0), "int4_zero": (4.75, 0), "q4_k": (4.625, 0),
     "q6_k": (8.5625, 0), "int4_64": (4.25, 0), "int4_128": (4.125, 0), "fp8": (8, 4), "fp8_block": (8 + 32 / 128**2, 0),
+    "fp6": (6, 4),
 }  # fmt: skip
 TABLE_TYPES = {"fp32": 4, "bf16": 2}  # bytes per number
 KV_TYPES = {"fp32": (4, 0), "bf16": (2, 0), "int8": (1, 4), "fp8": (1, 4)}  # bytes per number, and of a scale
 # Arithmetic that the numerics ask for. On the CPU bf16 is widened to fp32 (docs/numerics.md, section 2); on a GPU matrix products
-# take bf16, int8 weights too, but for fp8, which a CPU does not compute. Attention follows the type of the cache.
+# take bf16, int8 weights too, but for fp8; fp8 and fp6 a CPU does not compute. Attention follows the type of the cache.
 LINEAR_ARITHMETIC = {
     "cpu": {"fp32": "fp32", "bf16": "fp32", "int8": "int8", "q8_0": "int8", "q6_k": "int8"}
     | dict.fromkeys(("int4", "int4_zero", "q4_k", "int4_64", "int4_128"), "int4"),

@@ -8,7 +8,7 @@ from slipstream.base.errors import InputError
 from slipstream.cost import Mix, WeightFormat
 from slipstream.cost.memory import MemoryPlan, plan
 from slipstream.hardware.machine import Machine
-from slipstream.ops.types import FLOATS, check_activations
+from slipstream.ops.types import CODED, FLOATS, check_activations
 from slipstream.scheduler import SchedulerOptions
 
 DEFAULT_MAX_LEN = 8192
@@ -121,12 +121,14 @@ def _weight_format(options: Options, stored: WeightFormat) -> WeightFormat:
     weight_format = options.quant or stored
     if options.activations == FINE:
         return weight_format
-    if options.device != "cpu":
+    if options.device != "cpu" and options.activations != CODED:
         raise InputError(f"activations={options.activations!r}: only CPUs round activations to int8, not {options.device}; leave it out")
     formats = {format for _, format in weight_format.named} if isinstance(weight_format, Mix) else {weight_format}
     if formats <= set(FLOATS):
+        other = "int4" if options.activations == CODED else "int8"
         raise InputError(
-            f"activations={options.activations!r}: {weight_format} weights leave activations as they are; leave it out, or take quant=int8"
+            f"activations={options.activations!r}: {weight_format} weights leave activations as they are; leave it out, or "
+            f"take quant={other}"
         )
     for format in sorted(formats):
         check_activations(format, options.activations)

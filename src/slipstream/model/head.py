@@ -53,13 +53,13 @@ class Head(ABC):
         self._normed = head.normed
         own = outputs > 0 and head.file != "residual"
         self._head = Linear(weights, ["head"], False, self._format, kernels) if own else target.head
-        self._ids = weights.get("head.ids") if head.mapped else None  # token of each row of its output layer
+        self._places = _places(weights.get("head.ids"), head.body.vocab, kernels) if head.mapped else None  # [vocab]
         widths = {"state": head.width, "states": len(head.levels) * hidden} | ({"wide": 2 * hidden} if head.bottom.kind == "wide" else {})
         self._scratch = step_scratch(head.body, max_rows, kernels.device, **widths)
         ends = {"picked": head.width, "normed": hidden, "logits": head.body.vocab} | ({"some": outputs} if head.mapped else {})
         self._ends = Scratch(max_logit_rows, ends, device=kernels.device)
-        self._logits = Replay(kernels, not head.mapped)
-        self.records = self._fuse.records and not head.mapped
+        self._logits = Replay(kernels, True)
+        self.records = self._fuse.records
         self._forward: Replay
 
     @abstractmethod
@@ -142,9 +142,9 @@ class Head(ABC):
         if self._norm is not None and not self._normed:
             self._norm(read, buffers["normed"])
             read = buffers["normed"]
-        self._head(read, logits if self._ids is None else buffers["some"])
-        if self._ids is not None:  # the others cannot be drawn
-            logits.fill_(float("-inf")).index_copy_(1, self._ids, buffers["some"])
+        self._head(read, logits if self._places is None else buffers["some"])
+        if self._places is not None:  # the others cannot be drawn
+            self._kernels.spread(buffers["some"], self._places, logits)
 
     def _close(self, stream: Tensor, pending: Tensor, free: Tensor) -> None:
         """What the last sub-layer still has to add goes to the stream, and the stream, normed, to `free`."""
@@ -152,6 +152,13 @@ class Head(ABC):
             self._norm(stream, free, pending)  # sometimes only for its addition, as in Decoder
         else:
             self._add(stream, pending)
+
+
+def _places(ids: Tensor, vocab: int, kernels: Kernels) -> Tensor:
+    """Row of an output layer for each token, -1 for those without one, from the token of each row."""
+    places = torch.full((vocab,), -1, dtype=torch.int32)
+    places[ids.cpu().long()] = torch.arange(len(ids), dtype=torch.int32)
+    return places.to(kernels.device)
 
 
 class Keyless(Head):

@@ -13,7 +13,6 @@ from typing import Any
 from slipstream.base.errors import BackendError
 from slipstream.base.registry import load, unknown
 from slipstream.ops.types import (
-    E4M3,
     EXPERTS_OPS,
     FAMILY_OPS,
     GATE_UP_OPS,
@@ -27,8 +26,8 @@ from slipstream.ops.types import (
     LinearKernel,
     Op,
     check_activations,
+    gpu_only,
     linear_op,
-    of_linear_op,
 )
 
 CANDIDATES = ("triton", "cpu", "reference")  # modules of slipstream.ops, best first
@@ -61,7 +60,7 @@ class Kernels:
         device: "cpu", "cuda" or "cuda:N".
         deterministic: a row's bits must not depend on other rows. On the CPU that holds anyway.
         only: take this candidate for every op and no other (tests, diagnostics).
-        activations: how many values of a row share an int8 scale where linear layers round them: a key of SPANS.
+        activations: how many values of a row share an int8 scale where linear layers round them, or "fp8": a key of SPANS.
 
     Raises:
         InputError: `only` names no candidate, or there are no such scales.
@@ -99,7 +98,7 @@ class Kernels:
             except BackendError as error:
                 self._missing[op] = error
         for op in LINEAR_OPS:
-            oracle = only is None and of_linear_op(op)[0] in E4M3  # the reference serves these where it is asked for by name only
+            oracle = only is None and gpu_only(op)  # the reference serves these where it is asked for by name only
             try:
                 self._linear[op] = self._choose(op, [module for module in linears if not (oracle and module.NAME == "reference")])
             except BackendError as error:

@@ -16,7 +16,7 @@ from slipstream.base.errors import InputError
 OPS = ("embed", "norm", "rope_write", "attention", "gated", "sample", "logprobs", "move")
 FAMILY_OPS = (  # asked for by some families only: a device may lack them
     *("layer_norm", "norm_slices", "attention_softcap", "gated_gelu", "gated_gelu_tanh", "gelu", "gelu_tanh", "add", "scale", "softcap"),
-    *("route", "routed", "gate_rows", "gated_clamped", "attention_sinks"),
+    *("route", "routed", "gate_rows", "gated_clamped", "attention_sinks", "spread"),
 )
 LINEAR_FORMATS = {  # what a linear layer stores: tensor -> (type, how many inputs share one of its numbers; 0: all)
     "fp32": {"weight": (torch.float32, 1)},
@@ -34,12 +34,17 @@ LINEAR_FORMATS = {  # what a linear layer stores: tensor -> (type, how many inpu
     "int4_128": {"weight": (torch.uint8, 2), "scale": (torch.float16, 128)},
     "fp8": {"weight": (torch.float8_e4m3fn, 1), "scale": (torch.float32, 0)},
     "fp8_block": {"weight": (torch.float8_e4m3fn, 1), "scale": (torch.float32, 128)},
+    "fp6": {"weight": (torch.uint8, 2), "upper": (torch.uint8, 4), "scale": (torch.float32, 0)},
 }
 FLOATS = ("fp32", "bf16")  # linear formats that leave activations as they are
-E4M3 = ("fp8", "fp8_block")  # linear formats that round activations to e4m3: no CPU multiplies such numbers, the reference is for tests
+E4M3 = ("fp8", "fp8_block")  # linear formats that round activations to e4m3
+GPU_ONLY = (*E4M3, "fp6")  # linear formats that no CPU multiplies
+LANES = 16  # bytes that lie together where several weights share one
 BLOCK = 32  # inputs of a block of whole-number weights
-SPANS = {"32": 1, "128": 4, "row": 0}  # activations that share an int8 scale, as the user says it -> blocks, 0 for all of a row
+CODED = "fp8"  # what the user says for activations in e4m3, a scale per row, where weights are of 4 bits: GPUs only
+SPANS = {"32": 1, "128": 4, "row": 0, CODED: 0}  # activations that share a scale, as the user says it -> blocks, 0 for all of a row
 COARSER = {"int8": ("128", "row"), "int4": ("row",), "int4_64": ("row",), "int4_128": ("128", "row")}  # what pays besides 32
+FOUR_BITS = ("int4", "int4_zero", "int4_64", "int4_128")  # linear formats that multiply activations in e4m3
 SEGMENT = 512  # keys per attention segment, by absolute position (docs/numerics.md, section 3)
 SCALE_BYTES = 4  # of the scale of a key or value in int8 or e4m3, fp32
 CODES_ROOM = 16  # bytes behind a row of activations in e4m3 that has one scale: the scale, fp32, and as many as keep rows aligned
@@ -50,11 +55,16 @@ def linear_op(format: str, activations: str = "32") -> str:
     return f"linear_{format}" if format in FLOATS or activations == "32" else f"linear_{format}/{activations}"
 
 
+def scales_of(format: str) -> tuple[str, ...]:
+    """The scales of activations that a linear format has kernels for, on some device."""
+    return ("32", *COARSER.get(format, ()), *((CODED,) if format in FOUR_BITS else ()))
+
+
 def check_activations(format: str, activations: str) -> None:
     """InputError where a linear format has no kernel for such scales of activations; those that leave them alone have one for all."""
-    known = ("32", *COARSER.get(format, ()))
+    known = scales_of(format)
     if format not in FLOATS and activations not in known:
-        others = ", ".join(name for name, scales in COARSER.items() if activations in scales)
+        others = ", ".join(name for name in LINEAR_FORMATS if activations in scales_of(name))
         raise InputError(
             f"activations={activations!r}: {format} weights are computed with {' or '.join(known)}; leave it out, or take quant={others}"
         )
@@ -66,9 +76,15 @@ def of_linear_op(op: str) -> tuple[str, str]:
     return format, activations or "32"
 
 
+def gpu_only(op: str) -> bool:
+    """Whether no CPU computes a linear op but the reference, which is for tests then."""
+    format, activations = of_linear_op(op)
+    return format in GPU_ONLY or activations == CODED
+
+
 EXPERTS_OPS = tuple(f"experts_{format}" for format in LINEAR_FORMATS)
 GATE_UP_OPS = tuple(f"gate_up_{format}" for format in LINEAR_FORMATS)
-LINEAR_OPS = tuple(linear_op(format, activations) for format in LINEAR_FORMATS for activations in ("32", *COARSER.get(format, ())))
+LINEAR_OPS = tuple(linear_op(format, activations) for format in LINEAR_FORMATS for activations in scales_of(format))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +111,11 @@ class LinearKernel(Protocol):
 
         Args:
             stored: the tensors that LINEAR_FORMATS names, each [n, k / inputs that share a number] ([n] where all do). Two 4-bit
-                weights share a byte: byte j of a block of 32 inputs holds input j, and above it input j + 16.
+                weights share a byte: byte j of a block of 32 inputs holds input j, and above it input j + 16; four of 2 bits likewise:
+                byte j of 64 inputs holds input j in its lowest bits, then j + 16, j + 32 and j + 48.
                 int8, q8_0: w = weight * scale; int4: (weight - 8) * scale; int4_zero: (weight - least) * scale;
-                q4_k: group * scale * weight - group_least * least; q6_k: group * scale * weight; fp8, fp8_block: weight * scale.
+                q4_k: group * scale * weight - group_least * least; q6_k: group * scale * weight; fp8, fp8_block: weight * scale;
+                fp6: e3m2 * scale, sign and upper bit of the exponent in `upper`, the other four bits in `weight`.
 
         Raises:
             InputError: a tensor is missing, or of the wrong type or shape.
@@ -336,9 +354,9 @@ def check_stored(kernel: str, format: str, stored: dict[str, Tensor]) -> tuple[i
         found = {name: list(tensor.shape) for name, tensor in stored.items()}
         raise InputError(f"{kernel}: needs exactly the tensors {sorted(wanted)}, weight as [n, k]; found {found}")
     n, k = stored["weight"].shape[0], stored["weight"].shape[1] * wanted["weight"][1]
-    unit = max(shared for _, shared in wanted.values())
+    unit = max(shared * (LANES if dtype is torch.uint8 and 1 < shared < LANES else 1) for dtype, shared in wanted.values())
     if k % unit:
-        raise InputError(f"{kernel}: {k} inputs are no multiple of the {unit} that share a scale; take another format")
+        raise InputError(f"{kernel}: {k} inputs are no multiple of the {unit} that lie together; take another format")
     for name, (dtype, shared) in wanted.items():
         shape, tensor = (n, k // shared) if shared else (n,), stored[name]
         if tensor.dtype is not dtype or tensor.shape != shape:

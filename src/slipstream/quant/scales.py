@@ -1,6 +1,8 @@
 """Scales of a matrix: one, one per row, per group of inputs or per block, brought to a shape that multiplies, and found for every row. No
 format here."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -9,8 +11,14 @@ from slipstream.base.errors import CheckpointError
 _CHUNK = 1 << 22  # weights rounded at a time, so that the fp32 copy of a large layer never exists as a whole
 
 
-def round_rows(weight: Tensor, dtype: torch.dtype, greatest: float) -> tuple[Tensor, Tensor]:
-    """weight [n, k] -> (codes [n, k] of `dtype`, rounded to nearest even; scale fp32 [n] = largest size of the row / greatest)."""
+def round_rows(
+    weight: Tensor, dtype: torch.dtype, greatest: float, coded: Callable[[Tensor], Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """weight [n, k] -> (codes [n, k] of `dtype`, rounded to nearest even; scale fp32 [n] = largest size of the row / greatest).
+
+    Args:
+        coded: fp32 numbers within -greatest .. greatest -> their codes; None where those are numbers of `dtype`.
+    """
     n, k = weight.shape
     codes, scale = torch.empty(n, k, dtype=dtype, device=weight.device), torch.empty(n, device=weight.device)
     rows = max(1, _CHUNK // k)
@@ -19,8 +27,9 @@ def round_rows(weight: Tensor, dtype: torch.dtype, greatest: float) -> tuple[Ten
         step = part.abs().amax(1) / greatest  # [rows]
         scale[at : at + rows] = step
         part = part / torch.where(step > 0, step, 1.0)[:, None]
-        whole = part if dtype.is_floating_point else part.round_()  # what is stored as whole numbers is cut off, not rounded
-        codes[at : at + rows] = whole.clamp_(-greatest, greatest).to(dtype)
+        whole = part.round_() if coded is None and not dtype.is_floating_point else part  # where it is stored it is cut off, not rounded
+        whole = whole.clamp_(-greatest, greatest)
+        codes[at : at + rows] = (whole if coded is None else coded(whole)).to(dtype)
     return codes, scale
 
 

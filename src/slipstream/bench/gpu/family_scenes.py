@@ -63,6 +63,19 @@ def pairs(op: str, rows: int, width: int) -> Scene:
     return Scene(op, str(width), rows, tensors, run, bytes=(12 if op == "add" else 8) * width)
 
 
+def spread(rows: int, count: int) -> Scene:
+    """Logits of some tokens among four times as many."""
+
+    def run(kernels, t, index):
+        out = torch.full((len(index), 4 * count), torch.nan, device=index.device)
+        kernels.spread(t["some"][index], t["places"], out)
+        return [out]
+
+    at = torch.arange(4 * count)
+    tensors = {"some": noise(rows, count, seed=1), "places": torch.where(at % 4 == 2, at // 4, -1).int()}
+    return Scene("spread", str(count), rows, tensors, run, scenes.EXACT, bytes=20 * count)
+
+
 def gate(op: str, rows: int, width: int) -> Scene:
     """gated_gelu, gated_gelu_tanh or gated_clamped."""
 
@@ -162,6 +175,7 @@ def all_of(few: int, hidden: int, heads: Heads, dtype: torch.dtype, context: int
         ("norm_slices", lambda: norm_slices(few, heads)),
         *((op, lambda op=op: in_place(op, few, hidden)) for op in IN_PLACE),
         *((op, lambda op=op: pairs(op, few, hidden)) for op in ("add", "gate_rows")),
+        ("spread", lambda: spread(few, hidden)),
         *((op, lambda op=op: gate(op, few, hidden)) for op in GATES),
         *((f"route {router.scoring}", lambda router=router: route(few, router)) for router in routers),
         ("routed", lambda: routed(few, hidden)),

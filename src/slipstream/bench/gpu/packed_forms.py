@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from slipstream.base import registry
-from slipstream.ops.triton import carried, folded, packed, streamed, whole, widened
+from slipstream.ops.triton import carried, folded, fp8, packed, streamed, whole, widened
 from slipstream.ops.triton.launch import Variant
 from slipstream.ops.triton.packing import Form, Packed
 
@@ -33,12 +33,12 @@ class Kind:
 
     def form(self, n: int, k: int) -> Form:
         """What `pack` makes of such weights, random ones."""
-        if self.format == "int8":
-            return Form(n, k, 8, 0, "*fp32")
+        if self.format in ("int8", "fp6"):
+            return Form(n, k, 6 if self.format == "fp6" else 8, 0, "*fp32")
         return Form(n, k, 4, self.group, "*fp16", "zero") if self.format == "int4_zero" else Form(n, k, 4, self.group, "*fp16", middle=8)
 
 
-INT4, ZERO_128, INT8 = Kind("int4", 32, 4.5), Kind("int4_zero", 128, 4 + 24 / 128), Kind("int8", 0, 8)
+INT4, ZERO_128, INT8, FP6 = Kind("int4", 32, 4.5), Kind("int4_zero", 128, 4 + 24 / 128), Kind("int8", 0, 8), Kind("fp6", 0, 6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Candidate:
 
 def engine(kind: Kind, suffix: str = "", invariant: bool = False) -> Candidate:
     """What the engine does for any number of rows, in fast or deterministic settings."""
-    product = partial(whole.product, invariant=invariant)
+    product = partial(whole.product, deterministic=invariant)
     return Candidate(kind, suffix, 1, 1 << 31, product, lambda form, rows: tuple(variant for *_, variant in whole.variants(form)))
 
 
@@ -79,6 +79,15 @@ def tiled(kind: Kind, suffix: str, least: int, most: int) -> Candidate:
 def unpacked(kind: Kind, suffix: str, least: int, scratch: int = widened.SCRATCH) -> Candidate:
     """Unpacked first, then cuBLAS."""
     return Candidate(kind, suffix, least, 1 << 31, partial(widened.product, most=scratch), lambda form, rows: (widened.variant(form),))
+
+
+def coded(kind: Kind) -> Candidate:
+    """Activations in e4m3, which are made within what is timed; all numbers of rows."""
+    return Candidate(
+        kind, "_codes", 1, 1 << 31,
+        lambda x, layer, bias, out: packed.product(fp8.coded(x), layer, bias, out),
+        lambda form, rows: (fp8.quantise_variant(form.inputs, False), *packed.variants(form, rows, False, narrow=True)),
+    )  # fmt: skip
 
 
 def single(kind: Kind, least: int, most: int, *stream: int) -> Candidate:
@@ -143,6 +152,9 @@ CANDIDATES = (
     unpacked(ZERO_128, "_unpacked", 128),
     single(INT4, 1, 8, 8, 4, 1, 32, 1),
     single(INT8, 1, 8, 8, 4, 1, 32, 1),
+    tiled(FP6, "_tiles", 1, 256),
+    unpacked(FP6, "_unpacked", 32),
+    *(coded(kind) for kind in (INT4, ZERO_128)),
     *(carry(kind, chosen) for kind in (INT4, ZERO_128) for chosen in CARRIED),
     *(fold(INT4, *shape) for shape in FOLDED + MORE_FOLDED),
     *(fold(kind, *shape) for kind in (ZERO_128, INT8) for shape in FOLDED),

@@ -24,9 +24,10 @@ from slipstream.ops.cpu.rows import (
     norm_slices,
     scale,
     softcap,
+    spread,
 )  # fmt: skip
 from slipstream.ops.cpu.sampling import logprobs, sample
-from slipstream.ops.types import E4M3, LINEAR_OPS, Declined, of_linear_op
+from slipstream.ops.types import GPU_ONLY, LINEAR_OPS, Declined, gpu_only, of_linear_op
 
 NAME = "cpu"
 VERSION = 2
@@ -38,7 +39,7 @@ _OPS = {
     for function in (
         *(embed, norm, rope_write, attention, gated, sample, logprobs, move),
         *(layer_norm, norm_slices, attention_softcap, attention_sinks, gated_gelu, gated_gelu_tanh, gelu, gelu_tanh, add, scale, softcap),
-        *(route, routed, gate_rows, gated_clamped),
+        *(route, routed, gate_rows, gated_clamped, spread),
     )
 }
 
@@ -58,6 +59,7 @@ def offer(op: str, device: str) -> Any:
         return _OPS[op]
     if op not in LINEAR_OPS:
         return Declined(f"has no kernel for {op}")
-    if of_linear_op(op)[0] in E4M3:
-        return Declined("CPUs do not multiply 8-bit floats; take quant='int8', which is as small, or device='cuda'")
+    if gpu_only(op):
+        way = "take quant='int8' or 'int4', or" if of_linear_op(op)[0] in GPU_ONLY else "leave activations='fp8' out, or take"
+        return Declined(f"CPUs do not multiply floats of 8 or 6 bits; {way} device='cuda'")
     return Linear(*of_linear_op(op))

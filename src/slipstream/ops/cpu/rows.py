@@ -90,6 +90,13 @@ def scale(x: Tensor, factor: float) -> None:
     _native.scale(fits("scale", "x", x, tuple(x.shape)), factor, *x.shape)
 
 
+def spread(some: Tensor, places: Tensor, out: Tensor) -> None:
+    """out [rows, f]: column c is column places[c] of some [rows, n], or -inf where places [f] int32 is below 0 (or not below n)."""
+    (rows, width), count, op = out.shape, some.shape[1], "spread"
+    places_at = fits(op, "places", places, (width,), torch.int32)
+    _native.spread(fits(op, "some", some, (rows, count)), places_at, fits(op, "out", out, (rows, width)), rows, count, width)
+
+
 def softcap(x: Tensor, cap: float) -> None:
     """x [rows, f] = cap * tanh(x / cap), in place; cap > 0."""
     if not cap > 0:

@@ -27,6 +27,7 @@ from slipstream.ops.reference.rows import (
     norm_slices,
     scale,
     softcap,
+    spread,
 )  # fmt: skip
 from slipstream.ops.reference.sampling import logprobs, sample
 from slipstream.ops.types import LINEAR_OPS, Declined, LinearKernel, Op, of_linear_op
@@ -54,6 +55,7 @@ OFFERED: dict[str, Op | LinearKernel] = {
     "add": add,
     "scale": scale,
     "softcap": softcap,
+    "spread": spread,
     "route": route,
     "routed": routed,
     "gate_rows": gate_rows,

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from slipstream.ops.reference.arithmetic import fma, one_thread
-from slipstream.ops.types import BLOCK, E4M3, FLOATS, SPANS, check_stored
+from slipstream.ops.types import BLOCK, CODED, E4M3, FLOATS, LANES, SPANS, check_stored
 
 TOGETHER = 16  # rows of a matrix product; the last ones are padded with zeros
 PANEL = 1024  # weight rows widened to fp32 at a time, so that scratch stays small
@@ -69,9 +69,11 @@ class Whole:
 
 @dataclass(frozen=True, slots=True)
 class IntegerLinear:
-    """Weights of whole numbers times rows that are quantised to int8, `activations` values by one scale ("row": all of a row).
+    """Weights of whole numbers times rows that are quantised to int8, `activations` values by one scale ("row": all of a row), or to e4m3
+    by one scale ("fp8").
 
-    A product of a block is an integer below 2^24 and so exact in fp32, in whatever order torch sums it; sums of such are exact in fp64.
+    A product of a block is an integer below 2^24 and so exact in fp32, in whatever order torch sums it; sums of such are exact in fp64, and
+    so are those of e4m3.
     """
 
     format: str
@@ -87,21 +89,21 @@ class IntegerLinear:
 
     def run(self, x: Tensor, prepared: Whole, bias: Tensor | None, out: Tensor) -> None:
         blocks, span, group = len(prepared.whole), SPANS[self.activations] or ALL, prepared.group or ALL
-        quantised, step = quantise_rows(x, span)  # [rows, blocks, 32], [rows, spans]
+        quantised, step = e4m3_blocks(x) if self.activations == CODED else quantise_rows(x, span)  # [rows, blocks, 32], [rows, spans]
         total = x.new_zeros(len(x), prepared.whole.shape[1])
         for first in range(0, blocks, span):
             last, one = min(first + span, blocks), step[:, first // span, None]
             part = torch.zeros_like(total)  # where the scale of the activations comes last
             for block in range(first, last, min(group, span)):
                 unit = range(block, min(block + group, last))
-                dot = sum((quantised[:, b] @ prepared.whole[b].T).double() for b in unit).float()  # [rows, n], integers
+                dot = sum((quantised[:, b] @ prepared.whole[b].T.to(quantised.dtype)).double() for b in unit).float()  # [rows, n], exact
                 worth = None if prepared.worth is None else prepared.worth[block // group]
                 if span > group:
                     part = fma(dot, worth, part)
                 else:
                     total = fma(dot, one if worth is None else worth * one, total)
                 if prepared.least is not None:
-                    total = fma(-quantised[:, block].sum(-1)[:, None], prepared.least[block] * one, total)
+                    total = fma(-quantised[:, block].sum(-1).float()[:, None], prepared.least[block] * one, total)
             if span > group:
                 total = fma(part, one, total)
         out.copy_(total if prepared.scale is None else total * prepared.scale)
@@ -142,9 +144,7 @@ class E4m3Linear:
     def run(self, x: Tensor, prepared: list[tuple[Tensor, Tensor]], bias: Tensor | None, out: Tensor) -> None:
         total, at = x.new_zeros(out.shape), 0
         for weight, scale in prepared:
-            part = x[:, at : at + weight.shape[1]].bfloat16().float()
-            step = part.abs().amax(1, keepdim=True).clamp(min=LEAST) / GREATEST  # [rows, 1]
-            codes = (part / step).clamp(-GREATEST, GREATEST).to(torch.float8_e4m3fn).float()
+            codes, step = e4m3_rows(x[:, at : at + weight.shape[1]])
             dot = torch.empty(len(x), len(scale))
             FloatLinear("fp32").run(codes, weight, None, dot)
             total, at = fma(dot, step * scale, total), at + weight.shape[1]
@@ -153,12 +153,37 @@ class E4m3Linear:
             out.add_(bias)
 
 
-def linear(format: str, activations: str = "32") -> FloatLinear | IntegerLinear | E4m3Linear:
+@dataclass(frozen=True, slots=True)
+class ScaledLinear:
+    """fp32 activations times floats of few bits, widened to fp32; an output's scale comes last."""
+
+    format: str
+
+    @property
+    def name(self) -> str:
+        return f"reference_{self.format}"
+
+    def prepare(self, stored: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """What `FloatLinear` packs of the plain numbers; scale [n]."""
+        check_stored(self.name, self.format, stored)
+        return FloatLinear("fp32").prepare({"weight": _e3m2(stored)}), stored["scale"]
+
+    def run(self, x: Tensor, prepared: tuple[Tensor, Tensor], bias: Tensor | None, out: Tensor) -> None:
+        weight, scale = prepared
+        FloatLinear("fp32").run(x, weight, None, out)
+        out.mul_(scale)
+        if bias is not None:
+            out.add_(bias)
+
+
+def linear(format: str, activations: str = "32") -> FloatLinear | IntegerLinear | E4m3Linear | ScaledLinear:
     """The layer of a format, `activations` values of a row by one scale where it rounds them."""
     if format in FLOATS:
         return FloatLinear(format)
     if format in E4M3:
         return E4m3Linear(format)
+    if format == "fp6":
+        return ScaledLinear(format)
     return (IntegerLinear if format == "int8" else BlockLinear)(format, activations)
 
 
@@ -172,6 +197,17 @@ def _nibbles(packed: Tensor) -> Tensor:
     """u8 [n, k / 2] -> fp32 [blocks, n, 32]."""
     halves = packed.unflatten(1, (-1, BLOCK // 2)).transpose(0, 1)  # [blocks, n, 16]
     return torch.cat([halves & 15, halves >> 4], -1).float()
+
+
+def _e3m2(stored: dict[str, Tensor]) -> Tensor:
+    """The numbers that six bits mean, fp32 [n, k]: of the four lower ones two are of the exponent, two of the fraction."""
+    low, upper = (
+        torch.cat([stored[name].unflatten(1, (-1, LANES)) >> shift & 2**bits - 1 for shift in range(0, 8, bits)], -1).flatten(1).int()
+        for name, bits in (("weight", 4), ("upper", 2))
+    )
+    exponent, fraction = (upper & 1) << 2 | low >> 2, low & 3
+    size = torch.where(exponent > 0, (4 + fraction) << (exponent - 1).clamp(min=0), fraction)  # sixteenths
+    return torch.where(upper > 1, -size, size).float() / 16
 
 
 def _int4_zero(stored: dict[str, Tensor]) -> Whole:
@@ -202,6 +238,19 @@ _LAID_OUT: dict[str, Callable[[dict[str, Tensor]], Whole]] = {
     "q4_k": _q4_k,
     "q6_k": _q6_k,
 }
+
+
+def e4m3_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x [rows, k], rounded to bf16 and then by one scale per row to e4m3 -> those numbers in fp32 [rows, k], scales [rows, 1]."""
+    narrow = x.bfloat16().float()
+    step = narrow.abs().amax(1, keepdim=True).clamp(min=LEAST) / GREATEST
+    return (narrow / step).clamp(-GREATEST, GREATEST).to(torch.float8_e4m3fn).float(), step
+
+
+def e4m3_blocks(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The same, fp64 [rows, blocks, 32]; k must be whole blocks."""
+    codes, step = e4m3_rows(x)
+    return codes.double().unflatten(1, (-1, BLOCK)), step
 
 
 def quantise_rows(x: Tensor, span: int) -> tuple[Tensor, Tensor]:

@@ -86,6 +86,11 @@ def scale(x: Tensor, factor: float) -> None:
     x.mul_(torch.tensor(factor, dtype=torch.float32))
 
 
+def spread(some: Tensor, places: Tensor, out: Tensor) -> None:
+    """out [rows, f]: column c is column places[c] of some [rows, n], or -inf where places [f] is below 0."""
+    out.copy_(some[:, places.clamp(min=0).long()].masked_fill(places < 0, float("-inf")))
+
+
 def softcap(x: Tensor, cap: float) -> None:
     """x [rows, f] = cap * tanh(x / cap), in place."""
     x.copy_(tanh(x / cap) * cap)

@@ -33,7 +33,7 @@ _FILES = {op: op for op in OPS} | {  # op -> its file
     **{"rope_write": "rope", "layer_norm": "norm", "norm_slices": "norm"},
     **dict.fromkeys(("attention_softcap", "attention_sinks"), "attention"),
     **dict.fromkeys(("gated_gelu", "gated_gelu_tanh", "gated_clamped"), "gated"),
-    **dict.fromkeys(("gelu", "gelu_tanh", "add", "scale", "softcap", "gate_rows"), "elementwise"),
+    **dict.fromkeys(("gelu", "gelu_tanh", "add", "scale", "softcap", "gate_rows", "spread"), "elementwise"),
     **dict.fromkeys(("route", "routed"), "experts"),
 }
 

@@ -35,6 +35,7 @@ from slipstream.ops.triton import (
     mixture,
     move,
     norm,
+    packed,
     plain,
     rope,
     sample,
@@ -66,6 +67,7 @@ PACKED = {  # format -> (name, Form of n outputs and k inputs); the 4-bit format
     "q8_0": (("", lambda n, k: Form(n, k, 8, 32, "*fp16")),),
     "q4_k": (("", lambda n, k: Form(n, k, 4, 32, "*u8", "sum", wide=256)),),
     "q6_k": (("", lambda n, k: Form(n, k, 8, 16, "*i8", wide=256)),),
+    "fp6": (("", lambda n, k: Form(n, k, 6, 0, "*fp32")),),
 }
 ENDINGS = {  # what the linear layers of a Llama do besides where all is fused: qkv, gate and up, o and down
     "gated": Ending("silu", out="*bf16"),
@@ -176,13 +178,13 @@ def layers(spec: ModelSpec) -> dict[str, tuple[int, int]]:
 
 
 def families() -> Iterator[tuple[str, str, Variant]]:
-    """(kernel, form, variant) of what only some families use, at measures of real ones, and of the fp8 products."""
+    """(kernel, form, variant) of what only some families use, at measures of real ones, and of products in e4m3."""
     for label, kind in CACHES.items():
         yield "attention_softcap", f"gemma-2 kv {label}", attention.variant(16, 8, 256, kind, attention.shipped(kind)[-1][0], has_cap=True)
         yield "attention_sinks", f"gpt-oss kv {label}", attention.variant(64, 8, 64, kind, attention.shipped(kind)[-1][0], has_sinks=True)
     yield "attention_together", "kv bf16", attention.together_variant(32, 8, 128, "*bf16", replace(attention.DRAFT, group_rows=64))
     yield "attention_merge", "sinks", attention.merge_variant(64, 64, has_sinks=True)
-    for op in ("gelu", "gelu_tanh", "add", "scale", "softcap", "gate_rows"):
+    for op in ("gelu", "gelu_tanh", "add", "scale", "softcap", "gate_rows", "spread"):
         yield op, "", elementwise.variant(op)
     for activation in ("gelu", "gelu_tanh"):
         yield f"gated_{activation}", "", gated.variant(14336, activation)
@@ -198,6 +200,9 @@ def families() -> Iterator[tuple[str, str, Variant]]:
     yield "fp8", "a scale per row and group", fp8.variant(4096, 4096, True, False, shared=1)
     for label, by_block in (("rows", False), ("blocks", True)):
         yield "fp8_quantise", label, fp8.quantise_variant(14336, by_block)
+    for (format, label), (most, tile) in product((("int4", "groups of 32"), ("int4_zero", "zeros, groups of 128")), packed.BY_ROWS):
+        narrow = packed.variants(PACKED[format][-1][1](4096, 4096), most, False, narrow=True)[0]
+        yield "coded", f"{label} rows {tile.m}", narrow
     yield "fp8_scaled", "", fp8.scaled_variant(28672, 4096, True)
     for label, router in ROUTERS.items():
         yield "route", label, experts.route_variant(router, router.correction)

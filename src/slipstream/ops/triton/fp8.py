@@ -185,6 +185,7 @@ def scaled_variant(n: int, k: int, has_bias: bool) -> Variant:
 def quantise(x: Tensor, by_block: bool) -> tuple[Tensor, Tensor]:
     """x [m, k], bf16 or rounded to it, as e4m3 [m, k] and its scales fp32: [m, k / 128] by block, otherwise [m, 1], as `split` has them."""
     m, k = x.shape
+    _whole_groups("quantise", k)
     if not by_block:
         return split(coded(x), k)
     codes, scale = torch.empty(m, k, dtype=E4M3, device=x.device), torch.empty(m, k // GROUP, device=x.device)
@@ -203,7 +204,6 @@ def coded(x: Tensor) -> Tensor:
 def _quantised(x: Tensor, codes: Tensor, scale: Tensor) -> None:
     """Writes codes [m, k] and scales [m, 1], which are behind them, or [m, k / 128]."""
     (m, k), scales = x.shape, scale.shape[1]
-    _whole_groups("quantise", k)
     kind = type_name("quantise", "x", fits("quantise", "x", x, (m, k), x.dtype))
     quantise_variant(k, scales > 1 or codes.stride(0) == k, kind).launch((m, scales), x, codes, scale)
 

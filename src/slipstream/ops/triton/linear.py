@@ -2,7 +2,8 @@
 
     fp32                   fp32 x fp32, TF32 off as torch has it by default: cuBLAS, or gemm.py
     bf16                   activations rounded to bf16, tensor cores, sums and results in fp32: plain.py says by what, or gemm.py
-    whole-number weights   activations rounded to bf16, weights as they are: whole.py says by what
+    whole-number weights   and floats of 6 bits: activations rounded to bf16, weights as they are: whole.py says by what
+    weights of 4 bits      besides, where activations are asked for in e4m3: both go into the tensor cores as e4m3, packed.py
     8-bit floats           activations rounded to bf16, then to e4m3 as they come, weights as they are: fp8.py, and cuBLAS for many rows,
                            bulk.py for few
 
@@ -25,7 +26,7 @@ from slipstream.ops.triton.fused import NEVER, UP_TO, ended, serves
 from slipstream.ops.triton.launch import FLOATS, fits, has_groups
 from slipstream.ops.triton.packing import Form, Packed, pack
 from slipstream.ops.triton.pairs import SIDE, paired
-from slipstream.ops.types import CODES_ROOM, E4M3, LINEAR_FORMATS, Declined, Norming, check_stored
+from slipstream.ops.types import CODED, CODES_ROOM, E4M3, FOUR_BITS, LINEAR_FORMATS, Declined, Norming, check_stored, linear_op
 
 PLAIN = ("fp32", "bf16")
 NARROW_FROM = (8, 9)  # compute capability from which tensor cores take e4m3
@@ -84,7 +85,7 @@ class PlainLinear:
 
 @dataclass(frozen=True, slots=True)
 class PackedLinear:
-    """out = x @ weight.T + bias of whole-number weights.
+    """out = x @ weight.T + bias of whole-number weights, or of floats of 6 bits.
 
     Attributes:
         format: of the weight.
@@ -134,6 +135,32 @@ class GatheringLinear(PackedLinear):
         packed.gather(ids, prepared, out)
 
 
+class CodedLinear(GatheringLinear):
+    """The same of 4-bit weights, activations rounded to bf16 and then to e4m3 by one scale per row."""
+
+    __slots__ = ()
+    reads = fp8.E4M3
+
+    def prepare(self, stored: dict[str, Tensor]) -> Packed:
+        """See PackedLinear; BackendError where the GPU is too old."""
+        _knows_e4m3(self.name, stored["weight"], "leave activations='fp8' out")
+        return PackedLinear.prepare(self, stored)
+
+    def run(self, x: Tensor, prepared: Packed, bias: Tensor | None, out: Tensor) -> None:
+        """See LinearKernel. One product serves all numbers of rows."""
+        rows, form = x.shape[0], prepared.form
+        if x.dtype is fp8.E4M3:
+            _check_out(self.name, rows, out, form.outputs)
+        else:
+            _check(self.name, x, (rows, form.inputs), out, form.outputs)
+            x = fp8.coded(x)
+        packed.product(x, prepared, bias, out)
+
+    def fuses(self, rows: int, prepared: Packed) -> bool:
+        """See LinearKernel. Never: a row is rounded by its greatest number, which nobody has before all of it is there."""
+        return False
+
+
 @dataclass(frozen=True, slots=True)
 class NarrowLinear:
     """out = x @ weight.T + bias of e4m3 weights.
@@ -166,9 +193,7 @@ class NarrowLinear:
             BackendError: the GPU is too old.
         """
         check_stored(self.name, self.format, stored)
-        weight = stored["weight"]
-        if weight.is_cuda and torch.cuda.get_device_capability(weight.device) < NARROW_FROM:
-            raise BackendError(f"{self.name}: needs a GPU of compute capability 8.9 or later (Ada, Hopper); take quant='bf16' or 'int8'")
+        _knows_e4m3(self.name, stored["weight"], "take quant='bf16' or 'int8'")
         return fp8.pack(stored)
 
     def run(self, x: Tensor, prepared: fp8.Packed, bias: Tensor | None, out: Tensor, gate: str = "") -> None:
@@ -194,7 +219,7 @@ class NarrowLinear:
         return fast and fp8.few(rows, prepared) is not None
 
     def fuses(self, rows: int, prepared: fp8.Packed) -> bool:
-        """See LinearKernel. Never: a row is rounded by its greatest number, which nobody has before all of it is there."""
+        """See LinearKernel. Never: as in CodedLinear."""
         return False
 
 
@@ -257,6 +282,11 @@ def _filled(x: Tensor, form: Form) -> Tensor:
     return x.bfloat16() if form.k == form.inputs else F.pad(x.bfloat16(), (0, form.k - form.inputs))
 
 
+def _knows_e4m3(name: str, weight: Tensor, way_out: str) -> None:
+    if weight.is_cuda and torch.cuda.get_device_capability(weight.device) < NARROW_FROM:
+        raise BackendError(f"{name}: needs a GPU of compute capability 8.9 or later (Ada, Hopper); {way_out}")
+
+
 def _finished(name: str, product: Callable[[Tensor], None], bias: Tensor | None, out: Tensor) -> None:
     """What `product` writes, plus a bias, in out, whose rows may lie apart."""
     rows, n = out.shape
@@ -285,8 +315,8 @@ def _layer(format: str) -> PlainLinear | PackedLinear | NarrowLinear:
         return PlainLinear(format)
     if format in E4M3:
         return NarrowLinear(format)
-    by_group = any(shared > 1 for name, (_, shared) in LINEAR_FORMATS[format].items() if name != "weight")
-    return GatheringLinear(format) if by_group else PackedLinear(format)
+    return GatheringLinear(format) if LINEAR_FORMATS[format]["scale"][1] else PackedLinear(format)
 
 
-KERNELS = {f"linear_{format}": _layer(format) for format in LINEAR_FORMATS}
+KERNELS = {linear_op(format): _layer(format) for format in LINEAR_FORMATS}
+KERNELS |= {linear_op(format, CODED): CodedLinear(format) for format in FOUR_BITS}

@@ -1,6 +1,6 @@
-"""Products with weights of 4 or 8 bits, widened by bit tricks in registers and scaled in fp32; and single rows of such weights.
+"""Products with weights of 4, 6 or 8 bits, widened by bit tricks in registers and scaled in fp32; and single rows of such weights.
 
-Owns the kernels and which tile serves how many rows. How weights lie is packing.py.
+Owns the kernels and which tile serves how many rows. How weights lie is packing.py, what becomes of a code bits.py.
 
 Arithmetic of one row x, rounded to bf16: per group of inputs that share a scale, `dot` is the sum of x * code on the tensor cores,
 from zero, 16 inputs after 16 inputs; `acc = fma(dot, scale, acc)` by ascending group. Zeros are taken off the codes before, which
@@ -8,6 +8,9 @@ is exact; least values are `acc = fma(sum of x, -least, acc)` besides, that sum 
 exact in bf16, scales meet the sums in fp32. K is cut into segments that follow from the layer alone and are added in ascending
 order, by one program or by several, as in gemm.py, and every tile multiplies by the same instruction, the weight on the left. So
 these layers give a row the same bits in every company, and serve deterministic settings too.
+
+A row may come in e4m3 with a scale, for weights of 4 bits: then both are e4m3, 32 inputs are multiplied at a time, and each segment's
+sum is multiplied by the scale, `acc * (scale of the row * CODE)`.
 """
 
 from functools import cache
@@ -17,11 +20,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from slipstream.base.errors import InputError
 from slipstream.ops.triton import gemm
+from slipstream.ops.triton.bits import CODE, narrowed, widened
 from slipstream.ops.triton.chain import await_turn
 from slipstream.ops.triton.gemm import Tile
 from slipstream.ops.triton.launch import Variant, fits, row_facts
 from slipstream.ops.triton.packing import NUMBERS, OUTPUTS, STEP, Form, Packed
+from slipstream.ops.types import CODES_ROOM, SCALE_BYTES
 
 BY_ROWS = (  # (up to how many rows, tile); no bits depend on it
     (16, Tile(16, OUTPUTS, STEP, 4, 4)),
@@ -29,19 +35,8 @@ BY_ROWS = (  # (up to how many rows, tile); no bits depend on it
     (64, Tile(64, OUTPUTS, STEP, 8, 3)),
     (1 << 31, Tile(128, OUTPUTS, STEP, 8, 3)),
 )
-FINE = Tile(64, OUTPUTS, STEP, 8, 3)  # in place of a larger one for 4 bits in groups of 32, whose two sums at a time would not fit
+FINE = Tile(64, OUTPUTS, STEP, 8, 3)  # in place of a larger one for 4 bits in groups of 32 or with rows in e4m3: sums would not fit
 MERGE_BLOCK, GATHER_BLOCK = 1024, 1024  # numbers of a row per program
-
-
-# The same on pairs of codes in a register, as a compiler does not see it: a shift and a mask for two, and for bytes a difference.
-_NIBBLES = "{ .reg .b32 t; %s.b32 t, $1, %d; lop3.b32 $0, t, 0x00780078, 0x41804180, 0xEA; }"
-_BYTES = (
-    "{ .reg .b32 t, u, v; shr.b32 t, $1, %d; lop3.b32 u, t, 0x007F007F, 0x43004300, 0xEA; "
-    "lop3.b32 v, t, 0x00800080, 0x43004300, 0xEA; sub.bf16x2 $0, u, v; }"
-)
-FOUR_BITS = tl.constexpr(tuple(_NIBBLES % way for way in (("shl", 3), ("shr", 1), ("shr", 5), ("shr", 9))))
-EIGHT_BITS = tl.constexpr(tuple(_BYTES % shift for shift in (0, 8)))
-INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 
 @triton.jit
@@ -57,24 +52,6 @@ def fact_place(output):
 
 
 @triton.jit
-def widened(codes, offset, number: tl.constexpr, bits: tl.constexpr):
-    """Code `number` of every int16 as bf16. A nibble becomes the upper bits of the fraction of 16, `offset` has these 16 too; a byte,
-    signed, is its low seven bits in the fraction of 128, less 128, less 128 more where it is negative."""
-    if not INTERPRETED:
-        if bits == 4:
-            wide = tl.inline_asm_elementwise(FOUR_BITS[number], "=r,r", [codes], tl.bfloat16, is_pure=True, pack=2)
-        else:
-            wide = tl.inline_asm_elementwise(EIGHT_BITS[number], "=r,r", [codes], tl.bfloat16, is_pure=True, pack=2)
-    elif bits == 4:
-        moved = codes << 3 if number == 0 else codes >> (4 * number - 3)
-        wide = ((moved & 0x78) | 0x4180).to(tl.bfloat16, bitcast=True)
-    else:
-        moved = codes if number == 0 else codes >> 8
-        wide = ((moved & 0x7F) | 0x4300).to(tl.bfloat16, bitcast=True) - ((moved & 0x80) | 0x4300).to(tl.bfloat16, bitcast=True)
-    return wide - offset if bits == 4 else wide
-
-
-@triton.jit
 def factor(part, wide, at, n: tl.constexpr, group: tl.constexpr, wide_group: tl.constexpr):
     """Scales or least values of the group that input `at` is in, fp32."""
     found = tl.load(part + at // group * n if group else part).to(tl.float32)
@@ -85,7 +62,7 @@ def factor(part, wide, at, n: tl.constexpr, group: tl.constexpr, wide_group: tl.
 
 @triton.jit
 def _step(
-    total, codes, x, scale, least, wide, wide_least, at, here,
+    total, codes, upper, x, scale, least, wide, wide_least, at, here,
     n: tl.constexpr, bits: tl.constexpr, group: tl.constexpr, kind: tl.constexpr, middle: tl.constexpr, wide_group: tl.constexpr,
     block: tl.constexpr, chain: tl.constexpr, length: tl.constexpr, inner: tl.constexpr,
 ):  # fmt: skip
@@ -98,10 +75,12 @@ def _step(
         place = at + number * inner
         if number * inner % block == 0:
             taken = tl.load(codes + place // block * (n * inner))
+        if number * inner % (2 * block) == 0:
+            above = tl.load(upper + place // (2 * block) * (n * inner)) if bits == 6 else taken
         if number * inner % chain == 0 and kind == "zero":
             zero = tl.load(least + place // group * n).to(tl.int16)
             offset = ((zero << 3) | 0x4180).to(tl.bfloat16, bitcast=True)[:, None]
-        weight = widened(taken, offset, number * inner % block // inner, bits)
+        weight = widened(taken, above, offset, number * inner % (2 * block if bits == 6 else block) // inner, bits)
         part = tl.load(x + place, mask=here, other=0.0)
         dot = tl.dot(weight, part) if number * inner % chain == 0 else tl.dot(weight, part, dot)
         if kind == "sum":
@@ -115,13 +94,40 @@ def _step(
     return total
 
 
-@triton.jit(do_not_specialize=["m", "stride"], do_not_specialize_on_alignment=["bias", "out"])
+@triton.jit
+def _step_of_codes(
+    total, codes, x, scale, least, at, here,
+    inputs: tl.constexpr, n: tl.constexpr, group: tl.constexpr, kind: tl.constexpr, middle: tl.constexpr, block: tl.constexpr,
+    length: tl.constexpr, inner: tl.constexpr,
+):  # fmt: skip
+    """The same of 4-bit codes and rows of e4m3, each code by 1 / CODE of it; a group's inputs are summed before they are scaled."""
+    pair: tl.constexpr = 2 * inner  # inputs of one product: numbers 2 i and 2 i + 1 of a block
+    dot = total
+    zero = tl.full([1, 1], middle, tl.uint8)
+    depth = tl.arange(0, pair)[:, None]
+    for number in tl.static_range(length // pair):
+        place = at + number * pair
+        if number % 2 == 0:
+            taken = tl.load(codes + place // block * (n * inner))
+        if kind == "zero" and number * pair % group == 0:
+            zero = tl.load(least + place // group * n)[:, None]
+        both = tl.join(narrowed(taken, zero, number % 2 * 2), narrowed(taken, zero, number % 2 * 2 + 1))  # [outputs, inner, 2]
+        weight = both.permute(0, 2, 1).reshape(total.shape[0], pair).to(tl.float8e4nv, bitcast=True)
+        part = tl.load(x + place, mask=here if inputs % length == 0 else here & (place + depth < inputs), other=0.0)
+        dot = tl.dot(weight, part) if number * pair % group == 0 else tl.dot(weight, part, dot)
+        if (number + 1) * pair % group == 0:
+            times = factor(scale, scale, place, n, group, 0)
+            total = tl.fma(dot, tl.broadcast_to(times[:, None], total.shape), total)
+    return total
+
+
+@triton.jit(do_not_specialize=["m", "stride"], do_not_specialize_on_alignment=["x_scale", "bias", "out"])
 def _product(
-    x, codes, scale, least, wide, wide_least, bias, out, m, stride,
-    outputs: tl.constexpr, n: tl.constexpr, k: tl.constexpr, bits: tl.constexpr, group: tl.constexpr, kind: tl.constexpr,
-    middle: tl.constexpr, wide_group: tl.constexpr, block: tl.constexpr, chain: tl.constexpr, length: tl.constexpr,
-    segments: tl.constexpr, segment: tl.constexpr, parts: tl.constexpr, has_bias: tl.constexpr,
-    block_m: tl.constexpr, block_n: tl.constexpr, inner: tl.constexpr,
+    x, codes, scale, least, wide, wide_least, x_scale, bias, out, m, stride,
+    narrow: tl.constexpr, inputs: tl.constexpr, width: tl.constexpr, outputs: tl.constexpr, n: tl.constexpr, k: tl.constexpr,
+    bits: tl.constexpr, group: tl.constexpr, kind: tl.constexpr, middle: tl.constexpr, wide_group: tl.constexpr, block: tl.constexpr,
+    chain: tl.constexpr, length: tl.constexpr, segments: tl.constexpr, segment: tl.constexpr, parts: tl.constexpr,
+    has_bias: tl.constexpr, block_m: tl.constexpr, block_n: tl.constexpr, inner: tl.constexpr,
 ):  # fmt: skip
     await_turn()
     column = tl.program_id(0) * block_n + tl.arange(0, block_n)
@@ -129,18 +135,27 @@ def _product(
     depth = tl.arange(0, inner)
     here = row < m
     left = codes + code_place(column[:, None], depth[None, :])  # [outputs, inputs]
+    upper = left + k // block * (n * inner)
     facts = fact_place(column)
-    right = x + row.to(tl.int64)[None, :] * k + depth[:, None]  # [inputs, rows]
+    right = x + row.to(tl.int64)[None, :] * width + (tl.arange(0, 2 * inner) if narrow else depth)[:, None]  # [inputs, rows]
     total = tl.zeros((block_n, block_m), tl.float32)
     first = tl.program_id(2) if parts else 0
     for number in range(first, first + 1 if parts else segments):
         begin = number * segment
         part = tl.zeros((block_n, block_m), tl.float32)
         for at in range(begin, tl.minimum(begin + segment, k), length):
-            part = _step(
-                part, left, right, scale + facts, least + facts, wide + facts, wide_least + facts, at, here[None, :],
-                n, bits, group, kind, middle, wide_group, block, chain, length, inner,
-            )  # fmt: skip
+            if narrow:
+                part = _step_of_codes(
+                    part, left, right, scale + facts, least + facts, at, here[None, :],
+                    inputs, n, group, kind, middle, block, length, inner,
+                )  # fmt: skip
+            else:
+                part = _step(
+                    part, left, upper, right, scale + facts, least + facts, wide + facts, wide_least + facts, at, here[None, :],
+                    n, bits, group, kind, middle, wide_group, block, chain, length, inner,
+                )  # fmt: skip
+        if narrow:
+            part *= (tl.load(x_scale + row.to(tl.int64) * (width // 4), mask=here, other=0.0) * CODE)[None, :]
         total = part if number == first else total + part
     if parts:
         place = (first.to(tl.int64) * m + row)[None, :] * n + column[:, None]
@@ -195,23 +210,27 @@ def _gather(
     tl.store(out + row * inputs + column, value, mask=inside)
 
 
-def tile_of(form: Form, rows: int) -> Tile:
-    """The tile that serves so many rows."""
+def tile_of(form: Form, rows: int, narrow: bool = False) -> Tile:
+    """The tile that serves so many rows; `narrow`: in e4m3."""
     tile = next(tile for most, tile in BY_ROWS if rows <= most)
-    return FINE if tile.m > FINE.m and form.bits == 4 and form.group == 32 else tile
+    return FINE if tile.m > FINE.m and form.bits == 4 and (narrow or form.group == 32) else tile
 
 
 @cache
-def variant(form: Form, parts: bool, has_bias: bool, tile: Tile) -> Variant:
-    """The form of the product for a layer; `parts`: segments as programs of their own, which leave their sums in scratch."""
+def variant(form: Form, parts: bool, has_bias: bool, tile: Tile, narrow: bool = False) -> Variant:
+    """The form of the product for a layer; `parts`: segments as programs of their own, which leave their sums in scratch; `narrow`: of
+    rows in e4m3."""
     segments, segment = gemm.segments_of(form.n, form.k, tile)
     chain = form.group or STEP
     constants = {
-        "outputs": form.outputs, "n": form.n, "k": form.k, **meaning(form), "chain": chain, "length": max(chain, form.block),
-        "segments": segments, "segment": segment, "parts": parts, "has_bias": has_bias and not parts,
+        "narrow": narrow, "inputs": form.inputs, "width": form.inputs + CODES_ROOM if narrow else form.k,
+        "outputs": form.outputs, "n": form.n, "k": form.k, **meaning(form), "chain": chain,
+        "length": STEP if narrow else max(chain, form.block), "segments": segments, "segment": segment, "parts": parts,
+        "has_bias": has_bias and not parts,
         "block_m": tile.m, "block_n": tile.n, "inner": NUMBERS,
     }  # fmt: skip
-    return Variant(_product, constants, ("*bf16", *types(form), "*fp32", "*fp32", "i32", "i32"), tile.warps, tile.stages)
+    kinds = ("*fp8e4nv" if narrow else "*bf16", *types(form), "*fp32", "*fp32", "*fp32", "i32", "i32")
+    return Variant(_product, constants, kinds, tile.warps, tile.stages)
 
 
 @cache
@@ -241,20 +260,20 @@ def types(form: Form) -> tuple[str, ...]:
     return "*i16", form.scale, "*u8" if form.least else form.scale, wide, wide if form.least == "sum" else form.scale
 
 
-def variants(form: Form, rows: int, has_bias: bool, tile: Tile | None = None) -> tuple[Variant, ...]:
-    """What `product` launches: one kernel, or parts and their sum."""
-    tile = tile or tile_of(form, rows)
+def variants(form: Form, rows: int, has_bias: bool, tile: Tile | None = None, narrow: bool = False) -> tuple[Variant, ...]:
+    """What `product` launches: one kernel, or parts and their sum; `narrow`: of rows in e4m3."""
+    tile = tile or tile_of(form, rows, narrow)
     if not gemm.scratch_size(rows, form.n, form.k, tile):
-        return (variant(form, False, has_bias, tile),)
+        return (variant(form, False, has_bias, tile, narrow),)
     segments, _ = gemm.segments_of(form.n, form.k, tile)
-    return variant(form, True, has_bias, tile), merge_variant(form, segments, has_bias)
+    return variant(form, True, has_bias, tile, narrow), merge_variant(form, segments, has_bias)
 
 
 def product(x: Tensor, packed: Packed, bias: Tensor | None, out: Tensor, tile: Tile | None = None) -> None:
     """out = x @ weight.T + bias.
 
     Args:
-        x: bf16 [m, form.k]: inputs past the layer's own are 0.
+        x: bf16 [m, form.k]: inputs past the layer's own are 0; or e4m3 [m, form.inputs + CODES_ROOM], codes with their scale behind them.
         bias: fp32 [outputs], or None.
         out: fp32 [m, outputs], whose rows may lie apart.
         tile: None takes the one for so many rows. Another with as many outputs and the same step gives the same bits.
@@ -263,14 +282,18 @@ def product(x: Tensor, packed: Packed, bias: Tensor | None, out: Tensor, tile: T
         InputError: a tensor does not fit.
     """
     form, m = packed.form, x.shape[0]
-    tile = tile or tile_of(form, m)
-    fits("product", "x", x, (m, form.k), torch.bfloat16)
+    narrow = x.dtype is torch.float8_e4m3fn
+    fits("product", "x", x, (m, form.inputs + CODES_ROOM if narrow else form.k), x.dtype if narrow else torch.bfloat16)
+    if narrow and (form.bits != 4 or form.least == "sum"):
+        raise InputError(f"product: rows in e4m3 take weights of 4 bits and zeros at most, not {form}; take rows in bf16")
     if bias is not None:
         row_facts("product", "bias", bias, form.outputs, torch.float32)
-    operands = (x, packed.codes, packed.scale, packed.least, packed.wide, packed.wide_least)
+    x_scale = x[:, form.inputs : form.inputs + SCALE_BYTES].view(torch.float32) if narrow else out
+    operands = (x, packed.codes, packed.scale, packed.least, packed.wide, packed.wide_least, x_scale)
     added, has_bias, stride = out if bias is None else bias, bias is not None, out.stride(0)
+    tile = tile or tile_of(form, m, narrow)
     tiles = (form.n // tile.n, triton.cdiv(m, tile.m))
-    kernel, *merge = variants(form, m, has_bias, tile)
+    kernel, *merge = variants(form, m, has_bias, tile, narrow)
     if not merge:
         kernel.launch(tiles, *operands, added, out, m, stride)
         return

@@ -1,7 +1,8 @@
-"""Weights of 4 or 8 bits as the GPU kernels read them. Owns the layout; must not know the kernels' arithmetic.
+"""Weights of 4, 6 or 8 bits as the GPU kernels read them. Owns the layout; must not know the kernels' arithmetic.
 
 For n outputs (padded to OUTPUTS) and k inputs (padded to STEP): 16 codes int16 per output and block, a block being 64 inputs of 4
-bits or 32 of 8. Number j of an output holds inputs j, j + 16 and so on of the block, the first in its lowest bits.
+bits or 32 of 8. Number j of an output holds inputs j, j + 16 and so on of the block, the first in its lowest bits. Codes of 6 bits
+are two planes, one behind the other: the lower 4 bits in blocks of 64 inputs, the upper 2 in blocks of 128.
 Codes lie as the registers of mma.sync want them, [k / block, n / 16, 8, 4, 2, 4]: thread 4 g + t of a warp reads, in 16 bytes, numbers
 4 t .. 4 t + 3 of outputs g and g + 8 of a tile of 16, and a shift and a mask make a register of it for each bit plane.
 Scales and least values lie by group, [groups, n], outputs g, g + 8, g + 16 and g + 24 of every 32 beside each other.
@@ -27,7 +28,7 @@ class Form:
 
     Attributes:
         outputs, inputs: of the layer.
-        bits: of a code, 4 or 8; 8 are signed.
+        bits: of a code, 4, 6 or 8; 8 are signed, 6 are floats e3m2.
         group: inputs that share a scale: 16, 32, 64 or 128; 0 where all do.
         scale: type of the scales as Triton names it.
         least: "zero": a whole number per group is taken off the codes; "sum": a least value is taken off the weights; "" neither.
@@ -56,8 +57,8 @@ class Form:
 
     @property
     def block(self) -> int:
-        """Inputs whose codes NUMBERS numbers hold."""
-        return NUMBERS * 16 // self.bits
+        """Inputs whose codes, or lower planes of them, NUMBERS numbers hold."""
+        return NUMBERS * 16 // (4 if self.bits == 6 else self.bits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ class Packed:
 
     Attributes:
         form: its measures.
-        codes: int16 [k / block, n / 16, 8, 4, 2, 4].
+        codes: int16 [k / block, n / 16, 8, 4, 2, 4]; behind them, where there are 6 bits, the upper plane in as many blocks as it takes.
         scale, least: [groups, n], in threads' order; `least` is `scale` where the form has none, and is not read.
         wide, wide_least: fp16 [k / form.wide, n]; likewise.
         arrived: int32 [n / 32], 0 but while a product counts the segments that are done.
@@ -84,9 +85,9 @@ class Packed:
 def pack(stored: Mapping[str, Tensor]) -> Packed:
     """Packs the stored tensors of a layer (ops/types.py, LINEAR_FORMATS: any but fp32 and bf16)."""
     weight, scale, least = stored["weight"], stored["scale"], stored.get("least")
-    bits = 8 if weight.dtype is torch.int8 else 4
-    (outputs, width), wide = weight.shape, "group" in stored
-    inputs = width * 8 // bits
+    planes = {8: weight} if weight.dtype is torch.int8 else {4: weight, 2: stored["upper"]} if "upper" in stored else {4: weight}
+    (outputs, width), wide, bits = weight.shape, "group" in stored, sum(planes)
+    inputs = width * 8 // next(iter(planes))
     group = inputs // scale.shape[1] if scale.dim() == 2 else 0
     if group == 32 and not wide:
         group = next((size for size in GROUPS if inputs % size == 0 and _alike(size // group, scale, least)), group)
@@ -98,14 +99,14 @@ def pack(stored: Mapping[str, Tensor]) -> Packed:
     scales = _by_group(scale.view(outputs, -1), form, group)
     others = ((least, group), (stored.get("group"), form.wide), (stored.get("group_least"), form.wide))
     parts = (scales if part is None else _by_group(part, form, size) for part, size in others)
-    return Packed(form, _codes(weight, form), scales, *parts, torch.zeros(form.n // 32, dtype=torch.int32, device=weight.device))
+    codes = torch.cat([_codes(plane, width, form) for width, plane in planes.items()])
+    return Packed(form, codes, scales, *parts, torch.zeros(form.n // 32, dtype=torch.int32, device=weight.device))
 
 
-def _codes(weight: Tensor, form: Form) -> Tensor:
-    """int8 [outputs, inputs], or uint8 [outputs, inputs / 2] with input j + 16 of 32 above input j -> the codes of `Packed`."""
-    per_byte = 8 // form.bits
-    padded = F.pad(weight.view(torch.uint8), (0, (form.k - form.inputs) // per_byte, 0, form.n - form.outputs))
-    pairs = padded.view(form.n, form.k // form.block, 2, NUMBERS)  # the low bytes of a block's numbers, then the high ones
+def _codes(plane: Tensor, bits: int, form: Form) -> Tensor:
+    """`bits` of each code, int8 or uint8 [outputs, inputs * bits / 8], inputs j, j + 16 and so on in a byte -> the codes of `Packed`."""
+    padded = F.pad(plane.view(torch.uint8), (0, (form.k - form.inputs) * bits // 8, 0, form.n - form.outputs))
+    pairs = padded.view(form.n, form.k * bits // (NUMBERS * 16), 2, NUMBERS)  # low bytes of a block's numbers, then the high ones
     numbers = pairs.permute(1, 0, 3, 2).contiguous().view(torch.int16)  # [k / block, n, 16, 1]
     return numbers.view(-1, form.n // 16, 2, 8, 4, 4).permute(0, 1, 3, 4, 2, 5).contiguous()
 

@@ -3,9 +3,10 @@
     Stream     streamed.py: few rows, weights from memory straight into registers, mma.sync
     Folded     folded.py: tens to hundreds, the same with wgmma; scales go into the weight, which is for fast settings only
     Carried    carried.py: few rows, by bulk copies through shared memory, mma.sync; in no table before a device has timed it
+    TILES      packed.py: plain Triton, for weights that the first three do not know
     UNPACKED   widened.py: many rows, the layer unpacked to bf16 and multiplied by cuBLAS
 
-Where there is no GPU packed.py (plain Triton) stands in for the first three, and for all but the first where there is no Hopper.
+Where there is no GPU TILES stand in for the first three, and for all but the first where there is no Hopper.
 """
 
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from slipstream.ops.triton.launch import Variant, has_groups
 from slipstream.ops.triton.packing import Form, Packed
 from slipstream.ops.triton.streamed import Stream
 
-UNPACKED = "unpacked"
+UNPACKED, TILES = "unpacked", "tiles"
 Way = Stream | Folded | Carried | str
 Table = tuple[tuple[int, Way], ...]
 
@@ -32,11 +33,24 @@ COARSE: Table = ((8, Stream(8)), (16, Folded(16, 4)), *_TENS)
 FINE: Table = ((8, Stream(8)), (16, Folded(16, 4, 32)), *_TENS)
 # For deterministic settings one order of sums: streams of one depth, `each` and `fill`.
 INVARIANT: Table = ((8, Stream(8)), (16, Stream(16, 4, 2)), (32, Stream(32, 4, 2)), (1 << 31, Stream(64, 4, 2)))
+SIX: Table = ((64, TILES), (1 << 31, UNPACKED))  # floats of 6 bits, fast; that many rows by what tiles of 4 bits took, not timed
+SIX_INVARIANT: Table = ((1 << 31, TILES),)
 
 
 def fast(form: Form) -> Table:
     """The table of fast settings for such weights."""
+    if form.bits == 6:
+        return SIX
     return FINE if form.bits == 4 and 0 < form.group <= 32 else COARSE
+
+
+def invariant(form: Form) -> Table:
+    """The table of deterministic settings."""
+    return SIX_INVARIANT if form.bits == 6 else INVARIANT
+
+
+def _table(form: Form, deterministic: bool) -> Table:
+    return invariant(form) if deterministic else fast(form)
 
 
 def way(form: Form, rows: int, table: Table) -> Way:
@@ -47,10 +61,10 @@ def way(form: Form, rows: int, table: Table) -> Way:
     return streamed.fitting(form, found) if isinstance(found, Stream) else found
 
 
-def ends(layer: Packed, rows: int, invariant: bool) -> bool:
+def ends(layer: Packed, rows: int, deterministic: bool) -> bool:
     """Whether what serves so many rows takes an end (fused.py); how many it may be at most is said there."""
-    chosen = way(layer.form, rows, INVARIANT if invariant else fast(layer.form))
-    return chosen != UNPACKED and runs(chosen, layer.codes.device)
+    chosen = way(layer.form, rows, _table(layer.form, deterministic))
+    return not isinstance(chosen, str) and runs(chosen, layer.codes.device)
 
 
 def runs(chosen: Way, device: torch.device) -> bool:
@@ -58,12 +72,12 @@ def runs(chosen: Way, device: torch.device) -> bool:
     return device.type == "cuda" if isinstance(chosen, Stream) else has_groups(device)
 
 
-def product(x: Tensor, layer: Packed, bias: Tensor | None, out: Tensor, invariant: bool = False, end: End = PLAIN) -> None:
+def product(x: Tensor, layer: Packed, bias: Tensor | None, out: Tensor, deterministic: bool = False, end: End = PLAIN) -> None:
     """out = x @ weight.T + bias, by the way for so many rows; arguments as in streamed.product, an `end` only where it `ends`."""
-    chosen = way(layer.form, x.shape[0], INVARIANT if invariant else fast(layer.form))
+    chosen = way(layer.form, x.shape[0], _table(layer.form, deterministic))
     if chosen == UNPACKED:
         widened.product(x, layer, bias, out)
-    elif not runs(chosen, x.device):
+    elif chosen == TILES or not runs(chosen, x.device):
         packed.product(x, layer, bias, out)
     elif isinstance(chosen, Folded):
         folded.product(x, layer, bias, out, chosen, end)
@@ -75,9 +89,13 @@ def product(x: Tensor, layer: Packed, bias: Tensor | None, out: Tensor, invarian
 
 def variants(form: Form, ending: Ending = AS_IT_IS, most: int = 1 << 31) -> Iterator[tuple[str, str, Variant]]:
     """(kernel, what for, variant) of all that both tables launch for such a layer, with such an end; or of those for up to `most` rows."""
-    for chosen in dict.fromkeys(way(form, min(rows, most), table) for table in (fast(form), INVARIANT) for rows, _ in table):
+    for chosen in dict.fromkeys(way(form, min(rows, most), table) for table in (fast(form), invariant(form)) for rows, _ in table):
         if chosen == UNPACKED:
             yield "packed_unpack", "", widened.variant(form)
+        elif chosen == TILES:
+            for rows, tile in packed.BY_ROWS:
+                for name, made in zip(("packed", "packed_merge"), packed.variants(form, rows, False), strict=False):
+                    yield name, f"rows {tile.m}", made
         elif isinstance(chosen, Carried):
             made = carried.variant(form, False, chosen, ending)
             yield "packed_carry", f"rows {chosen.rows} {chosen.deep}x{chosen.wide}x{chosen.each}", made

@@ -12,10 +12,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from slipstream.ops.triton.bits import widened
 from slipstream.ops.triton.chain import await_turn
 from slipstream.ops.triton.cublas import cublas
 from slipstream.ops.triton.launch import Variant, row_facts
-from slipstream.ops.triton.packed import code_place, fact_place, factor, meaning, types, widened
+from slipstream.ops.triton.packed import code_place, fact_place, factor, meaning, types
 from slipstream.ops.triton.packing import NUMBERS, OUTPUTS, Form, Packed
 
 SCRATCH = 64 << 20  # weights unpacked at a time: 128 MB hold most layers whole
@@ -32,7 +33,12 @@ def _unpack(
     column = first + row  # of the layer; `row` is of the scratch
     depth, facts = tl.arange(0, inner), fact_place(column)
     at = tl.program_id(1) * block
-    taken = tl.load(codes + at // block * (n * inner) + code_place(column[:, None], depth[None, :]))
+    codes += code_place(column[:, None], depth[None, :])
+    taken = tl.load(codes + at // block * (n * inner))
+    above = taken
+    if bits == 6:
+        above = tl.load(codes + (k // block + at // (2 * block)) * (n * inner))
+        above = above >> (at // block % 2 * 8).to(tl.int16)
     parts = ()
     for number in tl.static_range(block // inner):
         place = at + number * inner
@@ -40,12 +46,12 @@ def _unpack(
         if kind == "zero":
             zero = tl.load(least + place // group * n + facts).to(tl.int16)
             offset = ((zero << 3) | 0x4180).to(tl.bfloat16, bitcast=True)[:, None]
-        value = widened(taken, offset, number, bits).to(tl.float32)
+        value = widened(taken, above, offset, number, bits).to(tl.float32)
         value *= factor(scale + facts, wide + facts, place, n, group, wide_group)[:, None]
         if kind == "sum":
             value -= factor(least + facts, wide_least + facts, place, n, group, wide_group)[:, None]
         parts += (value.to(tl.bfloat16),)
-    if bits == 4:  # [outputs, inner, 2, 2] -> [outputs, block]: whole lines of memory
+    if bits < 8:  # [outputs, inner, 2, 2] -> [outputs, block]: whole lines of memory
         whole = tl.join(tl.join(parts[0], parts[1]), tl.join(parts[2], parts[3])).permute(0, 3, 2, 1).reshape(outputs, block)
     else:
         whole = tl.join(parts[0], parts[1]).permute(0, 2, 1).reshape(outputs, block)

@@ -62,7 +62,7 @@ def makers(dry: bool) -> list[tuple[str, callable]]:
         ("real sample", lambda: scenes.sample(12, 128256)),
         ("real logprobs", lambda: scenes.logprobs(8, 128256)),
         *((f"real {name}", make) for name, make in family_scenes.all_of(65, 4096, REAL, BF16, 1200)),
-        *((f"real linear {format}", lambda format=format: scenes.linear(17, 6144, 4096, format)) for format in ("bf16", *E4M3)),
+        *((f"real linear {format}", lambda format=format: scenes.linear(17, 6144, 4096, format)) for format in ("bf16", "fp6", *E4M3)),
         ("real experts many rows", lambda: family_scenes.experts(300, 2048, 768)),
         ("deterministic experts", lambda: family_scenes.experts(65, 2048, 768)),
         *(
