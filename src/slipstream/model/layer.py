@@ -87,7 +87,8 @@ class Layer:
         self._mixer.run(x, pending, scratch, batch, kv, self._rope)
         if self._after_mixer is not None:
             self._after_mixer(update, free)
-            pending, free, update = free, update, free
+            update, free = free, update
+            pending = update
         if self._parallel:
             if self._before_ffn is not None:
                 self._before_ffn(stream, free)

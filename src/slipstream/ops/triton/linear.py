@@ -306,7 +306,7 @@ def _check(name: str, x: Tensor, shape: tuple[int, int], out: Tensor, n: int, ga
 def _check_out(name: str, rows: int, out: Tensor, n: int, gate: str = "") -> None:
     width, types = (n // 2, FLOATS) if gate else (n, (torch.float32,))
     if out.shape != (rows, width) or out.dtype not in types or out.stride(1) != 1:
-        wanted = " or ".join(str(kind) for kind in types)
+        wanted = "fp32 or bf16" if gate else "fp32"
         raise InputError(f"{name}: out must be {wanted} [{rows}, {width}] with rows in one piece; found {list(out.shape)} of {out.dtype}")
 
 

@@ -26,6 +26,7 @@ from slipstream.bench.gpu.scenes import triton_kernels
 from slipstream.model.decoder import Decoder
 from slipstream.ops import triton as candidate
 from slipstream.ops.triton import compile, fused
+from slipstream.ops.triton.launch import Variant
 from slipstream.ops.types import Declined
 from slipstream.weights.dummy import Dummy
 
@@ -45,7 +46,7 @@ SECONDS_EACH = 0.04  # of measuring
 def measure(bench: Bench) -> None:
     formats, most = bench.pick(tuple(FORMATS), ("bf16",)), max(bench.pick(ROWS, DRY_ROWS))
     if not bench.dry:
-        compile_ahead(bench, (variant for *_, variant in compile.ends([MODEL], ["int4"])))
+        compile_ahead(bench, launched())
     limits = bench.limits()
     for format in formats:
         spec = replace(shape(bench.pick(MODEL, DRY_MODEL)), vocab=1024)
@@ -63,6 +64,13 @@ def measure(bench: Bench) -> None:
         made.clear()
 
 
+def launched() -> Iterator[Variant]:
+    """What layers of MODEL launch, and more."""
+    for kernel, form, variant in (*compile.forms([MODEL]), *compile.products([MODEL], ["int4"]), *compile.ends([MODEL], ["int4"])):
+        if not kernel.startswith("sample") and "kv fp" not in form:
+            yield variant
+
+
 def ways(format: str, rows: int) -> list[str]:
     """The ways that differ for so many rows."""
     return [way for way, fusions in WAYS.items() if "norm" not in fusions or format not in WITHOUT_NORM and rows <= fused.MOST["norm"]]
@@ -73,7 +81,7 @@ def chains(bench: Bench, limits: Limits, format: str, made: dict[bool, Decoder],
     models = {way: made["gate" in WAYS[way]] for way in ways(format, rows)}
     steps = {way: build(bench, model, None, rows, bench.pick(CONTEXT, DRY_CONTEXT)) for way, model in models.items()}
     found = bench.clock.compare({way: [partial(run, way, step)] for way, step in steps.items()}, seconds=SECONDS_EACH)
-    apart = found["apart"]
+    apart, wanted = found["apart"], exact(bench, models["apart"], format, rows)
     for way, timing in found.items():
         if isinstance(timing, Exception):
             bench.failure(f"{format} rows {rows} {way}", timing)
@@ -82,7 +90,7 @@ def chains(bench: Bench, limits: Limits, format: str, made: dict[bool, Decoder],
         bench.row(
             weights=format, m=rows, way=way, us=timing.median * 1e6 / layers, spread=timing.spread,
             times_apart=None if isinstance(apart, Exception) else apart.median / timing.median,
-            roof=size / limits.bandwidth / timing.median, error=error(bench, models[way], way, format, rows),
+            roof=size / limits.bandwidth / timing.median, error=error(bench, models[way], way, wanted),
             timed=timing.way, raw=timing.samples,
         )  # fmt: skip
 
@@ -112,11 +120,21 @@ def decoder(bench: Bench, spec: ModelSpec, format: str, gates: bool, rows: int) 
         return Decoder(spec, Dummy(spec, device=bench.device), kernels, rows, 1, format=format, max_len=bench.pick(CONTEXT, DRY_CONTEXT))
 
 
-def error(bench: Bench, model: Decoder, way: str, format: str, rows: int) -> float:
-    """Relative distance from fp64 of rows that see themselves only, so that their values are what attention gives."""
-    torch.manual_seed(rows)  # the same tokens for every way
-    step = build(bench, model, None, rows, 1)
-    found, spec, weights = run(way, step).double(), model.spec, Dummy(model.spec, device=bench.device)
+def seeing_themselves(bench: Bench, model: Decoder, rows: int) -> Step:
+    """Rows that see one key, so that their values are what attention gives; the same tokens for every way."""
+    torch.manual_seed(rows)
+    return build(bench, model, None, rows, 1)
+
+
+def error(bench: Bench, model: Decoder, way: str, wanted: Tensor) -> float:
+    """Relative distance of such rows from `wanted`."""
+    found = run(way, seeing_themselves(bench, model, len(wanted))).double()
+    return float((found - wanted).norm() / wanted.norm())
+
+
+def exact(bench: Bench, model: Decoder, format: str, rows: int) -> Tensor:
+    """The residual stream of such rows in fp64. [rows, hidden]"""
+    spec, weights = model.spec, Dummy(model.spec, device=bench.device)
 
     def layer(name: str, x: Tensor) -> Tensor:
         return x @ meant(format, weights.get(f"{name}.weight")).T
@@ -124,14 +142,14 @@ def error(bench: Bench, model: Decoder, way: str, format: str, rows: int) -> flo
     def normed(name: str) -> Tensor:
         return stream / torch.sqrt((stream * stream).mean(1, keepdim=True) + spec.norm_eps) * weights.get(f"{name}.weight").double()
 
-    stream = weights.get("embed.weight")[step.batch.ids.long()].double()
+    stream = weights.get("embed.weight")[seeing_themselves(bench, model, rows).batch.ids.long()].double()
     for number, each in enumerate(spec.layers):
         name, group = f"layers.{number}", each.mixer.heads // each.mixer.kv_heads
         value = layer(f"{name}.mixer.v", normed(f"{name}.mixer.norm")).unflatten(1, (each.mixer.kv_heads, -1))
         stream = stream + layer(f"{name}.mixer.o", value.repeat_interleave(group, 1).flatten(1))
         x = normed(f"{name}.ffn.norm")
         stream = stream + layer(f"{name}.ffn.down", F.silu(layer(f"{name}.ffn.gate", x)) * layer(f"{name}.ffn.up", x))
-    return float((found - stream).norm() / stream.norm())
+    return stream
 
 
 def meant(format: str, weight: Tensor) -> Tensor:
