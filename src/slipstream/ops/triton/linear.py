@@ -29,6 +29,7 @@ from slipstream.ops.triton.pairs import SIDE, paired
 from slipstream.ops.types import CODED, CODES_ROOM, E4M3, FOUR_BITS, LINEAR_FORMATS, Declined, Norming, check_stored, linear_op
 
 PLAIN = ("fp32", "bf16")
+NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}  # in messages
 NARROW_FROM = (8, 9)  # compute capability from which tensor cores take e4m3
 
 
