@@ -107,7 +107,7 @@ def test_norms_in_halves_are_as_near_to_the_reference(monkeypatch, by_hand, gati
 
 @pytest.mark.parametrize("format", LINEAR_FORMATS)
 def test_who_has_halves_of_norms(monkeypatch, by_hand, format):
-    """Up to 16 rows, never in deterministic settings; nobody before it is measured. Tiles of plain Triton, which serve fp6, have no ends."""
+    """Up to 16 rows, never in deterministic settings; nobody before it is measured. Plain tiles, which serve fp6, have no ends."""
     linear, gates = KERNELS.linear(format), GateUp(KERNELS.linear(format))
     prepared, can = linear.prepare(stored(format, 64, fitting(format, 128))), format not in ("fp32", "fp6", *E4M3)
     assert not linear.fuses(1, prepared)
