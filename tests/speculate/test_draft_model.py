@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from slipstream import LLM, SamplingParams
 from slipstream.speculate.drafter import DraftContext, Feed
-from slipstream.speculate.drafters.draft_model import DraftModel, Options, sibling
+from slipstream.speculate.drafters.draft_model import DraftModel, Options
 
 
 class Remembering:
@@ -135,10 +135,3 @@ def test_look_ups_for_the_small_model_save_calls_and_change_no_guess(heat):
         assert gained == [1, *[8] * 5]
     assert said[0] == said[1]
     assert calls[1] < (0.8 if heat == 0 else 0.95) * calls[0]
-
-
-def test_the_built_in_model_brings_its_own():
-    from slipstream.engine.build import BUILTIN
-
-    assert sibling(BUILTIN / "demo") == BUILTIN / "draft"
-    assert sibling(BUILTIN / "draft") is None and sibling("dummy:tiny") is None

@@ -31,9 +31,10 @@ def found(kind: str, path: str, source: Path | str) -> Path | str:
 
 
 def brought(kind: str, source: Path | str) -> Path | None:
-    """The head of a kind that comes with a checkpoint: so far only the built-in one brings any; they lie beside it."""
-    folder = Path(source).parent / kind
-    return folder if Path(source).name == "demo" and (folder / "config.json").is_file() else None
+    """The head of a kind that comes with a checkpoint, or the small model ("draft"): a folder of that name in its own, or, of the
+    built-in model, beside it."""
+    folder = Path(source).parent / kind if Path(source).name == "demo" else Path(source) / kind
+    return folder if (folder / "config.json").is_file() else None
 
 
 def heads_of(kind: str) -> Callable[[Any, Path | str], tuple[str, Path | str]]:

@@ -18,11 +18,12 @@ from slipstream.base.errors import InputError
 from slipstream.sampling.sampler import SampleRow
 from slipstream.speculate.choose import at_least
 from slipstream.speculate.drafter import Around, DraftContext, Feed, Forward
+from slipstream.speculate.learned import brought
 from slipstream.speculate.unrolled import Unrolled
 from slipstream.text.tokenizer import Tokenizer
 from slipstream.weights.hub import locate
 
-SIBLING = "draft"  # the built-in model's small sibling lies beside it
+SIBLING = "draft"  # the folder of a small model that comes with a checkpoint
 SAMPLE = "The quick brown fox: 3.14 + 42 = naïve? «Schön», 東京 🙂\n\tdef f(x): return x**2  # and so on"
 
 
@@ -128,20 +129,12 @@ def beside(options: Options, source: Path | str) -> Path | str:
     Raises:
         InputError: none was named, and none comes with the checkpoint; or it has another tokenizer.
     """
-    if not options.path:
-        found = sibling(source)
-        if found is None:
-            raise InputError(f"speculate='draft_model': no small model comes with {source}; name one: draft_model:path=FOLDER")
-        return found
-    if not options.path.startswith("dummy:") and not same_tokens(locate(options.path), Path(source)):
-        raise InputError(f"speculate: path={options.path!r} has another tokenizer than {source}; take a model of the same family")
-    return options.path
-
-
-def sibling(source: Path | str) -> Path | None:
-    """The small model that comes with a checkpoint: so far only the built-in one has any."""
-    folder = Path(source).parent / SIBLING
-    return folder if Path(source).name == "demo" and (folder / "config.json").is_file() else None
+    path = options.path or brought(SIBLING, source)
+    if path is None:
+        raise InputError(f"speculate='draft_model': no small model comes with {source}; name one: draft_model:path=FOLDER")
+    if not str(path).startswith("dummy:") and not same_tokens(locate(path), Path(source)):
+        raise InputError(f"speculate: path={str(path)!r} has another tokenizer than {source}; take a model of the same family")
+    return path
 
 
 def same_tokens(one: Path, other: Path) -> bool:
