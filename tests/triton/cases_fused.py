@@ -78,6 +78,12 @@ def logits(kernels, format: str, step: list[Rows]) -> list[torch.Tensor]:
     return [*paged.step(*step), paged.decoder.states(torch.empty(0), torch.arange(rows))]
 
 
+def test_other_activations_have_no_gate_within(monkeypatch, gating):
+    monkeypatch.setattr(candidate, "offer", lambda op, device: offer_on_cuda(op, "cuda"))
+    assert isinstance(Kernels(only="triton").gate_up("int4"), GateUp)
+    assert Kernels(only="triton", activations="fp8").gate_up("int4") is None
+
+
 def tiny(kernels, format: str) -> Decoder:
     return load_model("dummy:tiny:fp32", kernels, quant=format, max_rows=20, max_logit_rows=20)
 
@@ -109,7 +115,7 @@ def test_norms_in_halves_are_as_near_to_the_reference(monkeypatch, by_hand, gati
 def test_who_has_halves_of_norms(monkeypatch, by_hand, format):
     """Up to 16 rows, never in deterministic settings; nobody before it is measured."""
     linear, gates = KERNELS.linear(format), GateUp(KERNELS.linear(format))
-    prepared, can = linear.prepare(stored(format, 64, fitting(format, 128))), format not in ("fp32", *E4M3)
+    prepared, can = linear.prepare(stored(format, 64, fitting(format, 128))), format not in ("fp32", "fp6", *E4M3)
     assert not linear.fuses(1, prepared)
     monkeypatch.setitem(fused.UP_TO, "norm", dict.fromkeys(LINEAR_FORMATS, 64))
     assert [linear.fuses(rows, prepared) for rows in (1, 8, 17)] == [can, can, False]
