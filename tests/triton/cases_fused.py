@@ -78,6 +78,12 @@ def logits(kernels, format: str, step: list[Rows]) -> list[torch.Tensor]:
     return [*paged.step(*step), paged.decoder.states(torch.empty(0), torch.arange(rows))]
 
 
+def test_other_activations_have_no_gate_within(monkeypatch, gating):
+    monkeypatch.setattr(candidate, "offer", lambda op, device: offer_on_cuda(op, "cuda"))
+    assert isinstance(Kernels(only="triton").gate_up("int4"), GateUp)
+    assert Kernels(only="triton", activations="fp8").gate_up("int4") is None
+
+
 def tiny(kernels, format: str) -> Decoder:
     return load_model("dummy:tiny:fp32", kernels, quant=format, max_rows=20, max_logit_rows=20)
 

@@ -131,8 +131,9 @@ class Kernels:
         return self._whole.get(f"experts_{format}")
 
     def gate_up(self, format: str) -> GateUpKernel | None:
-        """What makes and gates gate and up of such weights; None where they are a linear layer and the op `gated` (or its like)."""
-        return self._whole.get(f"gate_up_{format}")
+        """What makes and gates gate and up of such weights; None where they are a linear layer and the op `gated` (or its like), and where
+        activations' scales were asked for: it has those of the format."""
+        return self._whole.get(f"gate_up_{format}") if linear_op(format, self.activations) == linear_op(format) else None
 
     def choices(self) -> list[Choice]:
         """One Choice per op, for `slipstream doctor`."""

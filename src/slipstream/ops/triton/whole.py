@@ -88,8 +88,11 @@ def product(x: Tensor, layer: Packed, bias: Tensor | None, out: Tensor, determin
 
 
 def variants(form: Form, ending: Ending = AS_IT_IS, most: int = 1 << 31) -> Iterator[tuple[str, str, Variant]]:
-    """(kernel, what for, variant) of all that both tables launch for such a layer, with such an end; or of those for up to `most` rows."""
+    """(kernel, what for, variant) of all that both tables launch for such a layer, or of those for up to `most` rows; with such an end
+    those only that take one."""
     for chosen in dict.fromkeys(way(form, min(rows, most), table) for table in (fast(form), invariant(form)) for rows, _ in table):
+        if isinstance(chosen, str) and ending != AS_IT_IS:
+            continue
         if chosen == UNPACKED:
             yield "packed_unpack", "", widened.variant(form)
         elif chosen == TILES:
