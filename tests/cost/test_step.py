@@ -177,6 +177,16 @@ def test_chunks_of_a_prompt_compute_as_much_as_the_whole(rows, context, cut):
     assert parts.bytes >= whole.bytes
 
 
+def test_activations_in_e4m3_are_products_of_e4m3(tiny):
+    """Attention stays what its cache makes it, and weights that leave activations alone do so."""
+    four, plain = (
+        [step_cost(tiny, format, "fp8", Work.of([(0, 4, ())], 1), device="cuda", activations=way).operations for way in ("32", "fp8")]
+        for format in ("int4", "bf16")
+    )
+    assert set(four[0]) == {"bf16"} and set(four[1]) == {"bf16", "fp8"} and four[1]["fp8"] > four[1]["bf16"] > 0
+    assert sum(four[1].values()) == four[0]["bf16"] and plain[0] == plain[1]
+
+
 def test_costs_add_up_by_kind():
     total = Cost(1, 2, 3, {"fp32": 4}) + Cost(10, 20, 30, {"fp32": 40, "int8": 5})
     assert total == Cost(11, 22, 33, {"fp32": 44, "int8": 5})

@@ -18,9 +18,9 @@ Device = Annotated[str, typer.Option(metavar="DEVICE", help="cpu, cuda or cuda:N
 Threads = Annotated[int | None, typer.Option(metavar="N", min=1, help="CPU threads (default: physical cores).")]
 Quant = Annotated[
     str | None,
-    typer.Option(metavar="FORMAT", help="int4 (int4_zero, _64, _128), int8, q8_0, bf16, fp32, on a GPU fp8, fp6 (default: as stored)."),
+    typer.Option(metavar="FORMAT", help="As stored, or int4 (int4_zero, _64, _128), int8, q8_0, bf16, fp32; GPU: fp8, fp6."),
 ]
-Activations = Annotated[str | None, typer.Option(metavar="N", help="Values by one int8 scale: 32, 128 or row; on a GPU fp8.")]
+Activations = Annotated[str | None, typer.Option(metavar="N", help="By one int8 scale: 32, 128, row; GPU: fp8.")]
 Kv = Annotated[str | None, typer.Option(metavar="TYPE", help="KV cache in fp32, bf16, int8 (CPU), fp8 (GPU) (default: as the weights).")]
 MaxLen = Annotated[int | None, typer.Option(metavar="N", min=1, help="Longest request in tokens, output included.")]
 Memory = Annotated[str | None, typer.Option(metavar="SIZE", help="For weights, KV and scratch together, such as 4G.")]

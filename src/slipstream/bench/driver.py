@@ -114,4 +114,4 @@ def limit_of(llm: LLM, point: Point) -> Limit:
     """The limit at this point: its working set includes the KV of all requests half way."""
     config = llm.engine.config
     context = point.batch * (point.prompt_tokens + point.new_tokens // 2)
-    return Limit(config.spec, config.weight_format, config.kv, config.threads, context, llm.engine.kernels.device)
+    return Limit(config.spec, config.weight_format, config.kv, config.threads, context, llm.engine.kernels.device, config.activations)

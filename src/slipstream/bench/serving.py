@@ -259,7 +259,7 @@ def limit_of(llm: LLM, ask: Ask, entries: Sequence[Entry]) -> Limit:
     """The limit half-way through, when all have a seat."""
     config = llm.engine.config
     context = int(fmean(entry.prompt + entry.output / 2 for entry in entries)) * min(config.max_batch, len(entries))
-    return Limit(config.spec, config.weight_format, config.kv, config.threads, context, llm.engine.kernels.device)
+    return Limit(config.spec, config.weight_format, config.kv, config.threads, context, llm.engine.kernels.device, config.activations)
 
 
 def orders_of(ask: Ask, entries: Sequence[Entry], found: Serving, seed: str) -> list[Order]:

@@ -224,7 +224,8 @@ class Session:
 
         config = self.llm.engine.config
         context = min(self.params.max_tokens, config.max_len)
-        self.limit = Limit(config.spec, config.weight_format, config.kv, config.threads, context, self.llm.engine.kernels.device)
+        sizes, device = (config.spec, config.weight_format, config.kv, config.threads, context), self.llm.engine.kernels.device
+        self.limit = Limit(*sizes, device, config.activations)
         self.limit.probe()
 
     def run(self, lines: Lines) -> None:

@@ -98,7 +98,7 @@ def probed(config: "Config", device: str) -> Roof:
     """What this machine does just now, at the working set of this model."""
     from slipstream.engine.limit import Limit
 
-    limit = Limit(config.spec, config.weight_format, config.kv, config.threads, context_of(config), device)
+    limit = Limit(config.spec, config.weight_format, config.kv, config.threads, context_of(config), device, config.activations)
     limit.probe()
     who = f"{device}, {config.threads} threads" if device == "cpu" else device
     return Roof(device.partition(":")[0], f"this machine's {who}, probed now", limit.bandwidth, limit.peaks)
@@ -134,7 +134,8 @@ def _roofs(config: "Config", stored: str, roof: Roof, steps: list, sampled: int)
     for number, chunks in enumerate(steps, 1):
         work = Work.of(chunks, sampled if number == len(steps) else 0, config.spec.windows)
         table = stored if stored in ("fp32", "bf16") else None
-        cost = step_cost(config.spec, config.weight_format, config.kv, work, stored=table, device=roof.kind)
+        how = {"stored": table, "device": roof.kind, "activations": config.activations}
+        cost = step_cost(config.spec, config.weight_format, config.kv, work, **how)
         out.append(limit(cost, roof.bandwidth, roof.peaks))
     return out
 

@@ -67,7 +67,7 @@ def run(
     tell(start)
     tokens = as_tokens(prompt) if llm.engine.intake.tokenizer is None else prompt
     sizes = config.spec, config.weight_format, config.kv, config.threads
-    limit = Limit(*sizes, min(max_tokens, config.max_len), llm.engine.kernels.device)
+    limit = Limit(*sizes, min(max_tokens, config.max_len), llm.engine.kernels.device, config.activations)
     limit.probe()
     show, clock = Display(prompt, n, as_ids=llm.engine.intake.tokenizer is None), Clock(llm)
     with closing(llm.stream(tokens, params)) as deltas:

@@ -215,7 +215,14 @@ def linear_operations(spec: ModelSpec, rows: int, sampled_rows: int) -> int:
 
 
 def step_cost(
-    spec: ModelSpec, weight_format: WeightFormat, kv_type: str, work: Work, *, stored: str | None = None, device: str = "cpu"
+    spec: ModelSpec,
+    weight_format: WeightFormat,
+    kv_type: str,
+    work: Work,
+    *,
+    stored: str | None = None,
+    device: str = "cpu",
+    activations: str = "32",
 ) -> Cost:
     """The cost of one step, exact for every mixture of chunks; nothing for empty work.
 
@@ -225,6 +232,7 @@ def step_cost(
         work: of the step.
         stored: type of the embedding table, see `table_type`.
         device: "cpu" or "cuda", whose kernels choose the arithmetic.
+        activations: as `Options.activations` says it; "fp8" makes products of e4m3.
 
     Raises:
         InputError: an unknown format, type or device.
@@ -248,25 +256,27 @@ def step_cost(
         kv_read=kv_size(kv_type, positions, spec.head_dim),
         kv_written=kv_size(kv_type, written, spec.head_dim),
         operations=_by_kind(
-            *_linear_operations(spec, weight_format, work.rows, work.sampled, device), (ATTENTION_ARITHMETIC[device][kv_type], attention)
+            *_linear_operations(spec, weight_format, work.rows, work.sampled, (device, activations)),
+            (ATTENTION_ARITHMETIC[device][kv_type], attention),
         ),
     )
 
 
 def _linear_operations(
-    spec: ModelSpec, weight_format: WeightFormat, rows: int, sampled: int, device: str
+    spec: ModelSpec, weight_format: WeightFormat, rows: int, sampled: int, kernels: tuple[str, str]
 ) -> list[tuple[str, int]]:
-    """(kind of arithmetic, operations) of all linear layers and the head."""
+    """(kind of arithmetic, operations) of all linear layers and the head; `kernels`: device and activations."""
     sizes = _linear_sizes(spec, weight_format)
-    layers = [(_arithmetic(format, device), 2 * rows * size * chosen // count) for format, (chosen, count), size in sizes]
-    return [*layers, (_arithmetic(format_of(weight_format, "head.weight"), device), 2 * sampled * spec.vocab * spec.hidden)]
+    layers = [(_arithmetic(format, *kernels), 2 * rows * size * chosen // count) for format, (chosen, count), size in sizes]
+    return [*layers, (_arithmetic(format_of(weight_format, "head.weight"), *kernels), 2 * sampled * spec.vocab * spec.hidden)]
 
 
-def _arithmetic(format: str, device: str) -> str:
+def _arithmetic(format: str, device: str, activations: str) -> str:
     """Kind of arithmetic of a linear format on a device; InputError where it has none."""
     if format not in LINEAR_ARITHMETIC[device]:
         raise InputError(f"weight_format={format!r}: no kernel on {device}; take quant=int8, which is as small, or device=cuda")
-    return LINEAR_ARITHMETIC[device][format]
+    kind = LINEAR_ARITHMETIC[device][format]
+    return "fp8" if activations == "fp8" and kind == "bf16" and format != "bf16" else kind
 
 
 @lru_cache(maxsize=16)

@@ -36,10 +36,21 @@ class Limit:
         threads: threads that the engine computes with; the probes take as many.
         context: cached tokens that a typical step reads, all requests together; part of the size that is probed.
         device: where the engine runs; it is the one that is probed.
+        activations: as `Options.activations` says it.
     """
 
-    def __init__(self, spec: ModelSpec, weight_format: WeightFormat, kv: str, threads: int, context: int = 0, device: str = "cpu"):
-        self.spec, self.weight_format, self.kv, self.threads, self.device = spec, weight_format, kv, threads, device
+    def __init__(
+        self,
+        spec: ModelSpec,
+        weight_format: WeightFormat,
+        kv: str,
+        threads: int,
+        context: int = 0,
+        device: str = "cpu",
+        activations: str = "32",
+    ):
+        self.spec, self.weight_format, self.kv, self.threads = spec, weight_format, kv, threads
+        self.device, self.activations = device, activations
         typical = self._cost(Work.of([(context, 1, ())], 1, spec.windows))
         self.working_set = min(typical.bytes, ENOUGH)
         self.readings: list[Reading] = []
@@ -90,4 +101,5 @@ class Limit:
         return self._cost(step.work)
 
     def _cost(self, work: Work) -> Cost:
-        return step_cost(self.spec, self.weight_format, self.kv, work, device=self.device.partition(":")[0])
+        device = self.device.partition(":")[0]
+        return step_cost(self.spec, self.weight_format, self.kv, work, device=device, activations=self.activations)

@@ -25,6 +25,7 @@ class Config:
         model_name: folder or shape, for messages.
         demo: no model was named, so the built-in one runs.
         weight_format: of the linear layers as they are computed.
+        activations: how those round what they read, as the option says it.
         max_logit_rows: rows of logits made at a time.
         memory: where the bytes go, pages included.
         verify, exact: rule by which drafts are checked; whether it keeps the distribution of the text.
@@ -37,6 +38,7 @@ class Config:
     demo: bool
     threads: int
     weight_format: WeightFormat
+    activations: str
     kv: str
     max_len: int
     max_batch: int
@@ -66,8 +68,7 @@ def resolve(
         stored: type of its weights where they are plain numbers, "bf16" or "fp32"; the embedding table's in any case.
         as_stored: `Weights.as_stored`, if that is another format.
         machine, kernels: cores and memory; id of the kernel set.
-        max_draft: nodes a draft may have; 0 without speculation.
-        drafter: bytes of a model that drafts, and what it has beside each page.
+        max_draft, drafter: nodes a draft may have, 0 without speculation; bytes of a model that drafts, and what it has beside each page.
         rule: by which drafts are checked; whether it keeps the distribution of the text.
 
     Raises:
@@ -99,6 +100,7 @@ def resolve(
         demo=options.model is None,
         threads=options.threads or machine.threads,
         weight_format=weight_format,
+        activations=options.activations,
         kv=kv,
         max_len=max_len,
         max_batch=options.max_batch,

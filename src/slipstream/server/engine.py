@@ -242,7 +242,8 @@ def main() -> None:
         model = find(told["model"])
         engine = build(Options.of(model, told["engine"]))
         config, step = engine.config, warm_up(engine)
-        limit = Limit(config.spec, config.weight_format, config.kv, config.threads, min(256, config.max_len), engine.kernels.device)
+        sizes = config.spec, config.weight_format, config.kv, config.threads, min(256, config.max_len)
+        limit = Limit(*sizes, engine.kernels.device, config.activations)
         for _ in range(3):
             limit.probe()
     except SlipstreamError as error:
