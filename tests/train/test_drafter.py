@@ -219,3 +219,12 @@ def test_a_head_for_another_model_is_refused_by_what_differs(tmp_path):
         LLM(MODEL, speculate="eagle")
     with pytest.raises(InputError, match="no config.json"):
         LLM(MODEL, speculate="eagle:path=/nowhere")
+
+
+def test_eagle3_is_an_eagle_head_that_reads_three_states(tmp_path):
+    book = tmp_path / "book.txt"
+    book.write_text("It was the best of times, it was the worst of times. " * 40, encoding="utf-8")
+    recipe = loop.Recipe(kind="eagle3", tokens=2 * 24 * 2, rows=2, length=24, depth=2, width=32, own=0.0)
+    report = drafter.run(BUILTIN / "demo", [book], tmp_path / "head", recipe, say=lambda line: None)
+    config = json.loads((tmp_path / "head" / "config.json").read_text(encoding="utf-8"))
+    assert (config["drafter"], config["levels"]) == ("eagle", [2, 4, 8]) and report["measured"]["T=0.0"]["tokens_per_drafted_step"] >= 1

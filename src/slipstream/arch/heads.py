@@ -40,6 +40,7 @@ KINDS = ("blockwise", "eagle", "firp", "medusa", "mtp", "redrafter", "streaming"
 BLOCKS = 2  # of a redrafter that is made here
 RANK = 32  # of what tells the streams of streaming apart
 JOINING = "joining"
+FUSED = {"eagle3": "eagle"}  # what is trained as another kind of head that reads several levels
 FORMS = {"blockwise": "medusa", "mtp": "eagle", "firp": JOINING, "streaming": JOINING}  # kinds that another's file computes
 PREFIX = "model."  # of the names that a whole model has; a head is none
 
@@ -244,8 +245,11 @@ def head_of(config: Mapping[str, Any], name: str) -> HeadSpec:
 
 
 def usual_levels(kind: str, target: ModelSpec) -> tuple[int, ...]:
-    """What a new head of a kind reads: what the target's final norm reads, or where its rows join, half-way up."""
+    """What a new head of a kind reads: what the target's final norm reads, or where its rows join, half-way up; of FUSED a low and a
+    middle state too (EAGLE-3)."""
     layers = len(target.layers)
+    if kind in FUSED:
+        return tuple(sorted({max(1, layers // 4), max(1, layers // 2), layers}))
     return (max(1, layers // 2),) if FORMS.get(kind) == JOINING else (layers,)
 
 

@@ -24,6 +24,7 @@ class Kind(StrEnum):
 
     blockwise = "blockwise"
     eagle = "eagle"
+    eagle3 = "eagle3"
     firp = "firp"
     medusa = "medusa"
     mtp = "mtp"
@@ -73,7 +74,8 @@ def drafter(
     ],
     out: Annotated[Path, typer.Option(file_okay=False, help="Folder for the head: --speculate KIND:path=OUT.")],
     kind: Annotated[
-        Kind, typer.Option(help="What guesses: a layer (eagle, mtp), blocks, a recurrent net, or rows that join (firp, streaming).")
+        Kind,
+        typer.Option(help="What guesses: a layer (eagle, mtp; eagle3 of three states), blocks, a recurrent net, rows that join (firp, streaming)."),
     ] = Kind.eagle,
     model: Annotated[str | None, typer.Option(help="Model to guess for: folder, GGUF file or hub id (default: the built-in one).")] = None,
     tokens: Annotated[int | None, typer.Option(min=1, help="Tokens to train on in all (default: the recipe's).")] = None,

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from slipstream.arch.heads import head_config, head_of, stored_name
+from slipstream.arch.heads import FUSED, head_config, head_of, stored_name
 from slipstream.base.errors import InputError
 from slipstream.engine.build import tokenizer_of
 from slipstream.engine.llm import LLM
@@ -53,9 +53,10 @@ def run(
     if len(stream) <= recipe.length:
         raise InputError(f"--data: {len(stream)} tokens are too few for windows of {recipe.length}; give longer texts")
     target = target_for(model, recipe, device)
-    config = head_config(recipe.kind, target.spec, target.levels, recipe.depth, recipe.width)
+    kind = FUSED.get(recipe.kind, recipe.kind)
+    config = head_config(kind, target.spec, target.levels, recipe.depth, recipe.width)
     torch.manual_seed(recipe.seed)
-    body = BODIES[recipe.kind](config)
+    body = BODIES[kind](config)
     if start is not None:
         known = HeadWeights(head_of(config, start.name), start)
         body.load_state_dict({stored_name(name): known.get(name).float() for name in known.names})
@@ -74,7 +75,7 @@ def run(
         report["start"] = json.loads(before.read_text(encoding="utf-8")) if before.is_file() else str(start)
     if not any(book.held_out for book in books):
         say("no text has a chapter that the recipe holds out: what follows is measured on text that was trained on")
-    report["measured"] = measure(model, out, recipe, held, device, say)
+    report["measured"] = measure(model, f"{kind}:path={out}", recipe, held, device, say)
     (out / "training.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return report
 
@@ -104,13 +105,13 @@ def written(model: Path | str, target: Target, stream: np.ndarray, recipe: Recip
 
 
 def measure(
-    model: Path | str, out: Path, recipe: Recipe, held: Sequence[Sequence[int]], device: str, say: Callable[[str], None]
+    model: Path | str, speculate: str, recipe: Recipe, held: Sequence[Sequence[int]], device: str, say: Callable[[str], None]
 ) -> dict:
     """Tokens per step and acceptance by depth on held-out text, as the engine counts them, with the drafter's own options and nothing cut
     by the controller."""
     prompts = [ids[len(ids) // 3 :][:PROMPT] for ids in held if len(ids) > 3 * PROMPT // 2][:PROMPTS] or [list(held[0])[:PROMPT]]
     found = {}
-    llm = LLM(model, device=device, speculate=f"{recipe.kind}:path={out}", control=False, threads=torch.get_num_threads())
+    llm = LLM(model, device=device, speculate=speculate, control=False, threads=torch.get_num_threads())
     for heat in TEMPERATURES:
         before = llm.engine.core.meter.tally.copy()
         llm.generate(prompts, SamplingParams(max_tokens=NEW, temperature=heat, seed=recipe.seed, ignore_eos=True))

@@ -65,7 +65,7 @@ class Recipe:
     """What a training run is made of.
 
     Attributes:
-        kind: a body in train/heads.py.
+        kind: a body in train/heads.py, or one of arch.heads.FUSED.
         tokens: how many tokens to train on in all.
         seconds: after which it ends all the same, with rates that have fallen to zero by then; None: never.
         rows, length: windows per step and tokens per window.
