@@ -98,7 +98,7 @@ def test_pairs_of_codes_by_machine_instructions():
         signed = (pairs >> (8 * number) & 127).astype(np.int32) - 128 * (pairs >> (8 * number + 7) & 1).astype(np.int32)
         np.testing.assert_array_equal(bf16(execute(text, {"$1": registers})["$0"]).reshape(-1, 2), signed)
     for number, text in enumerate(NIBBLES.value):
-        for zero in (0, 8, 15):
+        for zero in range(16):
             read = {"$1": pairs[0::2].view(np.uint32)[:, 0].copy(), "$2": pairs[1::2].view(np.uint32)[:, 0].copy()}
             read["$3"] = np.full(32768, zero * 0x01010101, np.uint32)
             found = torch.from_numpy(execute(text, read)["$0"].view(np.uint8)).view(torch.float8_e4m3fn).float() * CODE.value
