@@ -228,3 +228,17 @@ def test_eagle3_is_an_eagle_head_that_reads_three_states(tmp_path):
     report = drafter.run(BUILTIN / "demo", [book], tmp_path / "head", recipe, say=lambda line: None)
     config = json.loads((tmp_path / "head" / "config.json").read_text(encoding="utf-8"))
     assert (config["drafter"], config["levels"]) == ("eagle", [2, 4, 8]) and report["measured"]["T=0.0"]["tokens_per_drafted_step"] >= 1
+
+
+def test_a_small_model_is_trained_for_a_model(tmp_path):
+    """With the tokenizer of its target, whose next tokens it learns."""
+    book = tmp_path / "book.txt"
+    book.write_text("It was the best of times, it was the worst of times. " * 40, encoding="utf-8")
+    recipe = loop.Recipe(kind="draft", tokens=2 * 24 * 12, rows=2, length=24, width=64, own=0.0)
+    first = drafter.run(BUILTIN / "demo", [book], tmp_path / "draft", recipe, say=lambda line: None)
+    again = drafter.run(BUILTIN / "demo", [book], tmp_path / "again", recipe, start=tmp_path / "draft", say=lambda line: None)
+    assert len(first["last_agreement"]) == 1 and again["last_agreement"][0] > first["last_agreement"][0]
+    assert again["measured"]["T=0.0"]["tokens_per_drafted_step"] >= 1
+    wider = replace(recipe, width=96)
+    with pytest.raises(CheckpointError, match="intermediate_size=64, but this small model has 96"):
+        drafter.run(BUILTIN / "demo", [book], tmp_path / "other", wider, start=tmp_path / "draft", say=lambda line: None)

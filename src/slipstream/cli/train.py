@@ -23,6 +23,7 @@ class Kind(StrEnum):
     """Heads that can be trained."""
 
     blockwise = "blockwise"
+    draft = "draft"
     eagle = "eagle"
     eagle3 = "eagle3"
     firp = "firp"
@@ -75,7 +76,7 @@ def drafter(
     out: Annotated[Path, typer.Option(file_okay=False, help="Folder for the head: --speculate KIND:path=OUT.")],
     kind: Annotated[
         Kind,
-        typer.Option(help="What guesses: a layer (eagle, mtp; eagle3 of three states), blocks, a recurrent net, rows that join (firp, streaming)."),
+        typer.Option(help="A layer (eagle, mtp; eagle3: of 3 states), blocks, a recurrent net, joining rows (firp, streaming) or a model."),
     ] = Kind.eagle,
     model: Annotated[str | None, typer.Option(help="Model to guess for: folder, GGUF file or hub id (default: the built-in one).")] = None,
     tokens: Annotated[int | None, typer.Option(min=1, help="Tokens to train on in all (default: the recipe's).")] = None,

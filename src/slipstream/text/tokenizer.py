@@ -97,6 +97,10 @@ class Tokenizer:
         """All ids are below it: the largest one + 1. A model may have more rows."""
         return max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
+    def save(self, folder: Path) -> None:
+        """Writes `tokenizer.json`, which does not say what ends a text."""
+        self._backend.save(str(folder / FILE))
+
     def token_bytes(self, token: int) -> bytes:
         """What `token` adds inside a text, special tokens by their name; empty for an unknown id."""
         return self.pieces.get(token, False) or b""

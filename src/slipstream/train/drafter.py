@@ -12,20 +12,26 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 
 from slipstream.arch.heads import FUSED, head_config, head_of, stored_name
-from slipstream.base.errors import InputError
+from slipstream.arch.spec import ModelSpec
+from slipstream.base.errors import CheckpointError, InputError
 from slipstream.engine.build import tokenizer_of
 from slipstream.engine.llm import LLM
+from slipstream.files.safetensors import SINGLE, read_json
 from slipstream.step import SamplingParams
+from slipstream.text.tokenizer import Tokenizer
 from slipstream.train.books import read_book
 from slipstream.train.heads import BODIES
+from slipstream.train.lm import Llama
 from slipstream.train.loop import Recipe, Target, beginnings, export, train
 from slipstream.train.plain import PlainTarget, plain
 from slipstream.train.target import EngineTarget, continued
 from slipstream.weights.heads import HeadWeights
 
 TEMPERATURES = (0.0, 0.8)
+DRAFT, HEAD = "draft", 32  # the kind that is a model of its own, and the size of its heads
 PROMPT, NEW, PROMPTS = 128, 96, 12  # of the measurement: tokens of a prompt, tokens that follow, prompts
 
 
@@ -53,13 +59,20 @@ def run(
     if len(stream) <= recipe.length:
         raise InputError(f"--data: {len(stream)} tokens are too few for windows of {recipe.length}; give longer texts")
     target = target_for(model, recipe, device)
-    kind = FUSED.get(recipe.kind, recipe.kind)
-    config = head_config(kind, target.spec, target.levels, recipe.depth, recipe.width)
     torch.manual_seed(recipe.seed)
-    body = BODIES[kind](config)
-    if start is not None:
-        known = HeadWeights(head_of(config, start.name), start)
-        body.load_state_dict({stored_name(name): known.get(name).float() for name in known.names})
+    if recipe.kind == DRAFT:
+        config = draft_config(target.spec, tokenizer, recipe.width)
+        body, speculate = Llama(config), f"draft_model:path={out}"
+        tokenizer.save(out)
+        if start is not None:
+            _begin(body, config, start)
+    else:
+        kind = FUSED.get(recipe.kind, recipe.kind)
+        config = head_config(kind, target.spec, target.levels, recipe.depth, recipe.width)
+        body, speculate = BODIES[kind](config), f"{kind}:path={out}"
+        if start is not None:
+            known = HeadWeights(head_of(config, start.name), start)
+            body.load_state_dict({stored_name(name): known.get(name).float() for name in known.names})
     body.to(device)
     say(f"{recipe.kind}: {sum(p.numel() for p in body.parameters()) / 1e6:.2f} M parameters for {target.spec.name}")
     began = time.monotonic()
@@ -75,9 +88,42 @@ def run(
         report["start"] = json.loads(before.read_text(encoding="utf-8")) if before.is_file() else str(start)
     if not any(book.held_out for book in books):
         say("no text has a chapter that the recipe holds out: what follows is measured on text that was trained on")
-    report["measured"] = measure(model, f"{kind}:path={out}", recipe, held, device, say)
+    report["measured"] = measure(model, speculate, recipe, held, device, say)
     (out / "training.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return report
+
+
+def _begin(body: Llama, config: dict, start: Path) -> None:
+    """Takes the weights of a small model of the same shape."""
+    known = read_json(start / "config.json") if (start / "config.json").is_file() else {}
+    for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"):
+        if known.get(name) != config[name]:
+            found = f"{name}={known.get(name)}, but this small model has {config[name]}"
+            raise CheckpointError(f"--start {start}: {found}; take one of its shape")
+    tensors = load_file(start / SINGLE)
+    body.load_state_dict({name.removeprefix("model."): tensor.float() for name, tensor in tensors.items()})
+
+
+def draft_config(target: ModelSpec, tokenizer: Tokenizer, width: int) -> dict:
+    """The config.json of a small model: two layers, half as wide as the target, `width` inside."""
+    hidden = max(HEAD, target.hidden // 2 // HEAD * HEAD)
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": hidden,
+        "intermediate_size": width,
+        "num_hidden_layers": 2,
+        "num_attention_heads": hidden // HEAD,
+        "num_key_value_heads": hidden // HEAD,
+        "vocab_size": target.vocab,
+        "max_position_embeddings": target.max_len,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "hidden_act": "silu",
+        "tie_word_embeddings": True,
+        "torch_dtype": "bfloat16",
+        "eos_token_id": list(tokenizer.ends),
+    }
 
 
 def target_for(model: Path | str, recipe: Recipe, device: str) -> Target:

@@ -7,7 +7,7 @@ train/plain.py).
 
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,8 +19,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from slipstream.arch.spec import ModelSpec
+from slipstream.train.lm import Llama
 from slipstream.train.muon import Muon
 
+TABLE = "embed_tokens"  # of which a step moves few rows, so that what suits matrices does not suit it
 FIRST = 24  # steps whose windows first values are fitted to
 
 
@@ -65,7 +67,7 @@ class Recipe:
     """What a training run is made of.
 
     Attributes:
-        kind: a body in train/heads.py, or one of arch.heads.FUSED.
+        kind: a body in train/heads.py, one of arch.heads.FUSED, or "draft", a model of its own.
         tokens: how many tokens to train on in all.
         seconds: after which it ends all the same, with rates that have fallen to zero by then; None: never.
         rows, length: windows per step and tokens per window.
@@ -134,17 +136,17 @@ def train(
     Args:
         fits: whether a body that can begins with the best first values, and not with those that it has.
     """
-    matrices = [p for p in body.parameters() if p.ndim == 2]
-    rest = [p for p in body.parameters() if p.ndim != 2]
+    matrices = [p for name, p in body.named_parameters() if p.ndim == 2 and not name.startswith(TABLE)]
+    rest = [p for name, p in body.named_parameters() if p.ndim != 2 or name.startswith(TABLE)]
     peaks = (recipe.muon_lr, recipe.adam_lr)
     optimizers = [
         Muon(matrices, lr=peaks[0]),
         torch.optim.AdamW(rest, lr=peaks[1], betas=(0.9, 0.95), weight_decay=0.0),
     ]
-    if body.joins and fits:
+    if fits and getattr(body, "joins", False):
         body.fit(_read(target, windows(stream, own, step, recipe, opening)) for step in range(FIRST))
     steps, began = max(1, recipe.tokens // (recipe.rows * recipe.length)), time.monotonic()
-    mean, step, part = torch.zeros(recipe.depth, device=target.device), 0, 0.0
+    mean, step, part = 0.0, 0, 0.0  # mean: [depth]
     while part < 1:
         batch = windows(stream, own, step, recipe, opening).to(target.device)
         with torch.autocast("cuda", torch.bfloat16, enabled=batch.is_cuda):
@@ -179,13 +181,22 @@ def depths(body: nn.Module, target: Target, tokens: Tensor, recipe: Recipe) -> t
     states, taught = target.read(tokens)
     wanted, best = taught.softmax(-1), taught.argmax(-1)  # [rows, length, vocab], [rows, length]
     loss, weights, agreed = 0.0, 0.0, []
-    guesses = body.unroll(target.embedded(tokens), states)
-    for depth, normed in enumerate(target.joined(states, guesses) if body.joins else guesses):
-        logits, weight = target.logits(normed), recipe.fade**depth
-        cost = F.cross_entropy(logits.flatten(0, 1), wanted[:, 1 + depth :].flatten(0, 1))
+    for depth, logits in enumerate(_guessed(body, target, tokens, states)):
+        weight, first = recipe.fade**depth, taught.shape[1] - logits.shape[1]
+        cost = F.cross_entropy(logits.flatten(0, 1), wanted[:, first:].flatten(0, 1))
         loss, weights = loss + weight * cost, weights + weight
-        agreed.append((logits.argmax(-1) == best[:, 1 + depth :]).float().mean())
+        agreed.append((logits.argmax(-1) == best[:, first:]).float().mean())
     return loss / weights, torch.stack(agreed)
+
+
+def _guessed(body: nn.Module, target: Target, tokens: Tensor, states: Tensor) -> Iterator[Tensor]:
+    """Logits of the last positions of windows, one depth after the other. [rows, positions, vocab]"""
+    if isinstance(body, Llama):  # a model of its own: the next token at every position
+        yield body(tokens).float()
+        return
+    guesses = body.unroll(target.embedded(tokens), states)
+    for normed in target.joined(states, guesses) if body.joins else guesses:
+        yield target.logits(normed)
 
 
 def schedule(part: float, recipe: Recipe) -> float:
@@ -195,7 +206,10 @@ def schedule(part: float, recipe: Recipe) -> float:
 
 def export(body: nn.Module, config: dict[str, Any], out: Path) -> None:
     """Weights in bf16, and what they mean."""
-    tensors = {name: parameter.detach().to("cpu", torch.bfloat16).contiguous() for name, parameter in body.named_parameters()}
+    if isinstance(body, Llama):
+        tensors = body.checkpoint()
+    else:
+        tensors = {name: parameter.detach().to("cpu", torch.bfloat16).contiguous() for name, parameter in body.named_parameters()}
     save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
     (out / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
