@@ -142,7 +142,8 @@ struct Rows {
 };
 template <class W>
 static inline Rows rows_of(const Linear& a, i64 row, i64 b) {
-    return {a.quant + (b * a.rows + row) * BLOCK, a.step + b / W::SPAN * a.rows + row, a.sum + 2 * (b / W::UNIT * a.rows + row), a.rows * BLOCK};
+    return {a.quant + (b * a.rows + row) * BLOCK, a.step + b / W::SPAN * a.rows + row, a.sum + 2 * (b / W::UNIT * a.rows + row),
+            a.rows * BLOCK};
 }
 
 // acc = fma(dot, worth * step, acc), or without the step, which comes later; then what is taken off for the least value.
@@ -155,8 +156,8 @@ static inline void add_unit(Int dot, Vec worth, Vec least, float step, int32_t s
     settle();
 }
 
-// R rows times H halves of a panel's outputs, from half `first` on, over `count` blocks of one unit. Where one product is for all inputs, acc
-// holds integers.
+// R rows times H halves of a panel's outputs, from half `first` on, over `count` blocks of one unit. Where one product is for all inputs,
+// acc holds integers.
 template <class F, Scales S, int R, int H>
 static inline void one_tile(const Rows& rows, const uint8_t* panel, int first, i64 b, i64 count, float* acc) {
     using W = Way<F, S>;
@@ -164,7 +165,8 @@ static inline void one_tile(const Rows& rows, const uint8_t* panel, int first, i
     int32_t* sums = reinterpret_cast<int32_t*>(acc) + first * LANES;
     Int dots[R * H];
 #pragma GCC unroll 8
-    for (int i = 0; i < R * H; ++i) dots[i] = W::WHOLE ? load(sums + i / H * PANEL + i % H * LANES) : seti(EARLY && TAKEN ? rows.sum[2 * (i / H)] : 0);
+    for (int i = 0; i < R * H; ++i)
+        dots[i] = W::WHOLE ? load(sums + i / H * PANEL + i % H * LANES) : seti(EARLY && TAKEN ? rows.sum[2 * (i / H)] : 0);
     for (i64 i = 0; i < (W::STEP == 1 ? 1 : count); ++i)
         F::template dots<R, H>(F::at(panel, b + i), first, rows.quant + i * rows.apart, rows.sum, dots);
 #pragma GCC unroll 2
@@ -230,7 +232,8 @@ static void side_by_side(const Linear& a, i64 panel, i64 panels) {
         std::memset(acc, 0, sizeof acc);
         for (i64 b = 0; b < a.blocks; b += W::STEP) {
             const i64 blocks = a.blocks - b < W::STEP ? a.blocks - b : W::STEP;
-            for (i64 i = 0; i < many; ++i) one_tile<F, S, 1, 2>(rows_of<W>(a, 0, b), weight + i * panel_bytes, 0, b, blocks, acc + i * PANEL);
+            const Rows alone = rows_of<W>(a, 0, b);
+            for (i64 i = 0; i < many; ++i) one_tile<F, S, 1, 2>(alone, weight + i * panel_bytes, 0, b, blocks, acc + i * PANEL);
         }
         for (i64 i = 0; i < many; ++i) finish_rows<F, S>(a, a, 0, 0, 1, first + i, acc + i * PANEL);
     }

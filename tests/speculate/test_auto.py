@@ -1,11 +1,15 @@
 """What `auto` guesses with: look-ups, and what comes in a checkpoint's folder."""
 
+import json
+
 import pytest
 
 from slipstream import LLM, SamplingParams
 from slipstream.engine.build import BUILTIN
 from slipstream.speculate.drafters.auto import Auto
+from slipstream.speculate.drafters.draft_model import same_tokens
 from slipstream.speculate.learned import brought
+from slipstream.text.tokenizer import Tokenizer
 
 PROMPT = "The captain said that the captain said that"
 
@@ -35,3 +39,18 @@ def test_what_lies_in_the_folder_of_a_checkpoint_is_used(tmp_path, kinds, expect
     drafter = llm.engine.executor.runner.drafter.other
     assert isinstance(drafter, Auto) and type(drafter._model).__name__ == expected
     assert said[0] == said[1] and llm.engine.core.meter.tally.accepted > 0
+
+
+def test_equal_vocabularies_are_not_opened_to_be_compared(monkeypatch):
+    monkeypatch.setattr(Tokenizer, "load", lambda folder: pytest.fail(f"{folder} was opened"))
+    assert same_tokens(BUILTIN / "demo", BUILTIN / "draft")
+
+
+def test_other_vocabularies_are_told_apart(tmp_path):
+    text = (BUILTIN / "demo" / "tokenizer.json").read_text(encoding="utf-8")
+    (tmp_path / "tokenizer.json").write_text(json.dumps(json.loads(text)), encoding="utf-8")  # other bytes, the same tokens
+    assert same_tokens(BUILTIN / "demo", tmp_path)
+    other = json.loads(text)
+    other["model"]["merges"] = []
+    (tmp_path / "tokenizer.json").write_text(json.dumps(other), encoding="utf-8")
+    assert not same_tokens(BUILTIN / "demo", tmp_path)
