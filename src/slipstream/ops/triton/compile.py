@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import product
 
 import triton
@@ -157,12 +157,17 @@ def ends(names: Iterable[str], formats: Iterable[str]) -> Iterator[tuple[str, st
         most = min(MOST[fusion] for fusion in ("gate", "norm") if getattr(ending, fusion))
         found = list(plain.variants(ending, most))
         if not ending.norm:
-            found += [("bulk", f"fp8 rows {form.rows}", bulk.variant(False, form, True, ending)) for _, form in fp8.FEW]
+            found += [("bulk", f"fp8 rows {form.rows}", bulk.variant(False, form, True, ending)) for form in few_codes()]
         for name, format in product(names, formats):
             for kind, make in PACKED[format]:
                 made = whole.variants(make(*layers(shape(name))["o" if ending.norm == "begins" else "gate_up"]), ending, most)
                 found += [(kernel, f"{name} {format} {kind} {label}", variant) for kernel, label, variant in made]
         yield from ((kernel, f"{form}, {end}", variant) for kernel, form, variant in found)
+
+
+def few_codes() -> list[bulk.Bulk]:
+    """The forms of few rows of weights in e4m3."""
+    return [way for _, way in fp8.CODES.now if isinstance(way, bulk.Bulk)]
 
 
 def layers(spec: ModelSpec) -> dict[str, tuple[int, int]]:
@@ -182,7 +187,8 @@ def families() -> Iterator[tuple[str, str, Variant]]:
     for label, kind in CACHES.items():
         yield "attention_softcap", f"gemma-2 kv {label}", attention.variant(16, 8, 256, kind, attention.shipped(kind)[-1][0], has_cap=True)
         yield "attention_sinks", f"gpt-oss kv {label}", attention.variant(64, 8, 64, kind, attention.shipped(kind)[-1][0], has_sinks=True)
-    yield "attention_together", "kv bf16", attention.together_variant(32, 8, 128, "*bf16", replace(attention.DRAFT, group_rows=64))
+    shared = attention.Form(16, 64, 4, 2, 1056, group_rows=64)
+    yield "attention_together", "kv bf16", attention.together_variant(32, 8, 128, "*bf16", shared)
     yield "attention_merge", "sinks", attention.merge_variant(64, 64, has_sinks=True)
     for op in ("gelu", "gelu_tanh", "add", "scale", "softcap", "gate_rows", "spread"):
         yield op, "", elementwise.variant(op)
@@ -195,7 +201,7 @@ def families() -> Iterator[tuple[str, str, Variant]]:
         yield "norm_slices", f"of {size}", norm.parts_variant(size)
     for (_, tile), (n, parts), (label, by_block) in product(fp8.BY_ROWS, ((28672, False), (4096, True)), (("", False), ("blocks ", True))):
         yield "fp8", f"{label}rows {tile.m}{' in parts' if parts else ''}", fp8.variant(n, 4096, by_block, parts, tile=tile)
-    for _, form in fp8.FEW:
+    for form in few_codes():
         yield "bulk", f"fp8 rows {form.rows}", bulk.variant(False, form, narrow=True)
     yield "fp8", "a scale per row and group", fp8.variant(4096, 4096, True, False, shared=1)
     for label, by_block in (("rows", False), ("blocks", True)):
@@ -209,7 +215,7 @@ def families() -> Iterator[tuple[str, str, Variant]]:
     yield "add_rows", "", experts.add_variant()
     yield "experts_members", "", mixture.members_variant()
     for label, (hidden, width, count, chosen, activation, has_bias) in MIXTURES.items():
-        for tile, kind in product((mixture.FEW, mixture.MANY), ("*bf16", mixture.CODES)):
+        for tile, kind in product(dict.fromkeys((*(tile for _, tile in mixture.FAST.now), mixture.MANY)), ("*bf16", mixture.CODES)):
             gate_up = mixture.variant(count, width, hidden, kind, tile, activation=activation, per_row=chosen, has_bias=has_bias)
             yield "experts_product", f"{label} {kind[1:]} gate_up rows {tile.m}", gate_up
             down = mixture.variant(count, hidden, width, kind, tile, has_bias=has_bias)
