@@ -54,10 +54,14 @@ def test_what_was_not_timed_stays():
 
 
 def test_how_far_a_number_of_rows_speaks():
+    from slipstream.ops.triton.bulk import Bulk
+
     one, eight = [sample(1, "a", 9), sample(1, "b", 9)], [sample(8, "a", 9), sample(8, "c", 1)]
     assert decide([*one, *eight])[0] == ((1, "a"), (8, "c"), *NOW[1:])
     assert decide([sample(4, "a", 9), sample(4, "c", 1)])[0] == ((4, "c"), *NOW), "not above what was timed"
     assert decide([sample(99, "c", 9), sample(99, "a", 1)])[0] == (*NOW[:2], (ALL, "a")), "but the greatest of all"
+    few = Bulk(64)
+    assert decide([sample(64, "c", 9), sample(64, few, 1)], now=((8, "a"), (ALL, "c")))[0] == ((8, "a"), (64, few), (ALL, "c"))
     assert decide([sample(32, "b", 9), sample(32, "a", 1), sample(2048, "c", 9)])[0] == ((32, "a"), *NOW[1:])
 
 

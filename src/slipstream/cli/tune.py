@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
-SECONDS = 400.0
+from slipstream.bench.arguments import given
 
 
 def tune(
-    seconds: Annotated[float, typer.Option(metavar="N", min=10, help="For measuring.")] = SECONDS,
+    seconds: Annotated[float | None, typer.Option(metavar="N", min=10, help="For measuring (default: 400).")] = None,
     results: Annotated[
         Path | None, typer.Option("--from", metavar="DIR", help="Decide from a folder of gpu-suite; measure nothing.")
     ] = None,
@@ -20,4 +20,4 @@ def tune(
     from slipstream.bench.gpu.tune import Options
     from slipstream.bench.gpu.tune import tune as run
 
-    run(Options(seconds, results, out, dry_run), typer.echo)
+    run(Options(results=results, out=out, dry=dry_run, **given(seconds=seconds)), typer.echo)

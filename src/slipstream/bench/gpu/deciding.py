@@ -5,8 +5,8 @@ Owns the rule, for all tables alike. Must not know a case: cases say in samples 
 At a number of rows that was timed, a form replaces the one of the table if it is right everywhere, was timed wherever that one was,
 takes at least WIN less time in the mean, and in no group LOSS more; so a form that the table names and nobody timed stays. What was
 timed between the kernels of a step outweighs what was timed alone. A number of rows speaks for those below it, down to the next one
-that was timed or the bound of the table's entry; the greatest of all also for those above, in the last entry. All other rows keep what
-the table says.
+that was timed or the bound of the table's entry; the greatest of all also for those above, in the last entry, as far as the form takes
+them. All other rows keep what the table says.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from slipstream.ops.triton.tuned import ALL, ByName, Ranges, Table
+from slipstream.ops.triton.tuned import ALL, ByName, Ranges, Table, takes
 
 WIN, LOSS = 0.02, 0.1
 TABLE = object()  # the way that the table has
@@ -107,7 +107,7 @@ def _changes(steps: Steps, samples: Iterable[Sample]) -> list[Change]:
         if won is None:
             continue
         below, most = max(most for most, _ in ((0, None), *steps) if most < rows), next(most for most, _ in steps if rows <= most)
-        reach = ALL if most == ALL and rows == counts[-1] else rows
+        reach = min(takes(won[0]), ALL) if most == ALL and rows == counts[-1] else rows
         out.append(Change(samples[0].table, samples[0].column, max(before, below), reach, now, *won))
     return out
 

@@ -5,6 +5,7 @@ Owns which cases, where their rows come from, and what is written and said. The 
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import shlex
@@ -84,8 +85,10 @@ def tune(options: Options, say: Callable[[str], None] = print) -> Path | None:
     """Measures, or reads what was measured, decides, says what changes and writes the file; its path, None if nothing is written.
 
     Raises:
-        InputError: no GPU to measure, or results that cannot be read or say nothing.
+        InputError: no Triton, no GPU to measure, or results that cannot be read or say nothing.
     """
+    if importlib.util.find_spec("triton") is None:
+        raise InputError(f"{NAME}: triton is not installed, and the tables are about its kernels; pip install 'triton>=3.6,<3.7'")
     if options.results is None and not options.dry and not _device():
         raise InputError(
             f"{NAME}: nvidia-smi names no GPU here; give --from DIR with results of gpu-suite from a machine that has one, "

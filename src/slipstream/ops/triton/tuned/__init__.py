@@ -37,6 +37,11 @@ ALL = 1 << 31  # more rows than any step has
 PROVENANCE = {"case", "commit", "date", "gpu"}
 
 
+def takes(way: Any) -> int:
+    """Most rows that a way serves: what it says of itself, else any number."""
+    return getattr(way, "up_to", ALL)
+
+
 @dataclass(frozen=True, eq=False)
 class Ranges:
     """A table by number of rows: ((up to how many rows, a way for each column), ...), ascending, the last for ALL.
@@ -64,6 +69,9 @@ class Ranges:
         bounds = [most for most, *_ in made]
         if bounds != sorted(set(bounds)) or bounds[-1] != ALL:
             raise InputError(f"rows={[entry['rows'] for entry in entries]}: bounds must ascend, and null be the last")
+        for most, *chosen in made:
+            if any(most > takes(way) for way in chosen):
+                raise InputError(f"rows={None if most == ALL else most}: more than {chosen} takes")
         return made
 
     def _entry(self, entry: dict[str, Any]) -> tuple:
