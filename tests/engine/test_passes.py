@@ -3,6 +3,7 @@
 import pytest
 
 from slipstream import LLM, SamplingParams
+from tests.tools.steps import watch_steps
 
 EDITED = [
     dict(logprobs=1), dict(min_tokens=4), dict(logit_bias={3: -5.0}), dict(allowed_token_ids=(3, 4, 5)),
@@ -12,15 +13,8 @@ EDITED = [
 
 def passes(llm: LLM, prompt: list[int], **params) -> list[tuple[int, int]]:
     """(planned, taken) of every step that takes a request to its end."""
-    runner, seen = llm.engine.core.executor.runner, []
-    run = type(runner).run
-
-    def noted(plan):
-        result = run(runner, plan)
-        seen.append((plan.passes, result.passes))
-        return result
-
-    runner.run = noted
+    seen = []
+    watch_steps(llm.engine.core.executor.runner, lambda plan, result: seen.append((plan.passes, result.passes)))
     llm.generate(prompt, SamplingParams(**{"max_tokens": 24, "temperature": 0, "ignore_eos": True} | params))
     return seen
 

@@ -4,6 +4,7 @@ import pytest
 
 from slipstream import LLM, SamplingParams
 from slipstream.scheduler import passes
+from tests.tools.steps import watch_steps
 
 PROMPTS = ["The old man looked at the sea", "She said", "In the beginning of the year there was a great deal of"]
 
@@ -11,19 +12,16 @@ PROMPTS = ["The old man looked at the sea", "She said", "In the beginning of the
 def said(kind: str, params: SamplingParams, prompts=PROMPTS, again: bool = False, **options):
     """Texts, tokens of each check per request, and how many steps had several."""
     llm = LLM(None, speculate=kind, max_batch=4, max_step_tokens=64, max_len=160, **{"page_size": 5, "control": False, **options})
-    runner, checks, several = llm.engine.core.executor.runner, {}, 0
-    run = runner.run
+    checks, several = {}, 0
 
-    def watched(plan):
+    def watched(plan, result):
         nonlocal several
-        result = run(plan)
         for chunk, outcome in zip(plan.chunks, result.outcomes, strict=True):
             if chunk.draft.tokens:
                 checks.setdefault(chunk.request, []).extend(outcome.said)
                 several += len(outcome.rounds) > 1
-        return result
 
-    runner.run = watched
+    watch_steps(llm.engine.core.executor.runner, watched)
     texts = [output.outputs[0].token_ids for output in llm.generate(prompts, params)]
     if again:  # what the tree remembers was written in rounds
         spoken = [[*output.prompt_token_ids, *output.outputs[0].token_ids] for output in llm.generate(prompts, params)]

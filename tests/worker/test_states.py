@@ -13,6 +13,7 @@ from slipstream.ops import Kernels
 from slipstream.weights.dummy import Dummy
 from tests.model.paged import Paged, Rows
 from tests.promises import oracles
+from tests.tools.steps import watch_steps
 
 MODEL, LEVELS = "dummy:tiny:fp32", (3, 0, 2, 1)  # of two layers; in this order
 PROMPTS = [[5, 6, 7, 8] * 9, [9, 10, 11], [5, 6, 7, 8] * 5 + [12]]
@@ -108,8 +109,7 @@ def test_every_pass_of_a_step_has_its_states(kernels):
     said, states = truth(kernels)
     drafter, passes = Watching(), set()
     llm = LLM(MODEL, speculate=drafter, prefix_cache=False, kernels=kernels)
-    run = llm.engine.core.executor.runner.run
-    llm.engine.core.executor.runner.run = lambda plan: passes.add(plan.passes) or run(plan)
+    watch_steps(llm.engine.core.executor.runner, lambda plan, result: passes.add(result.passes))
     assert texts(llm) == said and max(passes) > 1
     kept = {max(one): one for one in [*drafter.dropped, *drafter.seen.values()]}
     for text, rows in zip(said, states, strict=True):

@@ -108,7 +108,7 @@ def resolve(
         memory=memory,
         **dict(zip(("verify", "exact"), rule, strict=True)),
         profile=_profile(options, kernels, weight_format, kv, rule[0]),
-        scheduler=_shared_out(options, spec, memory.pages, max_len, max_draft),
+        scheduler=_shared_out(options, spec, memory.pages, max_len, max_draft, logit_rows),
     )
 
 
@@ -137,7 +137,7 @@ def _weight_format(options: Options, stored: WeightFormat) -> WeightFormat:
     return weight_format
 
 
-def _shared_out(options: Options, spec: ModelSpec, pages: int, max_len: int, max_draft: int) -> SchedulerOptions:
+def _shared_out(options: Options, spec: ModelSpec, pages: int, max_len: int, max_draft: int, logit_rows: int) -> SchedulerOptions:
     return SchedulerOptions(
         page_size=options.page_size,
         pages=pages,
@@ -150,6 +150,8 @@ def _shared_out(options: Options, spec: ModelSpec, pages: int, max_len: int, max
         vocab=spec.vocab,
         max_draft=max_draft,
         target_itl=target_itl(options) / 1000,
+        ahead=int(options.device != "cpu" if options.overlap is None else options.overlap),
+        max_drawn=logit_rows,
     )
 
 
