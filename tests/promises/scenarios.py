@@ -77,9 +77,10 @@ class Scenario:
     sampling: str
 
     def __str__(self) -> str:
+        decided = "-control" * self.control + "-overlap" * self.overlap
         return (
             f"{self.sampling}-b{self.batch}-c{self.chunk}-p{self.page_size}-{self.prefix}-{self.room}-n{self.samples}-"
-            f"{self.drafter.partition(':')[0]}{'-control' if self.control else ''}{'-overlap' if self.overlap else ''}-t{self.threads}-{self.weights}"
+            f"{self.drafter.partition(':')[0]}{decided}-t{self.threads}-{self.weights}"
         )
 
 

@@ -2,8 +2,7 @@
 
     drain inbox -> plan = schedule() -> executor.launch(plan) -> executor.finish() -> events = commit() -> emit
 
-Where the device works by itself, the next plan is made and launched while it does; the first half of this line is then a step ahead of
-the second.
+Where the device works by itself, the next plan is made and launched while it does: the left half of this line is a step ahead then.
 
 Owns the order of these and the way from tokens to text. Knows nothing of torch, models or users' interfaces; other
 threads reach it through `submit` and `abort`, which only append to the inbox.
@@ -75,7 +74,7 @@ class Core:
         self._inbox.extend(numbers)
 
     def step(self) -> bool:
-        """Launches the next step, if it can be planned by now, and takes in the result of one, if another may not be launched before that;
+        """Launches a step, if one can be planned by now, and takes in the oldest one's result, unless another may be launched before;
         False if there was nothing to do."""
         try:
             self._drain()

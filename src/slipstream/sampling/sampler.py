@@ -16,7 +16,7 @@ from torch import Tensor
 from slipstream.base import registry
 from slipstream.ops.dispatch import Kernels
 from slipstream.ops.replay import Replay
-from slipstream.ops.staging import Fetch, Staging
+from slipstream.ops.staging import Fetch, Staging, send
 from slipstream.ops.types import SampleRows
 from slipstream.sampling.distribution import Notes
 from slipstream.sampling.processors import Processor
@@ -136,7 +136,7 @@ class Sampler:
         asking = [index for index, top in enumerate(wanted) if top is not None]
         scoring = None
         if asking:
-            of = slice(None) if len(asking) == count else asking
+            of = slice(None) if len(asking) == count else send(asking, logits.device)
             scoring = self.start_scores(raw[of], tokens[of], [wanted[index] for index in asking])
         return Drawing(tokens, asking, scoring)
 
@@ -148,7 +148,7 @@ class Sampler:
 
     def score(self, logits: Tensor, tokens: Sequence[int], tops: Sequence[int]) -> list[TokenLogprobs]:
         """Log-probabilities of given `tokens` under raw `logits` [rows, vocab], with the `tops` likeliest of each row."""
-        return self.start_scores(logits, torch.tensor(tokens, dtype=torch.int32, device=logits.device), tops).result()
+        return self.start_scores(logits, send(tokens, logits.device), tops).result()
 
     def start_scores(self, logits: Tensor, tokens: Tensor, tops: Sequence[int]) -> Scoring:
         """Begins to compute them. tokens [rows] int32"""

@@ -84,8 +84,9 @@ class Request:
         """Whether the steps under way bring it to its end, if it does not end before."""
         return bool(self.planned) and (self.owed == 0 or self.length >= self.limit > self.prompt_len)
 
-    def begin(self, chunk: Chunk, passes: int) -> None:
-        """A step with this chunk is under way. What a draft may bring beside is not known: no other step begins before that is."""
+    def begin(self, chunk: Chunk, passes: int) -> bool:
+        """A step with this chunk is under way. Returns whether it is known how many tokens that brings, and that nobody on the host has to
+        see them before the next step."""
         self.planned.append(chunk)
         self.draft = EMPTY
         self.next += len(chunk.trunk)
@@ -93,6 +94,13 @@ class Request:
             self.next = min(self.next + passes - 1, self.limit - 1)
         if chunk.sample:
             self.length = min(self.length + passes, self.limit)
+        return self.unedited and not chunk.draft.tokens and not chunk.draft_budget and chunk.score is None
+
+    def leave(self) -> None:
+        """It gives up its seat and its pages, and what steps under way bring for it."""
+        self.state, self.table, self.cached, self.draft = State.WAITING, None, 0, EMPTY
+        self.planned.clear()
+        self.settle()
 
     def settle(self) -> None:
         """The oldest chunk under way is over, or the request is begun anew."""

@@ -15,7 +15,7 @@ values are missing, and the device has them. What needs more than that, a page o
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from slipstream.base.errors import BackendError, InputError
 from slipstream.base.registry import load
@@ -25,14 +25,14 @@ from slipstream.scheduler.admission import check_fits, introduce, open_table, ow
 from slipstream.scheduler.budget import Budget
 from slipstream.scheduler.chunk import make_chunks
 from slipstream.scheduler.controller import Controller
+from slipstream.scheduler.ending import Watch, append
+from slipstream.scheduler.integrity import check_requests
 from slipstream.scheduler.options import SchedulerOptions, Stats
 from slipstream.scheduler.passes import most_passes, passes
 from slipstream.scheduler.queue import Queue
 from slipstream.scheduler.request import Event, Request, State
 from slipstream.step import Admission, Chunk, Outcome, Plan, Result
-from slipstream.step.draft import EMPTY, PREDICTION
-
-Watch = Callable[[int, int], str | None]
+from slipstream.step.draft import PREDICTION
 
 
 class Scheduler:
@@ -125,7 +125,7 @@ class Scheduler:
 
     def schedule(self) -> Plan:
         """The next step; its pages are reserved when this returns. An empty plan if there is nothing to do, or nothing before the result
-        of a plan under way is committed, as it must be in any case when `options.ahead` others are."""
+        of a plan under way is committed, as it must be in any case when more than `options.ahead` are."""
         if self._under_way and not self._certain:
             return Plan()
         now = self._clock()
@@ -140,16 +140,12 @@ class Scheduler:
             self._waiting.order(now)
             admitted = self._admit(trunks, budget)
         queue = len(self._waiting) > 0
-        full = len(self._running) == self._seats
-        several = most_passes(trunks, self._pace, self.options) if not queue or full else 1
+        several = 1 if queue and len(self._running) < self._seats else most_passes(trunks, self._pace, self.options)
         chunks = make_chunks(trunks, queue, budget, self._controller, self.tables, self.options, several)
         times = passes(trunks, chunks, several, self.tables, self._pace)
         if not chunks and (self._under_way or not self._released):
             return Plan()
-        self._certain = True
-        for (request, _), chunk in zip(trunks, chunks, strict=True):
-            request.begin(chunk, times)
-            self._certain &= not chunk.draft.tokens and not chunk.draft_budget and chunk.score is None and request.unedited
+        self._certain = all([request.begin(chunk, times) for (request, _), chunk in zip(trunks, chunks, strict=True)])
         self._under_way += 1
         released, self._released = tuple(self._released), []
         return Plan(tuple(admitted), tuple(chunks), self.tables.take_copies(), released, times)
@@ -194,8 +190,7 @@ class Scheduler:
                 break
             self._hits += request.cached
             rows = budget.admit(request, min(request.owed, self.options.max_chunk))
-            grown = self.tables.grow(request.table, request.next + rows)
-            assert grown, "pages were counted before"
+            assert self.tables.grow(request.table, request.next + rows), "pages were counted before"
             spare += owed((request,), self.tables)
             self._running.add(self._waiting.pop(at))
             request.state = State.RUNNING
@@ -207,10 +202,7 @@ class Scheduler:
         """Takes a running request's pages and lets it wait; it will compute again what the tree does not remember."""
         self._running.remove(request)
         self.tables.close(request.table, request.tokens, request.cached)
-        request.table, request.cached, request.draft = None, 0, EMPTY
-        request.planned.clear()
-        request.settle()
-        request.state = State.WAITING
+        request.leave()
         self._waiting.add(request)
         self._released.append(request.number)
         self._preemptions += 1
@@ -251,7 +243,7 @@ class Scheduler:
     def _advance(self, request: Request, chunk: Chunk, outcome: Outcome) -> Event:
         """Appends the new tokens up to the end of the text, if they reach it."""
         new = outcome.tokens
-        taken, reason = self._append(request, new) if new else (0, None)
+        taken, reason = append(request, new, self._watch) if new else (0, None)
         kept = min(taken, len(new) - 1) if new else 0  # the last of them was sampled, those before it were nodes
         request.cached = chunk.start + len(chunk.trunk) + kept
         if new:  # passes behind the end of a text write where its last token lies
@@ -270,21 +262,6 @@ class Scheduler:
         predicted = (len(chunk.draft), kept) if chunk.draft.kind.startswith(PREDICTION) else (0, 0)
         logprobs = outcome.logprobs if outcome.logprobs is None or taken == len(new) else outcome.logprobs[:taken]
         return Event(request.number, new if taken == len(new) else new[:taken], logprobs, outcome.scores, reason, predicted)
-
-    def _append(self, request: Request, new: Sequence[int]) -> tuple[int, str | None]:
-        """Makes tokens part of the text, up to the one that ends it if one does. Returns how many, and why it ends."""
-        tokens, params, watch = request.tokens, request.params, self._watch
-        ends = params.stop_token_ids if params.ignore_eos else (*request.ends, *params.stop_token_ids)
-        for taken, token in enumerate(new, 1):
-            tokens.append(token)
-            if token in ends and len(tokens) - request.prompt_len >= params.min_tokens:
-                return taken, "stop"  # such a token is not part of the text, so nobody watches it
-            said = watch(request.number, token) if watch is not None else None
-            if said is not None:
-                return taken, said
-            if len(tokens) >= request.limit:
-                return taken, "length"
-        return len(new), None
 
     def _end(self, request: Request) -> None:
         del self._requests[request.number]
@@ -306,14 +283,5 @@ class Scheduler:
 
     def check_integrity(self) -> None:
         """Raises AssertionError if requests, tables, pages and tree contradict each other."""
-        running, waiting = list(self._running), list(self._waiting)
-        assert sorted(request.number for request in running + waiting) == sorted(self._requests)
-        assert len(running) <= self._seats
-        for request in running:
-            assert request.state is State.RUNNING and 0 <= request.cached < len(request.tokens) <= request.limit
-            assert request.prompt_len <= len(request.tokens)
-            assert request.cached <= request.next <= request.length <= request.limit and len(request.tokens) <= request.length
-            assert request.planned or (request.next, request.length) == (request.cached, len(request.tokens))
-        for request in waiting:
-            assert request.state is State.WAITING and request.table is None and request.cached == 0
-        self.tables.check_integrity((request.table, request.cached) for request in running)
+        check_requests(list(self._running), list(self._waiting), self._requests, self._seats)
+        self.tables.check_integrity((request.table, request.cached) for request in self._running)

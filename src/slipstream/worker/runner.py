@@ -16,12 +16,11 @@ from functools import partial
 from itertools import accumulate, chain
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from slipstream.base.errors import BackendError
 from slipstream.model.decoder import Decoder
-from slipstream.ops.staging import Fetch, Staging
+from slipstream.ops.staging import Fetch, Staging, send
 from slipstream.sampling.sampler import Drawing, Sampler, SampleRow, Scoring
 from slipstream.speculate.choose import Rule
 from slipstream.speculate.drafter import DraftContext, Drafter, States
@@ -133,7 +132,8 @@ class Runner:
         if result is not None:
             return lambda: result
         chunks, slots = plan.chunks, [self.slots[chunk.request] for chunk in plan.chunks]
-        hidden = self.decoder.forward(self.batcher.build(chunks, self._unknown(chunks)), self.pool.tensor)  # [rows, hidden]
+        batch = self.batcher.build(chunks, self._drawn if _unknown(chunks, slots) else None)
+        hidden = self.decoder.forward(batch, self.pool.tensor)  # [rows, hidden]
         step = Step(chunks, slots, hidden, [0, *accumulate(chunk.rows for chunk in chunks)])
         step.scores = self._scores(step)
         step.drawings = self._draw(step)
@@ -154,18 +154,6 @@ class Runner:
         drafted = self._draft(step.chunks, step.slots, outcomes)
         return Result(tuple(drafted), time.perf_counter() - began)
 
-    def _unknown(self, chunks: Sequence[Chunk]) -> Drawn | None:
-        """Where the tokens are that the host does not know, if there are any.
-
-        Raises:
-            BackendError: somebody here had to see one of them.
-        """
-        unknown = [chunk.request for chunk in chunks if chunk.trunk[0] == UNKNOWN]
-        for request in unknown:
-            if self.slots[request].voice.processors:
-                raise BackendError(f"request {request}: its logits are edited, and a step was planned before its last token was known")
-        return self._drawn if unknown else None
-
     def _plain(self, chunks: Sequence[Chunk]) -> bool:
         """Whether a step of these only draws a token for each row, and nobody here looks at it before the next: no processor, nobody who
         wants log-probabilities."""
@@ -182,7 +170,7 @@ class Runner:
         for slot, chunk in zip(slots, chunks, strict=True):
             self.slots.extend_table(slot, chunk)
         self.slots.upload()
-        places, drawn = [chunk.start for chunk in chunks], self._unknown(chunks)
+        places, drawn = [chunk.start for chunk in chunks], self._drawn if _unknown(chunks, slots) else None
         trunks = [chunk.trunk for chunk in chunks] if drawn is None else drawn.trunks(chunks)
         size, most = self.pool.page_size, self.decoder.max_len
         last = [min(len(chunk.pages) * size, most) - 1 for chunk in chunks]
@@ -301,7 +289,7 @@ class Runner:
             for block in _blocks(last - chunk.score, self.sampler.max_rows):
                 rows = range(chunk.score + block.start, chunk.score + block.stop)
                 logits = self._logits(step.hidden, [begin + row for row in rows])
-                tokens = torch.tensor([slot.tokens[chunk.start + row + 1] for row in rows], dtype=torch.int32, device=logits.device)
+                tokens = send([slot.tokens[chunk.start + row + 1] for row in rows], logits.device)
                 out[chunk.request].append(self.sampler.start_scores(logits, tokens, [slot.voice.params.prompt_logprobs] * len(tokens)))
         return out
 
@@ -314,7 +302,7 @@ class Runner:
             branch, nodes = begin + len(chunk.trunk), () if outcomes is None else chunk.draft.follow(outcomes[at].tokens[:-1])
             rows += [*range(begin, branch), *(branch + node for node in nodes)]
             counts.append(len(chunk.trunk) + len(nodes))
-        taken = self.decoder.states(step.hidden, torch.tensor(rows, dtype=torch.int32, device=step.hidden.device)).split(counts)
+        taken = self.decoder.states(step.hidden, send(rows, step.hidden.device)).split(counts)
         self.drafter.watch([States(chunk.request, chunk.start, part) for chunk, part in zip(step.chunks, taken, strict=True)])
 
     def _draft(self, chunks: Sequence[Chunk], slots: Sequence[Slot], outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
@@ -330,6 +318,18 @@ class Runner:
     def _context(self, chunk: Chunk, slot: Slot) -> DraftContext:
         voice = slot.voice if self._judge is None else self._judge.voice(chunk.request, slot.voice, len(slot.tokens))
         return DraftContext(chunk.request, slot.tokens, chunk.draft_budget, voice, chunk.passes, slot.prediction, slot.prompt)
+
+
+def _unknown(chunks: Sequence[Chunk], slots: Sequence[Slot]) -> bool:
+    """Whether there are tokens that the host does not know.
+
+    Raises:
+        BackendError: somebody here had to see one of them.
+    """
+    unknown = [slot for chunk, slot in zip(chunks, slots, strict=True) if chunk.trunk[0] == UNKNOWN]
+    if any(slot.voice.processors for slot in unknown):
+        raise BackendError("a step was planned before the last token of a request was known, and the request's logits are edited by it")
+    return bool(unknown)
 
 
 def _asks(chunk: Chunk, slot: Slot) -> Iterator[SampleRow]:
