@@ -129,7 +129,7 @@ def test_same_text_of_experts_on_a_gpu(scenario):
 @pytest.mark.parametrize("drafter", (*AXES["drafter"], *MORE))
 @pytest.mark.parametrize("sampling", SAMPLING)
 def test_same_text_in_full(sampling, drafter, weights):
-    """Every combination of everything: about a minute for each of these, more than an hour for all."""
+    """Every combination of everything: about two minutes for each of these, many hours for all."""
     for scenario in every(sampling=sampling, drafter=drafter, weights=weights):
         check(scenario)
 
