@@ -3,6 +3,8 @@
 import pytest
 
 from slipstream import LLM, SamplingParams
+from slipstream.base.errors import BackendError
+from slipstream.step import Admission, Chunk, Plan
 from tests.tools.steps import watch_steps
 
 EDITED = [
@@ -42,3 +44,12 @@ def test_guesses_are_looked_for_after_all_passes():
     seen = passes(llm, [1, 2, 3, 4, 5], max_tokens=200)
     assert max(taken for _, taken in seen) > 1 and llm.engine.core.meter.tally.accepted > 20
     llm.close()
+
+
+def test_a_step_that_cannot_take_the_passes_that_were_planned_is_an_error(llm):
+    """Another step may have been planned on all their tokens."""
+    runner = llm.engine.core.executor.runner
+    admission = Admission(900, (1,), 1, SamplingParams(logprobs=1), 0)
+    with pytest.raises(BackendError, match="passes=2"):
+        runner.run(Plan((admission,), (Chunk(900, 0, (1,), (0,), True),), passes=2))
+    runner.reset()

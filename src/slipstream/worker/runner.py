@@ -195,8 +195,14 @@ class Runner:
         return Result(tuple(drafted), drafting + time.perf_counter() - began, plan.passes)
 
     def _go_round(self, plan: Plan) -> Result | None:
-        """A step of several checks, between which the head guesses: rounds.py runs it. None: it cannot be."""
+        """A step of several checks, between which the head guesses: rounds.py runs it. None: it cannot be.
+
+        Raises:
+            BackendError: there is nothing to check, so it had to be a step of plain decoding.
+        """
         length = len(plan.chunks[0].draft)
+        if not length:
+            raise BackendError(f"passes={plan.passes}: the host has to see what is drawn, or more than {self.sampler.max_rows} rows draw")
         most = max(min(min(chunk.passes, chunk.draft_budget) for chunk in plan.chunks), 0)
         if self._rounds is None or len(plan.chunks) * (length + 1) > self._rounds.most:
             return None
