@@ -33,7 +33,7 @@ from slipstream.worker.batching import Batcher, Padding
 from slipstream.worker.drawn import Drawn
 from slipstream.worker.judge import Judge
 from slipstream.worker.pool import KVPool
-from slipstream.worker.rounds import Going, Rounds
+from slipstream.worker.rounds import Going, Rounds, Went
 from slipstream.worker.slots import Slot, Slots
 
 
@@ -128,9 +128,9 @@ class Runner:
         self.pool.copy_pages(plan.copies)
         if self._plain(plan.chunks):
             return self._decode(plan)
-        result = self._go_round(plan) if plan.passes > 1 else None
-        if result is not None:
-            return lambda: result
+        rounds = self._go_round(plan) if plan.passes > 1 else None
+        if rounds is not None:
+            return rounds
         chunks, slots = plan.chunks, [self.slots[chunk.request] for chunk in plan.chunks]
         batch = self.batcher.build(chunks, self._drawn if _unknown(chunks, slots) else None)
         hidden = self.decoder.forward(batch, self.pool.tensor)  # [rows, hidden]
@@ -194,14 +194,10 @@ class Runner:
         drafted = self._draft(plan.chunks, slots, outcomes)
         return Result(tuple(drafted), drafting + time.perf_counter() - began, plan.passes)
 
-    def _go_round(self, plan: Plan) -> Result | None:
-        """A step of several checks, between which the head guesses: rounds.py runs it. None: it cannot be.
-
-        Raises:
-            BackendError: there is nothing to check, so it had to be a step of plain decoding.
-        """
+    def _go_round(self, plan: Plan) -> Finish | None:
+        """A step of several checks, between which the head guesses: rounds.py runs it. None: it cannot be."""
         length = len(plan.chunks[0].draft)
-        if not length:
+        if not length:  # it had to be a step of plain decoding
             raise BackendError(f"passes={plan.passes}: the host has to see what is drawn, or more than {self.sampler.max_rows} rows draw")
         most = max(min(min(chunk.passes, chunk.draft_budget) for chunk in plan.chunks), 0)
         if self._rounds is None or len(plan.chunks) * (length + 1) > self._rounds.most:
@@ -217,14 +213,16 @@ class Runner:
             Going(chunk.request, slot.index, chunk.start, place, slot.voice, chunk.trunk[0], chunk.draft.tokens)
             for chunk, slot, place in zip(plan.chunks, slots, read, strict=True)
         ]
-        drafting = self._rounds.run(going, plan.passes, next_)
-        outcomes = []
-        for one, chunk, slot in zip(going, plan.chunks, slots, strict=True):
+        return partial(self._went_round, plan, slots, self._rounds.run(going, plan.passes, next_))
+
+    def _went_round(self, plan: Plan, slots: Sequence[Slot], rounds: Callable[[], tuple[list[Went], float]]) -> Result:
+        (went, drafting), outcomes = rounds(), []
+        for one, chunk, slot in zip(went, plan.chunks, slots, strict=True):
             tokens = tuple(token for said in one.said for token in said)
             slot.tokens.extend(tokens)
-            self._rounding.went(one.request, len(tokens))
-            draft = replace(DraftTree.chain(one.guesses, chunk.draft.kind, next_), again=True) if next_ else EMPTY
-            outcomes.append(Outcome(one.request, tokens, draft=draft, rounds=tuple(map(len, one.said))))
+            self._rounding.went(chunk.request, len(tokens))
+            draft = replace(DraftTree.chain(one.guesses, chunk.draft.kind, len(one.guesses)), again=True) if one.guesses else EMPTY
+            outcomes.append(Outcome(chunk.request, tokens, draft=draft, rounds=tuple(map(len, one.said))))
         return Result(tuple(outcomes), drafting, plan.passes)
 
     def reset(self) -> None:
