@@ -52,7 +52,7 @@ class Beside(Guessing):
         self._tail_start = Staging((max_rows + 1,), np.int32, device)
         self._tail_slots = Staging((max_rows * DEEPEST,), np.int32, device)
         self._goes_on = self.head is not None
-        self.rounds = self._goes_on and decoder.records and self.ahead == 1 and not pool.kernels.pads  # see rounds.py
+        self.rounds = self._goes_on and decoder.records and self.ahead == 1  # see rounds.py
         self._hidden: Tensor | None = None  # what came out of the last call, [rows, hidden]
         self._last: dict[int, int] = {}  # request -> its last row there
         self._nodes: dict[tuple[int, int], int] = {}  # (request, place of a guess) -> its row there
@@ -106,7 +106,7 @@ class Beside(Guessing):
             self._decoder.bring(self._states(feeds))
         tokens, places = [feed.tokens[-1] for feed in feeds], [feed.start for feed in feeds]
         seats, voices = [self._held[feed.request][0] for feed in feeds], [feed.ask.voice for feed in feeds]
-        return self._ahead.run(tokens, seats, places, voices, [feed.ask.position for feed in feeds], count)
+        return self._ahead.run(tokens, seats, places, voices, [feed.ask.position for feed in feeds], count).T.tolist()
 
     def _one_by_one(self, feeds: Sequence[Feed], count: int) -> list[list[int]]:
         """The same, a call for each token: processors act between them, or notes are made."""

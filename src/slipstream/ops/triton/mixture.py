@@ -28,7 +28,7 @@ from slipstream.ops.triton.elementary import activated, sigmoid
 from slipstream.ops.triton.gemm import Tile
 from slipstream.ops.triton.launch import NARROW_FROM, Variant, fits, power_of_two, row_facts, type_name
 from slipstream.ops.triton.tuned import Ranges
-from slipstream.ops.types import FLOATS, Activation, check_stored
+from slipstream.ops.types import AT_ONCE, Activation, check_stored
 
 MANY = Tile(64, 64, 64, 4, 3)  # n: outputs of gate and as many of up; down has twice as many
 FAST = Ranges("experts", ({"tile": Tile},))  # fast settings, by the rows of an expert if all had as many (`experts`)
@@ -242,4 +242,4 @@ class Mixture:
         sum_variant(hidden, chosen).launch((rows, triton.cdiv(hidden, BLOCK)), parts, shares, out)
 
 
-KERNELS = {f"experts_{format}": Mixture(format) for format in (*FLOATS, "fp8")}
+KERNELS = {f"experts_{format}": Mixture(format) for format in AT_ONCE}
