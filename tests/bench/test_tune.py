@@ -53,6 +53,13 @@ def test_what_was_not_timed_stays():
     assert decide([sample(8, "a", 9), sample(8, "a", 9, "h"), sample(8, "b", 1)]) == (NOW, []), "timed in one of two groups only"
 
 
+def test_forms_are_missed_only_where_they_were_in_the_company():
+    first = [sample(8, "a", 10), sample(8, "a", 10, "h"), sample(8, "b", 5), sample(8, "b", 5, "h")]
+    second = [sample(8, "a", 10, among="short"), sample(8, "c", 4, among="short")]
+    assert decide([*first, *second])[1][0].new == "c" and decide([*first, *second[:1]])[1][0].new == "b"
+    assert decide([*first[:3], *second[:1]])[1] == [], "not everywhere in its own"
+
+
 def test_how_far_a_number_of_rows_speaks():
     from slipstream.ops.triton.bulk import Bulk
 

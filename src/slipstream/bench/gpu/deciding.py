@@ -2,11 +2,11 @@
 
 Owns the rule, for all tables alike. Must not know a case: cases say in samples what their rows mean.
 
-At a number of rows that was timed, a form replaces the one of the table if it is right everywhere, was timed wherever that one was,
-takes at least WIN less time in the mean, and in no group LOSS more; so a form that the table names and nobody timed stays. What was
-timed between the kernels of a step outweighs what was timed alone. A number of rows speaks for those below it, down to the next one
-that was timed or the bound of the table's entry; the greatest of all also for those above, in the last entry, as far as the form takes
-them. All other rows keep what the table says.
+At a number of rows that was timed, a form replaces the one of the table if it is right everywhere, was timed wherever that one was with
+the same company, takes at least WIN less time in the mean, and in no group LOSS more; so a form that the table names and nobody timed
+stays. What was timed between the kernels of a step outweighs what was timed alone. A number of rows speaks for those below it, down to
+the next one that was timed or the bound of the table's entry; the greatest of all also for those above, in the last entry, as far as
+the form takes them. All other rows keep what the table says.
 """
 
 from collections.abc import Iterable, Sequence
@@ -32,6 +32,7 @@ class Sample:
         us: microseconds.
         group, part: what was timed, such as a model and a layer of it. Times of a group are added, groups count alike.
         column: of Ranges; of ByName the name.
+        among: which forms were timed against each other there; one that was timed with other company is not missed.
         times: how often the part is in the group: times are added so many times.
         right: whether the results were.
         in_step: timed between other kernels, as in a step.
@@ -45,6 +46,7 @@ class Sample:
     group: str
     part: str = ""
     column: int | str = 0
+    among: str = ""
     times: float = 1.0
     right: bool = True
     in_step: bool = False
@@ -114,29 +116,30 @@ def _changes(steps: Steps, samples: Iterable[Sample]) -> list[Change]:
 
 def _winner(now: Any, samples: list[Sample], wrong: set) -> tuple[Any, float, float] | None:
     """(way, time of the one there is, its own) of what replaces `now`."""
-    times: dict[Any, dict[tuple[str, str, bool], Sample]] = {}
+    times: dict[Any, dict[tuple[str, ...], Sample]] = {}
+    in_step = any(one.in_step for one in samples if one.way in (now, TABLE))
     for one in samples:
-        times.setdefault(now if one.way is TABLE else one.way, {}).setdefault((one.group, one.part, one.in_step), one)
-    own = times.get(now, {})
-    in_step = {key: one for key, one in own.items() if one.in_step}
-    own = in_step or own
+        if one.in_step == in_step:
+            times.setdefault(now if one.way is TABLE else one.way, {}).setdefault((one.among, one.group, one.part), one)
+    timed = times.get(now, {})
     best, least = None, 1.0 if now in wrong else 1.0 - WIN
     for way, found in times.items():
-        if way == now or way in wrong or not own or not own.keys() <= found.keys():
+        missed = {key[0] for key in timed if key not in found}
+        own = {key: one for key, one in timed.items() if key[0] not in missed}
+        if way == now or way in wrong or not own:
             continue
         shares = _shares(own, found)
         cost = sum(shares) / len(shares)
         if cost <= least and max(shares) <= 1 + LOSS or best is None and now in wrong:
-            best, least = way, cost
-    return None if best is None else (best, *(sum(times[way][key].us * one.times for key, one in own.items()) for way in (now, best)))
+            best, least = (way, *(sum(of[key].us * one.times for key, one in own.items()) for of in (own, found))), cost
+    return best
 
 
 def _shares(own: dict, found: dict) -> list[float]:
     """Time as a share of that of `own`, for each group."""
-    groups = dict.fromkeys(group for group, *_ in own)
     shares = []
-    for group in groups:
-        keys = [key for key in own if key[0] == group]
+    for group in dict.fromkeys(key[:2] for key in own):
+        keys = [key for key in own if key[:2] == group]
         shares.append(sum(found[key].us * own[key].times for key in keys) / sum(own[key].us * own[key].times for key in keys))
     return shares
 

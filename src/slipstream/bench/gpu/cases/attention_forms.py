@@ -60,6 +60,7 @@ class Point:
 
 
 SHORT_POINTS = [Point(8, 1, 1024), Point(1, 1, 8192), Point(1, 1, 8192, large=True), Point(8, 1, 1024, large=True)]
+SHORT_POINTS += [Point(8, 1, 8192), Point(1, 1, 1024), Point(1, 1, 32768)]  # whether what serves these rows loses elsewhere
 CODED_POINTS = [Point(64, 1, 4096), Point(8, 1, 8192), Point(1, 1, 1024), Point(1, 1, 32768), Point(8, 5, 2048, True), Point(1, 2048, 2048)]
 POINTS = [replace(point, short=True) for point in SHORT_POINTS] + [replace(point, coded=True) for point in CODED_POINTS]  # never timed
 POINTS += [Point(1, 1, 1024), Point(8, 1, 8192), Point(64, 1, 1024), Point(128, 1, 4096), Point(1, 1, 32768), Point(1, 1, 256)]
@@ -226,5 +227,6 @@ def samples(rows: list[dict]) -> list[Sample]:
             one = replace(form, fill=fill)
             found = attention.splits(one, count, of[row["model"]].kv_heads, attention.segments_of(one, row["context"]))
             if found == programs:
-                out.append(Sample(table.name, count, one, row["us"], row["point"], column=column, right=row["right"]))
+                among = "short" if row.get("short") else ""
+                out.append(Sample(table.name, count, one, row["us"], row["point"], column=column, among=among, right=row["right"]))
     return out
