@@ -148,7 +148,9 @@ def merge_variant(
 
 def coded(forms: Forms) -> Forms:
     """What stands for a table where caches are in e4m3."""
-    return {BY_ROWS.now: CODED.now, ONE: ONE_CODED}.get(forms, forms)
+    if forms is BY_ROWS.now:
+        return CODED.now
+    return ONE_CODED if forms == ONE else forms
 
 
 @cache
