@@ -270,6 +270,8 @@ def test_deterministic_settings_and_narrow_weights_keep_a_maximum():
     assert all(form.base == "segment" for table in (attention.ONE, attention.CODED[attention.ONE]) for _, *pair in table for form in pair)
     kinds = {kind: attention.variant(4, 2, 64, kind, NONE).constants["base"] for kind in ("*bf16", "*fp32", "*fp8e4nv")}
     assert kinds == {"*bf16": "none", "*fp32": "none", "*fp8e4nv": "row"}
+    with pytest.raises(InputError, match="base='rows': must be one of segment, row, none"):
+        replace(SMALL, base="rows")
 
 
 def test_splits_follow_from_shapes():

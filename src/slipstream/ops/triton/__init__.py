@@ -27,7 +27,7 @@ from typing import Any
 from slipstream.ops.types import OPS, Declined, ExpertsKernel, GateUpKernel, LinearKernel, Op
 
 NAME = "triton"
-VERSION = 3
+VERSION = 4
 PROFILE = f"{NAME}.{VERSION}"
 
 _FILES = {op: op for op in OPS} | {  # op -> its file

@@ -23,6 +23,8 @@ from slipstream.ops.triton.attend import LOG2E
 from slipstream.ops.triton.launch import Variant, fits, fitting_cache, power_of_two, row_facts, type_name
 from slipstream.ops.types import KV, SEGMENT, AttentionRows
 
+BASES = ("segment", "row", "none")
+
 
 @dataclass(frozen=True, slots=True)
 class Form:
@@ -57,6 +59,10 @@ class Form:
     most: int = 64
     merging: int = 1
     base: str = "segment"
+
+    def __post_init__(self) -> None:
+        if self.base not in BASES:
+            raise InputError(f"base={self.base!r}: must be one of {', '.join(BASES)}")
 
 
 # Forms and tables by `bench gpu-suite --only attention_forms` on an H200.
