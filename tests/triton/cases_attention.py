@@ -205,6 +205,76 @@ def test_rows_of_few_among_rows_of_many(monkeypatch, few_rows, window):
     torch.testing.assert_close(got, attend(REFERENCE, scene, window), atol=2**-7, rtol=2**-7)
 
 
+FREE = [(0, 20, 1), (0, 21, 2), (1, 70, 0), (2, 0, 0)]  # draft rows of one tile; two segments; one key
+NONE, ROW = (replace(SMALL, base=base) for base in ("none", "row"))
+GROUNDS = {"whole": (ONE_PER_ROW, 512), "in parts": (ONE_PER_SEGMENT, 512), "by tile": (ONE_PER_ROW, 1)}  # splits, BY_TILE
+
+
+def pushed(places: torch.Tensor, by: list[float], dtype=torch.bfloat16):
+    """A scene of FREE in which keys [pages of 64, slots] are pushed along by the first number of each row's queries: every score of a
+    pushed key is changed by so much, in powers of two."""
+    scene = build_scene(FREE, page_size=64, kv_heads=1, group=3, dtype=dtype)
+    scene.kv.keys[..., 0] = places.to(dtype)
+    scene.qkv[:, : scene.heads * 16 : 16] = torch.tensor(by)[:, None] / 0.25 / attention.LOG2E
+    return scene
+
+
+def assert_near(scene, form, window=0, dtype=torch.bfloat16):
+    got = attend(serving(form), scene, window)
+    rounded = {FP8: torch.float16}.get(dtype, dtype)
+    scene.qkv = scene.qkv.to(rounded).float()
+    tolerance = {torch.float32: 2e-6, torch.bfloat16: 2**-7, torch.float16: 2**-10}[rounded]
+    torch.testing.assert_close(got, attend(REFERENCE, scene, window), atol=tolerance, rtol=tolerance)
+    return got
+
+
+@pytest.mark.parametrize(
+    "form, way, dtype, window",
+    [
+        (NONE, "whole", torch.float32, 30), (NONE, "in parts", torch.bfloat16, 30), (NONE, "by tile", torch.bfloat16, 0),
+        (NONE, "whole", FP8, 30), (ROW, "whole", torch.bfloat16, 0), (ROW, "by tile", torch.float32, 30),
+    ],
+)  # fmt: skip
+def test_without_segments_or_a_maximum(monkeypatch, form, way, dtype, window):
+    """Ordinary scores: the reference's numbers over every cache, with tails and windows."""
+    fill, by_tile = GROUNDS[way]
+    monkeypatch.setattr(attention, "splits", fill)
+    monkeypatch.setattr(attention, "BY_TILE", by_tile)
+    monkeypatch.setattr(attention, "IN_FP32", form)
+    assert_near(build_scene(FREE, dtype=dtype, kv_heads=1, group=3), form, window, dtype)
+
+
+@pytest.mark.parametrize("way, by", [("whole", 300.0), ("in parts", -100.0), ("by tile", 100.0), ("by tile", -300.0)])
+def test_a_mass_that_is_not_sound_is_found_with_the_maximum(monkeypatch, way, by):
+    """All keys of all rows: the bits of the form that has the maximum. Of some rows of a tile, or of their first keys: right numbers."""
+    fill, by_tile = GROUNDS[way]
+    monkeypatch.setattr(attention, "splits", fill)
+    monkeypatch.setattr(attention, "BY_TILE", by_tile)
+    every, first = torch.ones(64), torch.zeros(64)
+    scene = pushed(every, [by] * len(FREE))
+    assert equal_bits(attend(serving(NONE), scene), attend(serving(ROW), scene))
+    first[:5] = 1  # of each page of 64, which is a segment, so every part of a row has some
+    assert_near(pushed(first if way == "in parts" else every, [0.0, by, by, 0.0]), NONE)
+
+
+def test_parts_with_and_without_a_maximum_are_merged(monkeypatch):
+    """Only the first segment of a long row is pushed, far up or far down."""
+    monkeypatch.setattr(attention, "splits", ONE_PER_SEGMENT)
+    for by in (100.0, -100.0):
+        scene = pushed(torch.ones(64), [by] * len(FREE))
+        scene.kv.keys[scene.rows.page_table[1, 1:].long(), ..., 0] = 0
+        assert_near(scene, NONE)
+
+
+def test_deterministic_settings_and_narrow_weights_keep_a_maximum():
+    asked = [(rows, tails, kind) for rows in (1, 9, 300, 5000) for tails in (1, 7) for kind in ("*bf16", "*fp32", "*fp8e4nv")]
+    assert {attention.form_of(attention.ONE, *facts).base for facts in asked} == {"segment"}
+    kinds = {kind: attention.variant(4, 2, 64, kind, NONE).constants["base"] for kind in ("*bf16", "*fp32", "*fp8e4nv")}
+    assert kinds == {"*bf16": "none", "*fp32": "none", "*fp8e4nv": "row"}
+    with pytest.raises(InputError, match="base='rows': must be one of segment, row, none"):
+        replace(SMALL, base="rows")
+
+
 def test_splits_follow_from_shapes():
     form = attention.Form(16, 64, 4, 3, fill=528)
     assert [attention.splits(form, rows, 8, 256) for rows in (1, 8, 33, 34, 4096)] == [66, 8, 2, 1, 1]

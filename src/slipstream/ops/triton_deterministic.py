@@ -15,7 +15,7 @@ from slipstream.ops.types import Declined, LinearKernel, Op
 __all__ = ["NAME", "PROFILE", "VERSION", "mixes", "offer", "padded", "shares", "tape"]
 
 NAME = "triton-deterministic"
-VERSION = 3
+VERSION = 4
 PROFILE = f"{NAME}.{VERSION}"
 ATTENTION = ("attention", "attention_softcap", "attention_sinks")
 

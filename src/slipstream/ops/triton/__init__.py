@@ -4,7 +4,7 @@
     mixture      experts of a layer all at once
     gemm packed widened fp8 cublas  the products that a linear layer may use; packing: how weights of few bits lie; bits: their codes
                  as what tensor cores multiply
-    attend       the kernels of attention; together: of rows that share keys; mixed: of few rows among many
+    attend       the kernel of attention; joined: the merge of parts; together: of rows that share keys; mixed: of few rows among many
     elementary   functions that several kernels use
     launch       one compiled form of a kernel; checks of tensors
     tuned        tables of fast settings, as data
@@ -28,7 +28,7 @@ from typing import Any
 from slipstream.ops.types import OPS, Declined, ExpertsKernel, GateUpKernel, LinearKernel, Op
 
 NAME = "triton"
-VERSION = 3
+VERSION = 4
 PROFILE = f"{NAME}.{VERSION}"
 
 _FILES = {op: op for op in OPS} | {  # op -> its file

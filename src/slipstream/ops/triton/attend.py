@@ -1,4 +1,4 @@
-"""The kernels of paged attention: `_attend` computes tiles of rows over segments of keys, `_merge` joins segments.
+"""The kernel of paged attention: `_attend` computes tiles of rows over segments of keys; what is in parts joined.py joins.
 
 Owns their arithmetic and why a row's bits depend on that row only. Must not know which form serves which call (attention.py).
 
@@ -15,6 +15,10 @@ Why a row's bits depend on that row only:
   * Tiles of a form always have the same size, missing rows being padding, and the rows of a matrix product do not mix. The size of
     a page and the window only decide which addresses are read and what is masked.
   * Segments merge left to right by written-out FMAs, in registers or from the workspace by the second kernel, to the same bits.
+Forms of fast settings may do without some of this (`base`). "row": a program does not part its keys into segments but has one running
+maximum. "none" (FlashDecoding++, arXiv 2311.01282, without its calibration): scores are taken as powers of two as they are, no maximum is
+looked for and no sum is scaled again; fp32 and bf16 have the exponents for it. Where a row's mass then is not within 1 / SOUND .. SOUND,
+its tile goes through its keys once more as in "row".
 The matrix products take the cache's type (queries and weights are rounded to bf16 for a bf16 cache) and sum in fp32. Of an e4m3
 cache they take codes widened to fp16, which one instruction does exactly for two of them, and queries and weights rounded to fp16. The
 scale of a key is multiplied to its score, that of a value, made LIFT times greater, to its weight: so weights of small values are no
@@ -44,7 +48,7 @@ INDICES = ["request", "positions", "tail_start", "tail_slots", "page_table", "si
 SIZES = ["rows", "width", "max_pages", "window", "segments"]
 NEAR = tl.constexpr(64)  # rows among which a tile's program looks for the first of its request; no tile reaches over a multiple of it
 _DOUBLINGS = tl.constexpr(DOUBLINGS)
-AT_ONCE = tl.constexpr(16)  # segments whose parts a warp fetches together when they are merged
+SOUND = tl.constexpr(2.0**60)  # a row's mass that needs no maximum lies within 1 / SOUND .. SOUND
 
 
 @triton.jit
@@ -143,8 +147,11 @@ def _scores(
 
 
 @triton.jit
-def _add(top, mass, mix, score, v, worth, factor, coded: tl.constexpr):
+def _add(top, mass, mix, score, v, worth, factor, coded: tl.constexpr, unified: tl.constexpr):
     """Greatest score, mass and mixed values of a segment with a block of keys added; score * factor is in powers of two."""
+    if unified:
+        weight = tl.exp2(score * factor)
+        return top, mass + tl.sum(weight, axis=1), tl.dot(weight.to(v.dtype), v, mix, input_precision="ieee")
     new_top = tl.maximum(top, tl.max(score, axis=1) * factor)
     base = tl.where(new_top == float("-inf"), 0.0, new_top)
     old = tl.exp2(top - base)
@@ -169,7 +176,7 @@ def _tile(
     width, window, segments, scale, cap,
     heads: tl.constexpr, kv_heads: tl.constexpr, head_dim: tl.constexpr, block_dim: tl.constexpr, page_size: tl.constexpr,
     query_rows: tl.constexpr, block_keys: tl.constexpr, segment_keys: tl.constexpr, most: tl.constexpr,
-    in_parts: tl.constexpr, has_window: tl.constexpr, has_cap: tl.constexpr, has_sinks: tl.constexpr,
+    in_parts: tl.constexpr, has_window: tl.constexpr, has_cap: tl.constexpr, has_sinks: tl.constexpr, base: tl.constexpr,
 ):  # fmt: skip
     """Computes the rows of request `own` from `row` on, before `bound` and as many as a tile has; returns the row after them.
 
@@ -182,7 +189,7 @@ def _tile(
     _rows(
         here, here, here < after, row, after, size, elsewhere // size, False, tl.program_id(2), tl.num_programs(2), qkv, keys, values,
         positions, tail_start, tail_slots, page_table, sinks, out, tops, mixes, width, window, segments, scale, cap,
-        heads, kv_heads, head_dim, block_dim, page_size, query_rows, block_keys, in_parts, has_window, has_cap, has_sinks,
+        heads, kv_heads, head_dim, block_dim, page_size, query_rows, block_keys, in_parts, has_window, has_cap, has_sinks, base,
     )  # fmt: skip
     return after
 
@@ -192,8 +199,8 @@ def _rows(
     here, seats, live, row, after, size, edge, before: tl.constexpr, turn, turns, qkv, keys, values, positions, tail_start, tail_slots,
     page_table, sinks, out, tops, mixes, width, window, segments, scale, cap,
     heads: tl.constexpr, kv_heads: tl.constexpr, head_dim: tl.constexpr, block_dim: tl.constexpr, page_size: tl.constexpr,
-    query_rows: tl.constexpr, block_keys: tl.constexpr,
-    in_parts: tl.constexpr, has_window: tl.constexpr, has_cap: tl.constexpr, has_sinks: tl.constexpr,
+    query_rows: tl.constexpr, block_keys: tl.constexpr, in_parts: tl.constexpr, has_window: tl.constexpr, has_cap: tl.constexpr,
+    has_sinks: tl.constexpr, base: tl.constexpr,
 ):  # fmt: skip
     """Computes the rows `here` that are `live`: their segments before number `edge`, all of which they see, or from it on.
 
@@ -205,8 +212,7 @@ def _rows(
     member = tl.arange(0, query_rows) // group
     position = tl.load(positions + here, mask=live, other=-1)
     if before:
-        last = edge * size - 1
-        by_page = last + 1
+        last, by_page = edge * size - 1, edge * size
     else:
         tails = tl.load(tail_start + here + 1, mask=live, other=0) - tl.load(tail_start + here, mask=live, other=0)
         last = tl.max(position, axis=0)
@@ -230,18 +236,19 @@ def _rows(
     stop = tl.minimum(start + share, last // size + 1)
     if in_parts:
         for segment in range(start, stop):
-            top, mass, mix = _keys(
+            top, mass, mix = _met(
                 q, keys, values, positions, tail_start, tail_slots, page_table, row, after, member, first, last, by_page, lowest, position,
                 full, segment, segment + 1, size, window, scale, cap, kv_heads, head_dim, page_size, block_keys, True, has_window, has_cap,
+                base,
             )  # fmt: skip
             part = (seats.to(tl.int64) * heads + query) * segments + segment
             tl.store(tops + part * 2, top, mask=live)
             tl.store(tops + part * 2 + 1, mass, mask=live)
             tl.store(mixes + part[:, None] * head_dim + column[None, :], mix, mask=cells)
     else:
-        whole_top, whole_mass, whole_mix = _keys(
+        whole_top, whole_mass, whole_mix = _met(
             q, keys, values, positions, tail_start, tail_slots, page_table, row, after, member, first, last, by_page, lowest, position,
-            full, start, stop, size, window, scale, cap, kv_heads, head_dim, page_size, block_keys, False, has_window, has_cap,
+            full, start, stop, size, window, scale, cap, kv_heads, head_dim, page_size, block_keys, False, has_window, has_cap, base,
         )  # fmt: skip
         if has_sinks:
             whole_top, a, b = _shares(whole_top, tl.load(sinks + query) * _LOG2E)
@@ -251,13 +258,41 @@ def _rows(
 
 
 @triton.jit
+def _met(
+    q, keys, values, positions, tail_start, tail_slots, page_table, row, after, member, first, last, by_page, lowest, position, full,
+    start, stop, size, window, scale, cap,
+    kv_heads: tl.constexpr, head_dim: tl.constexpr, page_size: tl.constexpr, block_keys: tl.constexpr,
+    one_segment: tl.constexpr, has_window: tl.constexpr, has_cap: tl.constexpr, base: tl.constexpr,
+):  # fmt: skip
+    """What `_keys` finds, by the form's `base`."""
+    top, mass, mix = _keys(
+        q, keys, values, positions, tail_start, tail_slots, page_table, row, after, member, first, last, by_page, lowest, position, full,
+        start, stop, size, window, scale, cap,
+        kv_heads, head_dim, page_size, block_keys, one_segment or base != "segment", has_window, has_cap, base == "none",
+    )  # fmt: skip
+    if base == "none":
+        top = tl.zeros_like(mass)
+        sees = (position >= start * size) & (lowest < stop * size)  # any of these keys; nobody asks for what others have here
+        if tl.max((sees & ~((mass >= 1 / SOUND) & (mass <= SOUND))).to(tl.int32), axis=0) > 0:
+            top, mass, mix = _keys(
+                q, keys, values, positions, tail_start, tail_slots, page_table, row, after, member, first, last, by_page, lowest, position,
+                full, start, stop, size, window, scale, cap,
+                kv_heads, head_dim, page_size, block_keys, True, has_window, has_cap, False,
+            )  # fmt: skip
+    return top, mass, mix
+
+
+@triton.jit
 def _keys(
     q, keys, values, positions, tail_start, tail_slots, page_table, row, after, member, first, last, by_page, lowest, position, full,
     start, stop, size, window, scale, cap,
     kv_heads: tl.constexpr, head_dim: tl.constexpr, page_size: tl.constexpr, block_keys: tl.constexpr,
-    one_segment: tl.constexpr, has_window: tl.constexpr, has_cap: tl.constexpr,
+    one_segment: tl.constexpr, has_window: tl.constexpr, has_cap: tl.constexpr, unified: tl.constexpr,
 ):  # fmt: skip
-    """Greatest score, mass and mixed values of the segments start .. stop - 1, merged. One loop over all, so that copies do not pause."""
+    """Greatest score, mass and mixed values of the segments start .. stop - 1, merged. One loop over all, so that copies do not pause.
+
+    one_segment: they are one, or need no merging. unified: without the greatest.
+    """
     blocks, factor = size // block_keys, 1.0 if has_cap else scale
     coded: tl.constexpr = keys.dtype.element_ty == tl.float8e4nv
     begin, end = tl.maximum(first // block_keys, start * blocks), tl.minimum(last // block_keys + 1, stop * blocks)
@@ -278,7 +313,7 @@ def _keys(
         if not one_segment and (block > begin) & (block & (blocks - 1) == 0):
             whole_top, whole_mass, whole_mix = _closed(top, mass, mix, whole_top, whole_mass, whole_mix)
             top, mass, mix = empty_top, empty_mass, empty_mix
-        top, mass, mix = _add(top, mass, mix, score, v, worth, factor, coded)
+        top, mass, mix = _add(top, mass, mix, score, v, worth, factor, coded, unified)
 
     opened = (tl.maximum(joint, begin + 1) - 1) // blocks
     for segment in range(opened, (end - 1) // blocks + 1):
@@ -299,7 +334,7 @@ def _keys(
                     q, keys, values, found, place, block, page_table, tail_slots + tail, lower, to, linear, lowest, alone, 0, scale, cap,
                     kv_heads, head_dim, page_size, True, has_window, has_cap,
                 )  # fmt: skip
-                top, mass, mix = _add(top, mass, mix, score, v, worth, factor, coded)
+                top, mass, mix = _add(top, mass, mix, score, v, worth, factor, coded, unified)
         if one_segment:
             whole_top, whole_mass, whole_mix = top, mass, mix
         else:
@@ -314,6 +349,7 @@ def _attend(
     heads: tl.constexpr, kv_heads: tl.constexpr, head_dim: tl.constexpr, block_dim: tl.constexpr, page_size: tl.constexpr,
     query_rows: tl.constexpr, block_keys: tl.constexpr, segment_keys: tl.constexpr, most: tl.constexpr,
     by_row: tl.constexpr, in_parts: tl.constexpr, has_window: tl.constexpr, has_cap: tl.constexpr, has_sinks: tl.constexpr,
+    base: tl.constexpr,
 ):  # fmt: skip
     await_turn()
     tile: tl.constexpr = query_rows * kv_heads // heads
@@ -329,7 +365,7 @@ def _attend(
                 row, tl.minimum(begin + NEAR, rows), own, 0, qkv, keys, values, request, positions, tail_start, tail_slots,
                 page_table + own.to(tl.int64) * max_pages, sinks, out, tops, mixes, width, window, segments, scale, cap,
                 heads, kv_heads, head_dim, block_dim, page_size, query_rows, block_keys, segment_keys, most,
-                in_parts, has_window, has_cap, has_sinks,
+                in_parts, has_window, has_cap, has_sinks, base,
             )  # fmt: skip
     else:  # a program for each `tile` rows, whoever they belong to; the last ones, which see most, come first
         row = (tl.num_programs(0) - 1 - tl.program_id(0)) * tile
@@ -340,50 +376,5 @@ def _attend(
                 row, bound, own, 0, qkv, keys, values, request, positions, tail_start, tail_slots,
                 page_table + own.to(tl.int64) * max_pages, sinks, out, tops, mixes, width, window, segments, scale, cap,
                 heads, kv_heads, head_dim, block_dim, page_size, query_rows, block_keys, segment_keys, most,
-                in_parts, has_window, has_cap, has_sinks,
+                in_parts, has_window, has_cap, has_sinks, base,
             )  # fmt: skip
-
-
-@triton.jit(do_not_specialize=["window", "segments"], do_not_specialize_on_alignment=["positions", "sinks"])
-def _merge(
-    positions, tops, mixes, sinks, out, window, segments,
-    heads: tl.constexpr, head_dim: tl.constexpr, block_dim: tl.constexpr, segment_keys: tl.constexpr, most: tl.constexpr,
-    warps: tl.constexpr, has_sinks: tl.constexpr,
-):  # fmt: skip
-    await_turn()
-    row = tl.program_id(0)
-    _join(
-        row, row, positions, tops, mixes, sinks, out, window, segments, heads, head_dim, block_dim, segment_keys, most, warps, has_sinks
-    )  # fmt: skip
-
-
-@triton.jit
-def _join(
-    row, seat, positions, tops, mixes, sinks, out, window, segments,
-    heads: tl.constexpr, head_dim: tl.constexpr, block_dim: tl.constexpr, segment_keys: tl.constexpr, most: tl.constexpr,
-    warps: tl.constexpr, has_sinks: tl.constexpr,
-):  # fmt: skip
-    """Merges the parts of a row and a head, which lie at `seat` of the workspace."""
-    position = tl.load(positions + row)
-    result = row.to(tl.int64) * heads + tl.program_id(1)
-    parts = (seat.to(tl.int64) * heads + tl.program_id(1)) * segments
-    lowest = tl.where(window > 0, tl.maximum(position - window + 1, 0), 0)
-    column, one = tl.arange(0, block_dim), tl.arange(0, 1)
-    whole_top = tl.full([1], float("-inf"), tl.float32)
-    whole_mass = tl.zeros([1], tl.float32)
-    whole_mix = tl.zeros([block_dim], tl.float32)
-    size = _size(position, segment_keys, most)
-    last = position // size
-    for some in range(lowest // size, last + 1, AT_ONCE * warps):
-        for number in tl.static_range(AT_ONCE * warps):
-            there = some + number <= last  # past it an empty part, which changes nothing
-            part = parts + some + number
-            mix = tl.load(mixes + part * head_dim + column, mask=there & (column < head_dim), other=0.0)
-            whole_top, a, b = _shares(whole_top, tl.load(tops + part * 2 + one, mask=there & (one == 0), other=float("-inf")))
-            whole_mass = tl.fma(whole_mass, a, tl.load(tops + part * 2 + 1 + one, mask=there & (one == 0), other=0.0) * b)
-            whole_mix = tl.fma(whole_mix, tl.broadcast_to(a, whole_mix.shape), mix * b)
-    if has_sinks:
-        whole_top, a, b = _shares(whole_top, tl.load(sinks + tl.program_id(1) + one) * _LOG2E)
-        whole_mass, whole_mix = tl.fma(whole_mass, a, b), whole_mix * tl.broadcast_to(a, whole_mix.shape)
-    inside = column < head_dim
-    tl.store(out + result * head_dim + column, tl.div_rn(whole_mix, tl.broadcast_to(whole_mass, whole_mix.shape)), mask=inside)

@@ -19,11 +19,13 @@ import triton
 from torch import Tensor
 
 from slipstream.base.errors import InputError
-from slipstream.ops.triton import attend, mixed, together
+from slipstream.ops.triton import attend, joined, mixed, together
 from slipstream.ops.triton.attend import LOG2E
 from slipstream.ops.triton.launch import Variant, fits, fitting_cache, power_of_two, row_facts, type_name
 from slipstream.ops.triton.tuned import ByName, Ranges
 from slipstream.ops.types import KV, SEGMENT, AttentionRows
+
+BASES = ("segment", "row", "none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,10 @@ class Form:
             size, whoever they belong to.
         most: segments that a row is to have; longer rows have longer ones.
         merging: warps that merge the segments of a row's head, the more of them the more segments at a time.
+        base: what a row's scores are counted from. "segment": the greatest of each segment, so that it does not show in a row's bits how
+            many programs share it. For fast settings: "row", the greatest so far of all keys of a program; "none", nothing, with a check
+            behind it (attend.py), where weights have the exponents for it: over caches in e4m3, whose weights are fp16, that is "row".
+            Steps of together.py and mixed.py go by segments.
     """
 
     query_rows: int
@@ -54,6 +60,11 @@ class Form:
     few_rows: int = 0
     most: int = 64
     merging: int = 1
+    base: str = "segment"
+
+    def __post_init__(self) -> None:
+        if self.base not in BASES:
+            raise InputError(f"base={self.base!r}: must be one of {', '.join(BASES)}")
 
 
 MANY = Form(64, 64, 4, 3, 264)
@@ -100,6 +111,7 @@ def variant(
         "has_window": has_window,
         "has_cap": has_cap,
         "has_sinks": has_sinks,
+        "base": "row" if form.base == "none" and cache_type == "*fp8e4nv" else form.base,
     }
     types = ("*fp32", cache_type, cache_type, *["*i32"] * 5, "*fp32", out, "*fp32", "*fp32", *["i32"] * 5, "fp32", "fp32")
     return Variant(attend._attend, constants, types, warps=warps, stages=form.stages)
@@ -112,7 +124,7 @@ def together_variant(
 ) -> Variant:  # fmt: skip
     """The variant for steps with rows that share keys; it leaves parts for `merge_variant`."""
     plain = variant(heads, kv_heads, head_dim, cache_type, form, page_size, True, True, has_window, has_cap, False, out)
-    constants = {name: value for name, value in plain.constants.items() if name not in ("by_row", "in_parts", "has_sinks")}
+    constants = {name: value for name, value in plain.constants.items() if name not in ("by_row", "in_parts", "has_sinks", "base")}
     constants["group_rows"] = power_of_two(heads // kv_heads, form.group_rows)
     types = (*plain.types[:8], *["*i32"] * 3, *plain.types[9:])
     return replace(plain, kernel=together._attend_together, constants=constants, types=types)
@@ -125,7 +137,7 @@ def mixed_variant(
 ) -> Variant:  # fmt: skip
     """The variant for steps with rows of few and of many; it leaves parts of the former for `merge_variant`."""
     plain = variant(heads, kv_heads, head_dim, cache_type, form, page_size, False, False, has_window, has_cap, has_sinks, out)
-    constants = {name: value for name, value in plain.constants.items() if name not in ("by_row", "in_parts")}
+    constants = {name: value for name, value in plain.constants.items() if name not in ("by_row", "in_parts", "base")}
     constants |= {"few_rows": power_of_two(heads // kv_heads, form.few_rows), "turns": TURNS}
     types = (*plain.types[:8], "*i32", "*i32", *plain.types[8:12], "i32", "i32", *plain.types[12:])
     return replace(plain, kernel=mixed._attend_mixed, constants=constants, types=types)
@@ -143,7 +155,7 @@ def merge_variant(
     types = ("*i32", "*fp32", "*fp32", "*fp32", out, "i32", "i32")
     if some:
         return Variant(mixed._merge_few, constants, ("*i32", *types), warps=form.merging)
-    return Variant(attend._merge, constants, types, warps=form.merging)
+    return Variant(joined._merge, constants, types, warps=form.merging)
 
 
 def coded(forms: Forms) -> Forms:

@@ -269,6 +269,9 @@ def candidates() -> Iterator[tuple[str, str, Variant]]:
     form = attention.Form(16, 64, 4, 2, 1056, group_rows=64, few_rows=64)
     yield "attention_together", "kv bf16", attention.together_variant(32, 8, 128, "*bf16", form)
     yield "attention_mixed", "kv bf16", attention.mixed_variant(32, 8, 128, "*bf16", form)
+    for tried, way in ((attention.Form(16, 32, 2, 3, base="none"), "by row"), (attention.Form(64, 128, 8, 2, base="none"), "by tile")):
+        made = attention.variant(32, 8, 128, "*bf16", tried, **attention.WAYS[way], out="*bf16")
+        yield "attention", f"kv bf16 rows {tried.query_rows} {way} without a maximum", made
     yield "attention_merge", "few", attention.merge_variant(32, 128, form, some=True)
     yield "gated_pairs", "", gated.variant(14336, out="*bf16", apart=SIDE)
     yield "packed_carry", "", carried.variant(PACKED["int4"][0][1](4096, 4096), False, carried.Carried(8))

@@ -9,8 +9,9 @@ few are split over their keys as in a step of decoding, and merged by a second k
 import triton
 import triton.language as tl
 
-from slipstream.ops.triton.attend import INDICES, NEAR, SIZES, _apart, _join, _rows, _size, _tile
+from slipstream.ops.triton.attend import INDICES, NEAR, SIZES, _apart, _rows, _size, _tile
 from slipstream.ops.triton.chain import await_turn
+from slipstream.ops.triton.joined import _join
 
 
 @triton.jit(do_not_specialize=[*SIZES, "entries", "tiles"], do_not_specialize_on_alignment=[*INDICES, "few", "marks"])
@@ -38,7 +39,7 @@ def _attend_mixed(
                     row, bound, own, 0, qkv, keys, values, request, positions, tail_start, tail_slots,
                     page_table + own.to(tl.int64) * max_pages, sinks, out, tops, mixes, width, window, segments, scale, cap,
                     heads, kv_heads, head_dim, block_dim, page_size, query_rows, block_keys, segment_keys, most,
-                    False, has_window, has_cap, has_sinks,
+                    False, has_window, has_cap, has_sinks, "segment",
                 )  # fmt: skip
     else:
         entry = (number - before) % entries
@@ -59,7 +60,7 @@ def _attend_mixed(
                     here, seats, seats < after, row, row + after - entry, size, 0, False, (number - before) // entries, turns,
                     qkv, keys, values, positions, tail_start, tail_slots, page_table + own.to(tl.int64) * max_pages, out, out, tops,
                     mixes, width, window, segments, scale, cap, heads, kv_heads, head_dim, block_dim, page_size, few_rows, block_keys,
-                    True, has_window, has_cap, False,
+                    True, has_window, has_cap, False, "segment",
                 )  # fmt: skip
 
 
@@ -69,7 +70,7 @@ def _merge_few(
     heads: tl.constexpr, head_dim: tl.constexpr, block_dim: tl.constexpr, segment_keys: tl.constexpr, most: tl.constexpr,
     warps: tl.constexpr, has_sinks: tl.constexpr,
 ):  # fmt: skip
-    """attend.py's `_merge` of the rows of few."""
+    """joined.py's `_merge` of the rows of few."""
     await_turn()
     row = tl.load(few + tl.program_id(0))
     if row >= 0:

@@ -1,7 +1,7 @@
 """Attention of rows whose first keys are the same, of several requests: the keys are read once for all of them.
 
 Owns who computes which part in such a step: the first half of the programs takes groups of rows over the segments that these share, the
-second half each request's rows over the rest. All leave parts of segments, which attend.py's `_merge` joins. Must not know how the
+second half each request's rows over the rest. All leave parts of segments, which joined.py's `_merge` joins. Must not know how the
 host found the groups (worker/company.py).
 
 A row's bits do not tell. A part of a row is the same whatever rows stand beside it in the tile (attend.py says why), tiles of both
@@ -51,7 +51,7 @@ def _attend_together(
                     here, here, entries < after, row, row, size, tl.load(shared + row) // size, True, tl.program_id(2), tl.num_programs(2),
                     qkv, keys, values, positions, tail_start, tail_slots, page_table + own.to(tl.int64) * max_pages, out, out, tops, mixes,
                     width, window, segments, scale, cap, heads, kv_heads, head_dim, block_dim, page_size, group_rows, block_keys,
-                    True, has_window, has_cap, False,
+                    True, has_window, has_cap, False, "segment",
                 )  # fmt: skip
     else:
         own = tl.load(request + entry)
@@ -62,5 +62,5 @@ def _attend_together(
                 entry, bound, own, tl.load(shared + entry), qkv, keys, values, request, positions, tail_start, tail_slots,
                 page_table + own.to(tl.int64) * max_pages, out, out, tops, mixes, width, window, segments, scale, cap,
                 heads, kv_heads, head_dim, block_dim, page_size, query_rows, block_keys, segment_keys, most,
-                True, has_window, has_cap, False,
+                True, has_window, has_cap, False, "segment",
             )  # fmt: skip

@@ -18,26 +18,32 @@ from slipstream.bench.gpu.shapes import Heads, heads
 from slipstream.ops.types import AttentionRows
 
 QUESTION = "Which size of the attention kernel is fastest where, is each right, and which give a row the same bits?"
-ORDER, SECONDS = 75, 120
-FEW = (  # query rows, keys per block, warps, stages, keys per segment
+ORDER, SECONDS = 75, 140
+FEW = (  # query rows, keys per block, warps, stages, keys per segment; and of some segments by the length of a row, warps that merge, base
     *((16, 128, 4, 2, 128), (16, 128, 4, 2, 512), (16, 128, 8, 2, 128), (16, 128, 8, 2, 512), (16, 128, 8, 3, 128), (16, 128, 2, 2, 512)),
     *((16, 64, 4, 2, 512), (16, 64, 4, 3, 128), (16, 64, 4, 3, 512), (16, 64, 1, 3, 512), (16, 32, 2, 2, 512), (16, 32, 2, 3, 128)),
     *((16, 32, 2, 3, 512), (16, 32, 2, 4, 512), (32, 64, 4, 2, 512), (32, 64, 4, 3, 512), (32, 128, 4, 2, 512), (64, 64, 4, 3, 512)),
+    *((16, 32, 2, 3, 512, 64, 1, "row"), (16, 32, 2, 3, 512, 64, 1, "none"), (16, 64, 4, 2, 512, 64, 1, "none")),
+    (64, 64, 4, 3, 512, 64, 1, "none"),
 )
 FEW_CODED = (  # for caches in fp8
     *((16, 64, 2, 3, 512), (16, 64, 2, 3, 128), (16, 64, 2, 4, 512), (16, 64, 2, 2, 512), (16, 64, 4, 2, 512), (16, 64, 4, 3, 512)),
     *((16, 32, 2, 3, 512), (16, 32, 2, 4, 512), (16, 32, 1, 4, 512), (16, 128, 4, 2, 512), (16, 128, 4, 3, 512), (16, 128, 4, 2, 128)),
     *((16, 128, 8, 2, 512), (64, 64, 8, 3, 512)),
 )
-MANY_CODED = ((64, 64, 8, 2, 512), (64, 64, 8, 3, 512), (128, 64, 8, 2, 512), (64, 32, 4, 3, 512))
-MANY = ((64, 64, 4, 2, 512), (64, 64, 4, 3, 512), (128, 64, 8, 2, 512), (128, 64, 8, 3, 512))
+MANY_CODED = ((64, 64, 8, 2, 512), (64, 64, 8, 3, 512), (128, 64, 8, 2, 512), (64, 32, 4, 3, 512), (64, 64, 8, 3, 512, 64, 1, "row"))
+MANY = (
+    *((64, 64, 4, 2, 512), (64, 64, 4, 3, 512), (128, 64, 8, 2, 512), (128, 64, 8, 3, 512)),
+    *((64, 64, 4, 3, 512, 64, 1, "row"), (64, 64, 4, 3, 512, 64, 1, "none"), (64, 128, 8, 2, 512, 64, 1, "none")),
+    *((128, 64, 8, 3, 512, 64, 1, "row"), (128, 64, 8, 3, 512, 64, 1, "none")),
+)
 SHORT = (  # few rows of thousands of keys: segments by the length of a row, of which there are `most`, and warps that merge them
     *((16, 32, 2, 3, 512, 64, 1), (16, 32, 2, 3, 128, 64, 1), (16, 32, 2, 3, 128, 16, 1), (16, 32, 2, 3, 128, 16, 4)),
     *((16, 64, 4, 2, 128, 16, 4), (16, 64, 4, 3, 128, 16, 1), (16, 64, 4, 3, 128, 16, 4), (16, 64, 4, 3, 128, 64, 4)),
     *((16, 64, 4, 3, 128, 32, 2), (16, 128, 4, 2, 128, 16, 4), (16, 128, 4, 2, 128, 32, 2), (16, 32, 4, 4, 128, 16, 4)),
 )
 FILLS = (264, 528, 1056, 1 << 30)  # programs that are wanted; the last gives every segment one of its own
-DRY_FEW, DRY_MANY = ((16, 32, 4, 3, 512), (64, 64, 4, 3, 512)), ((64, 64, 4, 3, 512),)
+DRY_FEW, DRY_MANY = ((16, 32, 4, 3, 512), (64, 64, 4, 3, 512)), ((64, 64, 4, 3, 512, 64, 1, "none"),)
 SECONDS_EACH = 0.006
 
 
@@ -63,8 +69,9 @@ SHORT_POINTS = [Point(8, 1, 1024), Point(1, 1, 8192), Point(1, 1, 8192, large=Tr
 SHORT_POINTS += [Point(8, 1, 8192), Point(1, 1, 1024), Point(1, 1, 32768)]  # whether what serves these rows loses elsewhere
 CODED_POINTS = [Point(64, 1, 4096), Point(8, 1, 8192), Point(1, 1, 1024), Point(1, 1, 32768), Point(8, 5, 2048, True), Point(1, 2048, 2048)]
 POINTS = [replace(point, short=True) for point in SHORT_POINTS] + [replace(point, coded=True) for point in CODED_POINTS]  # never timed
+POINTS += [Point(1, 8192, 8192), Point(1, 2048, 2048)]
 POINTS += [Point(1, 1, 1024), Point(8, 1, 8192), Point(64, 1, 1024), Point(128, 1, 4096), Point(1, 1, 32768), Point(1, 1, 256)]
-POINTS += [Point(8, 5, 2048, True), Point(1, 8, 8192, True), Point(1, 2048, 2048), Point(1, 8192, 8192)]
+POINTS += [Point(8, 5, 2048, True), Point(1, 8, 8192, True)]
 DRY_POINTS = [Point(1, 2, 20, True), Point(1, 18, 18), Point(2, 1, 20, coded=True)]
 
 
@@ -84,7 +91,7 @@ def _forms(bench: Bench, point: Point) -> list:
     few, many = (FEW_CODED, MANY_CODED) if point.coded else (SHORT if point.short else FEW, MANY)
     sizes = bench.pick(few, DRY_FEW) if point.new < bench.pick(64, 3) else bench.pick(many, DRY_MANY)
     return [
-        attention.Form(*size, segment=segment, **dict(zip(("most", "merging"), more, strict=False)))
+        attention.Form(*size, segment=segment, **dict(zip(("most", "merging", "base"), more, strict=False)))
         for *size, segment, more in ((*entry[:5], entry[5:]) for entry in sizes)
     ]
 
@@ -116,6 +123,7 @@ def one(bench: Bench, limits: Limits, shape: Heads, point: Point, forms: list) -
             splits = attention.splits(form, len(qkv), shape.kv_heads, attention.segments_of(form, point.context))
             name = f"{form.query_rows}/{form.block_keys}/{form.warps}/{form.stages} {form.segment}x{splits}"
             name += f" most {form.most}/{form.merging}" if point.short else ""
+            name += "" if form.base == "segment" else f" base {form.base}"
             if name not in calls and (splits == 1 or point.new < 64):
                 calls[name] = [partial(_call, attention.attention, qkv, kv, rows, shape, form) for kv in paged]
                 facts_of[name] = check(calls[name][0], wanted) | {"fields": asdict(form)}
