@@ -52,7 +52,7 @@ class Beside(Guessing):
         self._tail_start = Staging((max_rows + 1,), np.int32, device)
         self._tail_slots = Staging((max_rows * DEEPEST,), np.int32, device)
         self._goes_on = self.head is not None
-        self.rounds = self._goes_on and decoder.records and self.ahead == 1 and not pool.kernels.pads  # see rounds.py
+        self.rounds = self._goes_on and decoder.records and self.ahead == 1  # see rounds.py
         self._hidden: Tensor | None = None  # what came out of the last call, [rows, hidden]
         self._last: dict[int, int] = {}  # request -> its last row there
         self._nodes: dict[tuple[int, int], int] = {}  # (request, place of a guess) -> its row there

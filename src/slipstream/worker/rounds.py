@@ -1,8 +1,9 @@
 """Rounds: the model checks a chain of guesses, the head beside it reads what was kept and guesses on, and so several times in one step.
 
-Owns the numbers of a round, which follow from how many guesses were right, and the three recorded lists that it runs (ops/replay.py): a
-check, a reading, the guesses. A step of one round costs the host more than a small model's pass; here that is shared by all rounds, as
-passes share it (ahead.py). Must not know who asks, nor why; only for CPUs, where the host sees what was drawn without waiting.
+Owns the numbers of a round, which follow from how many guesses were right, and the three recorded runs of ops (ops/replay.py) of which it
+is made: a check, a reading, the guesses. The numbers lie on the device, where ops work out those of the next round, so the host waits for
+nothing before the last: a step of one round costs it more than a small model's pass; here that is shared by all, as passes share it
+(ahead.py). Must not know who asks, nor why.
 
 A chain lies where the text itself will lie, so rows of a check are rows of a text: nothing has to be moved, and what was wrong is written
 over by the next round. The head reads all rows of a check likewise, behind which it goes on from the last that was right.
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from slipstream.model.batch import Batch
 from slipstream.model.decoder import Decoder
@@ -24,7 +26,9 @@ from slipstream.sampling.sampler import Voice
 from slipstream.worker.beside import Beside
 from slipstream.worker.pool import KVPool
 
-IDS, POSITIONS, SLOTS, REQUEST, LINEAR = range(5)
+IDS, POSITIONS, SLOTS, REQUEST, LINEAR, NOISE = range(6)  # what the op `lay_out` says of a row
+START, READ, TURN, SEAT, OWN, LAST = range(6)  # of a request; behind its last token lie its guesses
+NOBODY = -1  # the start of a request that only fills a step up
 
 
 @dataclass(slots=True)
@@ -62,56 +66,74 @@ class Rows:
     """
 
     def __init__(self, most: int, pool: KVPool, table: Staging, passes: int = 1):
-        self.pool, self.table = pool, table
-        self._host = np.zeros((passes, 5, most), np.int32)
-        self._tensor = torch.from_numpy(self._host)
-        self._starts = torch.zeros(most + 1, dtype=torch.int32)  # no row has tail slots
+        self.pool, self.table, self._kernels = pool, table, pool.kernels
+        self._facts = torch.zeros(passes, 6, most, dtype=torch.int32, device=pool.kernels.device)
+        self._starts = torch.zeros(most + 1, dtype=torch.int32, device=pool.kernels.device)  # no row has tail slots
 
-    def lay_out(self, seats: np.ndarray, places: np.ndarray, first: int = 0) -> None:
-        """Passes from `first` on: places [passes, rows] of seats [rows]."""
-        page, now = self.pool.page_size, self._host[first : first + len(places), :, : len(seats)]
-        now[:, POSITIONS], now[:, REQUEST], now[:, LINEAR] = places, seats, places + 1
-        now[:, SLOTS] = self.table.host[seats, places // page] * page + places % page
+    def lay_out(
+        self, places: Tensor, noises: Tensor, seats: Tensor, each: int, passes: int = 1, offset: int = 0, tokens: Tensor | None = None
+    ) -> None:  # fmt: skip
+        """See ops/reference/rounds.py."""
+        size, spare, out = self.pool.page_size, self.pool.spare, self._facts[:passes]
+        self._kernels.lay_out(places, noises, seats, self.table.device, size, spare, each, out, offset, tokens)
 
-    def read(self, tokens: np.ndarray) -> None:
-        """What the first pass reads. [rows]"""
-        self._host[0, IDS, : len(tokens)] = tokens
+    def ids(self, rows: int) -> Tensor:
+        """What the rows of the first pass read, if that was laid out."""
+        return self._facts[0, IDS, :rows]
 
-    def tokens(self, number: int, rows: int) -> torch.Tensor:
-        return self._tensor[number, IDS, :rows]
+    def noise(self, number: int, rows: int) -> Tensor:
+        """Positions of the tokens that a pass draws."""
+        return self._facts[number, NOISE, :rows]
 
-    def drawn(self, count: int, rows: int) -> np.ndarray:
-        """What the second pass and those after it read. [rows, count]"""
-        return self._host[1 : count + 1, IDS, :rows].T
-
-    def batch(self, number: int, rows: int) -> Batch:
-        now = self._tensor[number, :, :rows]
+    def batch(self, ids: Tensor, number: int = 0) -> Batch:
+        rows = len(ids)
+        now = self._facts[number, :, :rows]
         keys = AttentionRows(now[REQUEST], now[POSITIONS], now[LINEAR], self._starts[: rows + 1], self._starts[:1], self.table.device)
-        return Batch(now[IDS], now[POSITIONS], now[SLOTS], keys)
+        return Batch(ids, now[POSITIONS], now[SLOTS], keys)
 
 
 class Draws:
-    """How the rows of some passes draw. Args: rows at most; passes."""
+    """How rows draw. Args: rows at most; device."""
 
-    def __init__(self, most: int, passes: int = 1):
-        self._floats, self._ints = np.zeros((3, most), np.float32), np.zeros((2, most), np.int32)  # see SampleRows
-        self._seeds, self._positions = np.zeros(most, np.int64), np.zeros((passes, most), np.int32)
-        self._tensors = [torch.from_numpy(one) for one in (self._floats, self._ints, self._seeds, self._positions)]
+    def __init__(self, most: int, device: str):
+        self._floats, self._ints = Staging((3, most), np.float32, device), Staging((2, most), np.int32, device)  # see SampleRows
+        self._seeds = Staging((most,), np.int64, device)
 
-    def voice(self, voices: Sequence[Voice], each: int) -> None:
-        """Whose they are: `each` rows of every voice."""
-        rows, params = len(voices) * each, [voice.params for voice in voices]
-        self._floats[:, :rows] = np.repeat([[one.temperature, one.top_p, one.min_p] for one in params], each, 0).T
-        self._ints[:, :rows] = np.repeat([[one.top_k, voice.sample] for one, voice in zip(params, voices, strict=True)], each, 0).T
-        self._seeds[:rows] = np.repeat([voice.seed for voice in voices], each)
+    def voice(self, voices: Sequence[Voice], each: int, size: int) -> None:
+        """Whose they are: `each` rows of every voice, `size` of them in all with those that only fill up."""
+        floats, ints, seeds, params = self._floats.host, self._ints.host, self._seeds.host, [voice.params for voice in voices]
+        rows = len(voices) * each
+        floats[:, :rows] = np.repeat([[one.temperature, one.top_p, one.min_p] for one in params], each, 0).T
+        floats[0, rows:size] = 0
+        ints[:, :rows] = np.repeat([[one.top_k, voice.sample] for one, voice in zip(params, voices, strict=True)], each, 0).T
+        seeds[:rows] = np.repeat([voice.seed for voice in voices], each)
+        for staged in (self._floats, self._ints, self._seeds):
+            staged.upload()
 
-    def at(self, positions: np.ndarray) -> None:
-        """Positions of the tokens that are drawn. [passes, rows]"""
-        self._positions[: len(positions), : positions.shape[1]] = positions
+    def of(self, noise: Tensor) -> SampleRows:
+        """The first rows, drawing at these positions. [rows]"""
+        rows = len(noise)
+        floats, ints, seeds = (staged.device[..., :rows] for staged in (self._floats, self._ints, self._seeds))
+        return SampleRows(floats[0], ints[0], floats[1], floats[2], seeds, noise, ints[1])
 
-    def of(self, number: int, rows: int) -> SampleRows:
-        floats, ints, seeds, positions = (one[..., :rows] for one in self._tensors)
-        return SampleRows(floats[0], ints[0], floats[1], floats[2], seeds, positions[number], ints[1])
+
+class Watch:
+    """How long stretches of a device's work take, without waiting for it before it is asked. Args: device."""
+
+    def __init__(self, device: str):
+        self._queued, self._marks = device.startswith("cuda"), []
+
+    def mark(self) -> None:
+        """Begins a stretch, or ends it."""
+        moment = torch.cuda.Event(enable_timing=True) if self._queued else time.perf_counter()
+        if self._queued:
+            moment.record()
+        self._marks.append(moment)
+
+    def seconds(self) -> float:
+        """Of all stretches together, which are over."""
+        pairs = zip(self._marks[::2], self._marks[1::2], strict=True)
+        return sum(begin.elapsed_time(end) / 1e3 if self._queued else end - begin for begin, end in pairs)
 
 
 class Rounds:
@@ -127,14 +149,17 @@ class Rounds:
     def __init__(self, model: Decoder, pool: KVPool, table: Staging, beside: Beside, most: int, depth: int):
         self.most = most = min(most, beside.max_rows)
         self._model, self._head, self._beside, self._kernels = model, beside.head, beside, pool.kernels
+        device = self._device = pool.kernels.device
         self._checks, self._reads = Rows(most, pool, table), Rows(most, beside.pool, beside.table)
-        self._checked, self._said = Draws(most), torch.zeros(most, dtype=torch.int32)
-        self._passes, self._drawn = Rows(most, beside.pool, beside.table, depth + 1), Draws(most, depth)  # of guesses
-        self._kept = torch.empty(len(model.levels), most, model.spec.hidden)
-        self._every = torch.arange(most, dtype=torch.int32)
-        self._right = np.zeros(most, np.int32)  # of each request the last row of its check that was right
-        self._check, self._read = Replay(self._kernels, model.records), Replay(self._kernels, self._head.records)
-        self._guess: dict[int, Replay] = {}
+        self._passes = Rows(most, beside.pool, beside.table, depth)  # of guesses
+        self._checked, self._guessed = Draws(most, device), Draws(most, device)
+        self._going = Staging((LAST + 1 + depth, most), np.int32, device)  # of each request
+        self._said = torch.zeros(most, dtype=torch.int32, device=device)
+        self._picked = torch.zeros(most, dtype=torch.int32, device=device)  # of each request the last row of its check that was right
+        self._history = torch.zeros(0, 2 * most, dtype=torch.int32, device=device)  # of each round, see the op `walk`
+        self._kept = torch.empty(len(model.levels), most, model.spec.hidden, device=device)
+        self._every = torch.arange(most, dtype=torch.int32, device=device)
+        self._replays: dict[tuple[str, int], Replay] = {}
 
     def run(self, going: Sequence[Going], count: int, next_: int) -> float:
         """Runs.
@@ -147,74 +172,84 @@ class Rounds:
         Returns:
             Seconds in which guesses were made.
         """
-        length, seconds = len(going[0].guesses), 0.0
-        seats, own = np.array([one.seat for one in going]), np.array([self._beside.seat(one.request) for one in going])
-        starts, read = np.array([one.start for one in going]), np.array([one.read for one in going])
-        voices = [one.voice for one in going]
-        self._checked.voice(voices, length + 1)
-        self._drawn.voice(voices, 1)
-        tokens = np.array([[one.last, *one.guesses] for one in going])  # [requests, 1 + length]
+        each, watch = 1 + len(going[0].guesses), Watch(self._device)
+        size = min(self._kernels.padded(len(going)), self.most // each)
+        self._begin(going, each, size, count)
         for number in range(count):
-            drawn = self._check_all(tokens, seats, starts)
-            began = time.perf_counter()
-            right = np.cumprod(drawn[:, :-1] == tokens[:, 1:], 1).sum(1)  # guesses that were. [requests]
-            for one, line, more in zip(going, drawn.tolist(), right.tolist(), strict=True):
-                one.said.append(line[: more + 1])
-            self._read_all(drawn, own, read)
-            starts, read = starts + right + 1, read + right + 1
-            guesses = self._guess_all(right, length, own, starts, read, length if number < count - 1 else next_)
-            tokens = np.concatenate([drawn[np.arange(len(going)), right][:, None], guesses], 1)
-            seconds += time.perf_counter() - began
-        for one, start, place, line in zip(going, starts.tolist(), read.tolist(), tokens.tolist(), strict=True):
-            one.start, one.read, one.last, one.guesses = start, place, line[0], line[1:]
-        return seconds
+            self._run(("check", each), lambda rows: self._check(rows, each), size * each, self._checks)
+            watch.mark()
+            if not self._kernels.pads:
+                self._bring(size * each)
+            self._run(("read", each), lambda rows: self._read(rows, each), size * each, self._reads)
+            if guesses := each - 1 if number < count - 1 else next_:
+                self._run(("guess", guesses), lambda rows, guesses=guesses: self._guess(rows, guesses), size, self._passes)
+            watch.mark()
+        self._end(going, each, count, next_)
+        return watch.seconds()
 
-    def _check_all(self, tokens: np.ndarray, seats: np.ndarray, starts: np.ndarray) -> np.ndarray:
-        """What the model says at every token. [requests, 1 + length]"""
-        each = tokens.shape[1]
-        places = (starts[:, None] + np.arange(each)).reshape(1, -1)
-        self._checks.lay_out(np.repeat(seats, each), places)
-        self._checks.read(tokens.ravel())
-        self._checked.at(places + 1)
-        self._run(self._check, self._ops_of_check, tokens.size, self._checks)
-        return self._said[: tokens.size].numpy().reshape(tokens.shape).copy()
+    def _begin(self, going: Sequence[Going], each: int, size: int, count: int) -> None:
+        """What the host knows, to the device; behind those who take part as many as fill the step up."""
+        asked, voices, host = len(going), [one.voice for one in going], self._going.host
+        host[:, :asked] = 0
+        host[: LAST + each, :asked] = np.array(
+            [[one.start, one.read, 0, one.seat, self._beside.seat(one.request), one.last, *one.guesses] for one in going]
+        ).T
+        host[:, asked:size], host[START, asked:size] = 0, NOBODY
+        self._going.upload()
+        self._checked.voice(voices, each, size * each)
+        self._guessed.voice(voices, 1, size)
+        if len(self._history) < count:
+            self._history = torch.zeros(count, 2 * self.most, dtype=torch.int32, device=self._device)
 
-    def _ops_of_check(self, rows: int) -> None:
-        every, pool = self._every[:rows], self._checks.pool
-        logits = self._model.ops(self._checks.batch(0, rows), pool.tensor, every, None)
+    def _end(self, going: Sequence[Going], each: int, count: int, next_: int) -> None:
+        """What the device found out, to the host, which waits for it here."""
+        spoken = self._history[:count].cpu()[:, : len(going) * (each + 1)].unflatten(1, (len(going), each + 1)).tolist()
+        left = self._going.device.cpu()[:, : len(going)].T.tolist()
+        for number, (one, own) in enumerate(zip(going, left, strict=True)):
+            one.start, one.read, one.last, one.guesses = own[START], own[READ], own[LAST], own[LAST + 1 :][:next_]
+            one.said.extend(said[number][1 : 1 + said[number][0]] for said in spoken)
+
+    def _check(self, rows: int, each: int) -> None:
+        """What the model says at every token, `each` of a request."""
+        start, seat, tokens = self._of(START, rows // each), self._of(SEAT, rows // each), self._going.device[LAST:]
+        every, pool, ids = self._every[:rows], self._checks.pool.tensor, self._checks.ids(rows)
+        self._checks.lay_out(start, start, seat, each, tokens=tokens)
+        logits = self._model.ops(self._checks.batch(ids), pool, every, None)
         self._model.keep(every, [part[:rows] for part in self._kept])
-        self._kernels.sample(logits, self._checked.of(0, rows), self._said[:rows])
+        self._kernels.sample(logits, self._checked.of(self._checks.noise(0, rows)), self._said[:rows])
 
-    def _read_all(self, drawn: np.ndarray, seats: np.ndarray, read: np.ndarray) -> None:
-        """The head reads what was said, with the states that it was said from; what follows a wrong guess is written over later."""
-        each, rows = drawn.shape[1], drawn.size
-        self._reads.lay_out(np.repeat(seats, each), (read[:, None] + np.arange(each)).reshape(1, -1))
-        self._reads.read(drawn.ravel())
+    def _bring(self, rows: int) -> None:
+        """To the head the states that everything was said from. Copies, which a graph holds and a CPU's tape does not."""
         self._head.bring(self._model.joined([part[:rows] for part in self._kept]))
-        self._run(self._read, lambda rows: self._head.read(self._reads.batch(0, rows), self._reads.pool.tensor), rows, self._reads)
 
-    def _guess_all(
-        self, right: np.ndarray, length: int, seats: np.ndarray, starts: np.ndarray, read: np.ndarray, count: int
-    ) -> np.ndarray:  # fmt: skip
-        """The head's next guesses. [requests, count]"""
-        asked, depths = len(right), np.arange(count)[:, None]
-        if not count:
-            return np.zeros((asked, 0), np.int32)
-        self._right[:asked] = np.arange(asked) * (length + 1) + right
-        self._drawn.at(starts + 1 + depths)
-        self._passes.lay_out(seats, read + depths[:-1], 1)
-        replay = self._guess.setdefault(count, Replay(self._kernels, self._head.records))
-        self._run(replay, lambda rows: self._ops_of_guesses(rows, count), asked, self._passes)
-        return self._passes.drawn(count, asked).copy()
+    def _read(self, rows: int, each: int) -> None:
+        """The head reads what was said, with those states; what follows a wrong guess is written over later. Then the texts go on."""
+        asked, said = rows // each, self._said[:rows]
+        start, read = self._of(START, asked), self._of(READ, asked)
+        if self._kernels.pads:
+            self._bring(rows)
+        self._reads.lay_out(read, start, self._of(OWN, asked), each)
+        self._head.read(self._reads.batch(said), self._reads.pool.tensor)
+        self._kernels.walk(said, self._going.device[LAST:], start, read, self._of(TURN, asked), self._picked[:asked], self._history, each)
 
-    def _ops_of_guesses(self, rows: int, count: int) -> None:
-        """The first is drawn where the head has read what was right; each pass reads what the one before drew."""
-        picked, every, pool = torch.from_numpy(self._right)[:rows], self._every[:rows], self._passes.pool.tensor
+    def _guess(self, rows: int, count: int) -> None:
+        """The head's next guesses. The first is drawn where it has read what was right; each pass reads what the one before drew."""
+        picked, every, pool, passes = self._picked[:rows], self._every[:rows], self._passes.pool.tensor, self._passes
+        passes.lay_out(self._of(READ, rows), self._of(START, rows), self._of(OWN, rows), 1, count, offset=-1)
         logits = self._head.drawn(picked)
         for number in range(count):
             if number:
-                logits = self._head.ops(self._passes.batch(number, rows), pool, every, picked if number == 1 else every)
-            self._kernels.sample(logits, self._drawn.of(number, rows), self._passes.tokens(number + 1, rows))
+                batch = passes.batch(self._of(LAST + number, rows), number)
+                logits = self._head.ops(batch, pool, every, picked if number == 1 else every)
+            self._kernels.sample(logits, self._guessed.of(passes.noise(number, rows)), self._of(LAST + 1 + number, rows))
 
-    def _run(self, replay: Replay, ops: Callable[[int], None], rows: int, read: Rows) -> None:
-        replay.run(lambda: ops(rows), rows, (read.pool.tensor, read.table.device))
+    def _of(self, fact: int, requests: int) -> Tensor:
+        """What is known of the first requests."""
+        return self._going.device[fact, :requests]
+
+    def _run(self, key: tuple[str, int], ops: Callable[[int], None], rows: int, read: Rows) -> None:
+        """Key: of the run of ops, which is the same but for rows."""
+        replay = self._replays.get(key)
+        if replay is None:
+            replay = self._replays[key] = Replay(self._kernels, self._head.records)
+        replay.run(lambda: ops(rows), rows, (read.pool.tensor, read.table.device, self._history))

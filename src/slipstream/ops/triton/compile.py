@@ -38,6 +38,7 @@ from slipstream.ops.triton import (
     packed,
     plain,
     rope,
+    rounds,
     sample,
     whole,
 )
@@ -186,6 +187,9 @@ def families() -> Iterator[tuple[str, str, Variant]]:
     yield "attention_merge", "sinks", attention.merge_variant(64, 64, has_sinks=True)
     for op in ("gelu", "gelu_tanh", "add", "scale", "softcap", "gate_rows", "spread"):
         yield op, "", elementwise.variant(op)
+    for reads in (False, True):
+        yield "lay_out", "with tokens" if reads else "", rounds.layout_variant(8, reads)
+    yield "walk", "", rounds.walk_variant(8)
     for activation in ("gelu", "gelu_tanh"):
         yield f"gated_{activation}", "", gated.variant(14336, activation)
     yield "gated_clamped", "", gated.clamped_variant(2880)
