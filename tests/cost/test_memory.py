@@ -1,12 +1,13 @@
 """The memory plan: sums, pages, refusals that lead out."""
 
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slipstream.arch import shape
+from slipstream.arch import MoeSpec, RouterSpec, shape
 from slipstream.base.errors import CapacityError, InputError
 from slipstream.cost import kv_bytes, pages_that_fit, plan, scratch_bytes, weights_bytes
 from slipstream.cost.memory import human
@@ -48,6 +49,14 @@ def test_less_memory_gives_fewer_pages_but_never_less_than_one_request(one_billi
     with pytest.raises(CapacityError):
         plan(one_billion, **ONE_BILLION, available=None, memory=done.weights + done.scratch + 512 * page - 1)
     assert plan(one_billion, **ONE_BILLION, available=None, memory=done.weights + done.scratch + 512 * page).pages == 512
+
+
+def test_experts_that_run_all_at_once_are_planned_for(tiny):
+    layers = tiny.layers[0], replace(tiny.layers[1], ffn=MoeSpec(RouterSpec(6, 2), 8, 16))
+    spec, options = replace(tiny, layers=layers), TINY | {"available": None, "memory": 1 << 20}
+    apart, at_once = (plan(spec, **options, inner=inner).scratch for inner in (0, 2))
+    assert at_once - apart == 5 * 2 * (2 * 16 + 4 * 8) + 6 * 4 * (5 + 1)  # pairs; the rows of each expert, and how many
+    assert plan(tiny, **options, inner=2).scratch == plan(tiny, **options).scratch
 
 
 def test_lines_print_the_exact_sum(one_billion):

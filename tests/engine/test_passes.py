@@ -3,6 +3,9 @@
 import pytest
 
 from slipstream import LLM, SamplingParams
+from slipstream.base.errors import BackendError
+from slipstream.step import Admission, Chunk, Plan
+from tests.tools.steps import watch_steps
 
 EDITED = [
     dict(logprobs=1), dict(min_tokens=4), dict(logit_bias={3: -5.0}), dict(allowed_token_ids=(3, 4, 5)),
@@ -12,15 +15,8 @@ EDITED = [
 
 def passes(llm: LLM, prompt: list[int], **params) -> list[tuple[int, int]]:
     """(planned, taken) of every step that takes a request to its end."""
-    runner, seen = llm.engine.core.executor.runner, []
-    run = type(runner).run
-
-    def noted(plan):
-        result = run(runner, plan)
-        seen.append((plan.passes, result.passes))
-        return result
-
-    runner.run = noted
+    seen = []
+    watch_steps(llm.engine.core.executor.runner, lambda plan, result: seen.append((plan.passes, result.passes)))
     llm.generate(prompt, SamplingParams(**{"max_tokens": 24, "temperature": 0, "ignore_eos": True} | params))
     return seen
 
@@ -48,3 +44,12 @@ def test_guesses_are_looked_for_after_all_passes():
     seen = passes(llm, [1, 2, 3, 4, 5], max_tokens=200)
     assert max(taken for _, taken in seen) > 1 and llm.engine.core.meter.tally.accepted > 20
     llm.close()
+
+
+def test_a_step_that_cannot_take_the_passes_that_were_planned_is_an_error(llm):
+    """Another step may have been planned on all their tokens."""
+    runner = llm.engine.core.executor.runner
+    admission = Admission(900, (1,), 1, SamplingParams(logprobs=1), 0)
+    with pytest.raises(BackendError, match="passes=2"):
+        runner.run(Plan((admission,), (Chunk(900, 0, (1,), (0,), True),), passes=2))
+    runner.reset()

@@ -291,7 +291,7 @@ def test_elementary_functions_far_out():
 
 
 def capped(kernels, scene, window=0, cap=CAP, scale=0.25):
-    out = torch.full((len(scene.qkv), scene.heads * scene.kv.keys.shape[-1]), torch.nan)
+    out = torch.full((len(scene.qkv), scene.heads * scene.kv.head_dim), torch.nan)
     kernels.attention_softcap(scene.qkv, scene.kv, scene.rows, scene.heads, scale, window, out, cap)
     return out
 
@@ -332,7 +332,7 @@ def test_attention_softcap_is_the_same_on_every_instruction_set():
 
 
 def with_sinks(kernels, scene, window=0, level=0.0):
-    out = torch.full((len(scene.qkv), scene.heads * scene.kv.keys.shape[-1]), torch.nan)
+    out = torch.full((len(scene.qkv), scene.heads * scene.kv.head_dim), torch.nan)
     sinks = random(scene.heads, seed=9) * 3 + level
     kernels.attention_sinks(scene.qkv, scene.kv, scene.rows, scene.heads, 0.25, window, out, sinks)
     return out

@@ -21,6 +21,7 @@ AXES = {
         *("eagle:path=dummy,nodes=6,depth=3", "medusa:path=dummy", "mtp:path=dummy,nodes=12,depth=3,tree=true"),
     ),
     "control": (False, True),  # whether guesses are cut to those that pay
+    "overlap": (False, True),  # whether a step is planned while one runs
     "threads": (2, 1),
     "weights": ("fp32", "bf16", "int8", "int4", "int8-row"),
 }
@@ -70,14 +71,16 @@ class Scenario:
     samples: int
     drafter: str
     control: bool
+    overlap: bool
     threads: int
     weights: str
     sampling: str
 
     def __str__(self) -> str:
+        decided = "-control" * self.control + "-overlap" * self.overlap
         return (
             f"{self.sampling}-b{self.batch}-c{self.chunk}-p{self.page_size}-{self.prefix}-{self.room}-n{self.samples}-"
-            f"{self.drafter.partition(':')[0]}{'-control' if self.control else ''}-t{self.threads}-{self.weights}"
+            f"{self.drafter.partition(':')[0]}{decided}-t{self.threads}-{self.weights}"
         )
 
 

@@ -1,12 +1,13 @@
 """A scheduler on a SlotModel, with everything checked around every step."""
 
+from collections import deque
 from dataclasses import replace
 
 from slipstream.cost import Pace, Work
 from slipstream.scheduler import Request, Scheduler, SchedulerOptions
 from slipstream.scheduler.budget import LEAST, PATIENCE, STRETCH
 from slipstream.scheduler.request import State
-from slipstream.step import Plan, SamplingParams
+from slipstream.step import Plan, Result, SamplingParams
 from slipstream.step.draft import EMPTY
 from tests.scheduler.slot_model import VOCAB, SlotModel, expected_output, logprob_of
 
@@ -32,7 +33,8 @@ def work_of(plan: Plan) -> Work:
 class Harness:
     """Adds requests, runs steps, collects what comes out and compares it with what each request says when alone.
 
-    Where there is a target, steps take three times what `guess` says, on a clock that moves with them; `now` is its time.
+    Where there is a target, steps take three times what `guess` says, on a clock that moves with them; `now` is its time. The device has
+    run a step as soon as it is planned, and its result is committed when options.ahead others are under way, or nothing else can be done.
     """
 
     def __init__(self, options: SchedulerOptions, draft: str = "none", seed: int = 0, watched: int | None = None):
@@ -50,35 +52,46 @@ class Harness:
         self.scores: dict[int, list] = {}
         self.reason: dict[int, str] = {}
         self.plans = []
+        self.under_way = deque()  # (plan, result)
+        self.followed = 0  # plans that were made while others were under way
 
     def watch(self, number: int, token: int) -> str | None:
         self.seen[number].append(token)
         return "watched" if token == self.watched else None
 
     def add(
-        self, number: int, prompt, *, sample: int = 0, leader: int | None = None, seed: int = 1, streamed: bool = True, **params
+        self, number: int, prompt, *, sample: int = 0, leader: int | None = None, seed: int = 1, streamed: bool = True, banned=(), **params
     ) -> Request:
-        params = {"max_tokens": 8, "ignore_eos": True} | params
-        request = Request(number, list(prompt), SamplingParams(**params), seed, sample, leader=leader, ends=(END,), streamed=streamed)
+        params = SamplingParams(**{"max_tokens": 8, "ignore_eos": True} | params)
+        request = Request(number, list(prompt), params, seed, sample, leader=leader, ends=(END,), banned=banned, streamed=streamed)
         self.scheduler.add(request)
         self.requests[number], self.prompts[number] = request, tuple(prompt)
         self.output[number], self.logprobs[number], self.scores[number], self.seen[number] = [], [], [], []
         return request
 
     def step(self, between=lambda: None):
-        """One step; `between` is called while it is under way."""
+        """Plans a step, if one can be planned now, and commits one, if one has to be; `between` is called while it is under way."""
         running = [request for request in self.requests.values() if request.state is State.RUNNING]
         decoding = any(request.streamed and request.owed == 1 for request in running)
         plan = self.scheduler.schedule()
-        self.plans.append(plan)
-        self.check_rows(plan, running)
-        if self.pace is not None and plan.chunks:
-            self.check_time(plan, running, decoding)
-            self.now += 3 * guess(work_of(plan))
-            self.scheduler.observe(work_of(plan), 3 * guess(work_of(plan)))
-        assert plan.chunks or plan.released or not self.scheduler.has_work, "nothing moves"
-        result = self.model.run(plan)
+        moves = bool(plan.chunks or plan.released)
+        assert moves or self.under_way or not self.scheduler.has_work, "nothing moves"
+        if moves:
+            self.plans.append(plan)
+            self.followed += bool(self.under_way)
+            self.check_rows(plan, running)
+            if self.pace is not None and plan.chunks:
+                self.check_time(plan, running, decoding)
+                self.now += 3 * guess(work_of(plan))
+                self.scheduler.observe(work_of(plan), 3 * guess(work_of(plan)))
+            self.under_way.append((plan, self.model.run(plan)))
         between()
+        if self.under_way and (not moves or len(self.under_way) > self.options.ahead):
+            self.commit(*self.under_way.popleft())
+        self.scheduler.check_integrity()
+        return plan
+
+    def commit(self, plan: Plan, result: Result) -> None:
         for event in self.scheduler.commit(plan, result):
             assert event.request not in self.reason, "an event after the end"
             self.output[event.request].extend(event.tokens)
@@ -90,13 +103,11 @@ class Harness:
             self.scores[event.request].extend(event.scores or ())
             if event.finish_reason is not None:
                 self.reason[event.request] = event.finish_reason
-        self.scheduler.check_integrity()
-        return plan
 
     def check_rows(self, plan: Plan, running: list[Request]) -> None:
         """Whoever runs on has a row, and they are no more than there are."""
         planned = {chunk.request for chunk in plan.chunks}
-        assert all(request.number in planned for request in running if request.state is State.RUNNING)
+        assert all(request.number in planned for request in running if request.state is State.RUNNING and not request.over)
         assert plan.rows <= self.options.max_step_tokens
 
     def check_time(self, plan: Plan, running: list[Request], decoding: bool) -> None:
@@ -120,7 +131,7 @@ class Harness:
     def run(self, steps: int = 2000) -> int:
         """Steps until nothing is left to do. Returns how many it took."""
         for taken in range(steps):
-            if not self.scheduler.has_work:
+            if not self.scheduler.has_work and not self.under_way:
                 self.check_ends()
                 return taken
             self.step()

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from slipstream.scheduler import SchedulerOptions
 from slipstream.step import Chunk, DraftTree, Outcome, Plan, Result, TokenLogprobs
+from slipstream.step.plan import UNKNOWN
 
 VOCAB = 11
 
@@ -74,9 +75,10 @@ class SlotModel:
             for offset in range(self.size):
                 self.slots[target * self.size + offset] = self.slots[source * self.size + offset]
         done = self._pass(plan)
-        for _ in range(self.random.randint(1, plan.passes) - 1):
+        guessed = bool(plan.chunks and plan.chunks[0].draft.tokens)
+        for _ in range(self.random.randint(1, plan.passes) - 1 if guessed else plan.passes - 1):
             self.again += 1
-            if plan.chunks[0].draft.tokens:
+            if guessed:
                 done, plan = self._round(plan, done)
                 continue
             assert all(len(chunk.trunk) == 1 and chunk.sample and not chunk.draft.tokens for chunk in plan.chunks)
@@ -132,7 +134,8 @@ class SlotModel:
             admission, tokens, pages = self.known[chunk.request]
             assert chunk.pages[: len(pages)] == pages, "a page table changed other than by growing"
             self.known[chunk.request] = (admission, tokens, chunk.pages)
-            assert tuple(tokens[chunk.start : chunk.start + len(chunk.trunk)]) == chunk.trunk
+            known = chunk.trunk if chunk.trunk != (UNKNOWN,) else tuple(tokens[-1:])
+            assert tuple(tokens[chunk.start : chunk.start + len(chunk.trunk)]) == known
             assert chunk.sample == (chunk.start + len(chunk.trunk) == len(tokens) and admission.params.max_tokens > 0)
             assert chunk.sample or not chunk.draft, "a draft without a root"
             slots = {self._slot(chunk, at) for at in range(chunk.start, chunk.start + chunk.rows)}

@@ -234,3 +234,14 @@ def test_a_request_that_gets_ahead_alone_is_worth_less_where_nobody_waits():
 
     assert share(8, True) and not share(8, False)
     assert share(1, False), "alone, each token is a step less"
+
+
+@pytest.mark.parametrize(("overlap", "longest"), [(False, 4), (True, 16)])
+def test_looks_for_nothing_are_rarer_where_they_make_the_next_step_wait(overlap, longest):
+    controller, looks = Controller(Pace(lambda work: 0.01), MAX, overlap), []
+    for step in range(200):
+        controller.skip()
+        if controller.looks(0):
+            looks.append(step)
+            controller.learn(Chunk(0, 5 + step, (1,), (0,), True, draft_budget=4), Outcome(0, (1,)))
+    assert max(after - before for before, after in zip(looks, looks[1:], strict=False)) == longest

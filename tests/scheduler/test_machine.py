@@ -40,8 +40,9 @@ class Engine(RuleBasedStateMachine):
         seed=st.integers(0, 9),
         watched=st.sampled_from([None, 7]),
         itl=st.sampled_from([0.0, 0.001, 0.05, 0.1]),  # a plain step of one row takes 0.033
+        ahead=st.sampled_from([0, 1, 2]),
     )
-    def begin(self, page_size, spare, batch, step_tokens, chunk, prefix_cache, draft, max_draft, seed, watched, itl):
+    def begin(self, page_size, spare, batch, step_tokens, chunk, prefix_cache, draft, max_draft, seed, watched, itl, ahead):
         pages = -(-30 // page_size) + spare // page_size  # one request of max_len fits, more may not
         options = make_options(
             page_size=page_size,
@@ -53,6 +54,7 @@ class Engine(RuleBasedStateMachine):
             prefix_cache=prefix_cache,
             max_draft=max_draft,
             target_itl=itl,
+            ahead=ahead,
         )
         self.engine = Harness(options, draft, seed, watched)
         self.number = 0

@@ -55,9 +55,10 @@ def test_one_row_of_32_may_run_on_behind_its_end(left, most):
     found = []
     for number, more in enumerate(left):
         request = Request(number, [1] * 10, SamplingParams(max_tokens=40))
-        request.limit, request.cached = 10 + more, 9
+        request.limit, request.next, request.length = 10 + more, 9, 10
         found.append((request, 1))
-    assert most_passes(found, None) == most
+    assert most_passes(found, None, make_options()) == most
+    assert most_passes(found, None, make_options(max_drawn=len(left) - 1)) == 1
 
 
 def test_texts_that_end_between_passes_are_whole():
@@ -72,7 +73,7 @@ def test_texts_that_end_between_passes_are_whole():
 
 def test_one_pass_where_words_are_banned():
     engine = Harness(make_options())
-    engine.add(0, (1, 2, 3), max_tokens=12).banned = ((1, 2),)
+    engine.add(0, (1, 2, 3), max_tokens=12, banned=((1, 2),))
     engine.run()
     assert {plan.passes for plan in engine.plans} == {1}
 

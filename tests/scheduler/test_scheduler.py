@@ -136,7 +136,7 @@ def test_without_a_prefix_cache_pages_come_home(prefix_cache):
 def test_samples_share_their_prompt(prefix_cache):
     engine = Harness(make_options(prefix_cache=prefix_cache, max_chunk=8))
     for sample in range(4):
-        engine.add(sample, TEXT[:18], sample=sample, leader=0 if sample else None)
+        engine.add(sample, TEXT[:18], sample=sample, leader=0 if sample else None, max_tokens=12)
     assert shape(engine.step()) == [(0, 8, 0)]
     assert shape(engine.step()) == [(0, 8, 0)]
     assert shape(engine.step()) == [(0, 2, 0)]

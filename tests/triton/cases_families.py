@@ -75,6 +75,27 @@ def test_attention(way, dtype, window, fill, monkeypatch):
     torch.testing.assert_close(got, way(REFERENCE, scene, window), atol=tolerance, rtol=tolerance)
 
 
+FP8, BF16 = torch.float8_e4m3fn, torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    "way, dtype, by_tile",
+    [(capped, FP8, True), (capped, BF16, False), (capped, torch.float32, True), (with_sinks, FP8, False), (with_sinks, BF16, True)],
+)
+def test_attention_over_other_caches(way, dtype, by_tile, monkeypatch):
+    """In windows, by tiles or in parts of each row."""
+    monkeypatch.setattr(attention, "BY_TILE", 1 if by_tile else 512)
+    monkeypatch.setattr(attention, "splits", ONE_PER_ROW if by_tile else ONE_PER_SEGMENT)
+    form = attention.Form(16, 32, 4, 3, fill=1, segment=32)
+    monkeypatch.setattr(attention, "form_of", lambda *asked: form)
+    scene = build_scene([(0, 70, 0), (1, 0, 0), (1, 39, 2), (1, 40, 3)], kv_heads=1, group=3, head_dim=20, dtype=dtype)
+    got = way(KERNELS, scene, 33)
+    rounded = torch.float16 if dtype is FP8 else dtype
+    scene.qkv = scene.qkv.to(rounded).float()
+    tolerance = {torch.float32: 3e-6, BF16: 2**-7, torch.float16: 2**-10}[rounded]
+    torch.testing.assert_close(got, way(REFERENCE, scene, 33), atol=tolerance, rtol=tolerance)
+
+
 @pytest.mark.parametrize("way", [capped, with_sinks])
 def test_an_attention_row_has_the_same_bits_in_every_company(way, monkeypatch):
     fixed = {op: partial(getattr(attention, op), forms=attention.ONE) for op in ("attention_softcap", "attention_sinks")}

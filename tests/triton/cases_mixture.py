@@ -1,14 +1,18 @@
 """In the interpreter: all experts at once against each row by itself in torch, for every way rows may crowd; and that a row depends on
 itself only, bit by bit."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from candidate import KERNELS
 from scenes import equal_bits, random
 
+from slipstream.arch import MoeSpec, RouterSpec, shape
 from slipstream.base.errors import InputError
+from slipstream.cost.memory import experts_bytes
 from slipstream.ops.triton import mixture
-from slipstream.ops.types import Activation
+from slipstream.ops.types import AT_ONCE, LINEAR_FORMATS, Activation
 
 HIDDEN, WIDTH, EXPERTS = 40, 24, 5
 SILU, GELU, CLAMPED = Activation("silu"), Activation("gelu_tanh"), Activation("clamped", 1.5, 1.7)
@@ -62,7 +66,7 @@ def one_by_one(plain, x, experts, shares, activation, dtype):
 
 
 WAYS = [*((crowd, "bf16", SILU, False) for crowd in CROWDS), ("one row", "fp32", GELU, False), ("one row", "bf16", CLAMPED, True)]
-WAYS.append(("every expert, one without rows", "fp8", SILU, True))
+WAYS += [("every expert, one without rows", "fp8", SILU, True), ("one row", "fp8", CLAMPED, True), ("one row", "fp8", SILU, False)]
 
 
 @pytest.mark.parametrize("crowd, format, activation, biased", WAYS)
@@ -88,6 +92,19 @@ def test_fast_settings_take_small_tiles_for_few_rows():
     few, many = (mixture.tile_of(pairs, 8, "*bf16", False) for pairs in (128, 129))
     assert (few, many) == (mixture.FEW, mixture.MANY) and mixture.tile_of(2, 8, "*bf16", True) is mixture.MANY
     assert [mixture.tiles_of(pairs, 8, mixture.FEW) for pairs in (2, 8, 16, 160)] == [2, 8, 9, 18]
+
+
+@pytest.mark.parametrize("format", AT_ONCE)
+def test_what_it_takes_is_in_the_plan(format, monkeypatch):
+    dtype = LINEAR_FORMATS[format]["weight"][0]
+    kernel, (stored, _), given = KERNELS.experts(format), layer(dtype, False), rows_of(CROWDS["one row"])
+    prepared, taken, make = kernel.prepare(*stored), [], torch.empty
+    out = torch.empty_like(given[0])
+    monkeypatch.setattr(torch, "empty", lambda *shape, **options: taken.append(make(*shape, **options)) or taken[-1])
+    kernel.run(*given, prepared, SILU, out)
+    ffn = MoeSpec(RouterSpec(EXPERTS, 3), HIDDEN, WIDTH)
+    spec = replace(shape("tiny"), layers=(replace(shape("tiny").layers[0], ffn=ffn),))
+    assert sum(part.nbytes for part in taken) == experts_bytes(spec, 1, AT_ONCE[format])
 
 
 def test_pairs_that_no_router_made_stay_in_bounds():

@@ -125,7 +125,7 @@ def test_only_shared_scales_let_rows_be_gathered():
     assert not hasattr(KERNELS.linear("int8"), "gather") and not hasattr(KERNELS.linear("bf16"), "gather")
 
 
-@pytest.mark.parametrize("format", ["int4_zero", *(pytest.param(name, marks=pytest.mark.slow) for name in ("int4", "q4_k", "int8"))])
+@pytest.mark.parametrize("format", ["int4_zero", "fp6", *(pytest.param(name, marks=pytest.mark.slow) for name in ("int4", "q4_k", "int8"))])
 def test_a_row_has_the_same_bits_in_every_company(format, monkeypatch):
     """Few rows go in parts, many whole, in tiles of any number of rows."""
     kernel, tensors, weight = layer(format, 70, 1024)
@@ -161,8 +161,9 @@ def test_rows_of_codes_against_what_they_mean(format):
     torch.testing.assert_close(wide[:, 5 : 5 + n], expected, rtol=1e-5, atol=2e-6 * float(expected.abs().max()))
 
 
-def test_a_row_of_codes_has_the_same_bits_in_every_company(monkeypatch):
-    kernel, tensors = candidate.offer(linear_op("int4", CODED), "cuda"), stored("int4", 70, 1024)
+@pytest.mark.parametrize("format", ["int4", "int4_zero"])
+def test_a_row_of_codes_has_the_same_bits_in_every_company(format, monkeypatch):
+    kernel, tensors = candidate.offer(linear_op(format, CODED), "cuda"), stored(format, 70, 1024)
     x, prepared = random(20, 1024, seed=4), kernel.prepare(tensors)
     alone = {row: run(kernel, x[row : row + 1].clone(), prepared)[0] for row in (0, 19)}
     monkeypatch.setattr(gemm, "WHOLE_FROM", 1)

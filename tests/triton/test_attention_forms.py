@@ -31,7 +31,7 @@ for make, field, kind, (rows, others, *rest) in wanted if sys.argv[1] == "all" e
 """
 
 
-@pytest.mark.parametrize("some", ["one", pytest.param("all", marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
+@pytest.mark.parametrize("some", ["one", pytest.param("all", marks=[pytest.mark.compiled, pytest.mark.timeout(900)])])
 def test_it_fits_the_machine(tmp_path, some):
     compiled = environment(TRITON_CACHE_DIR=str(tmp_path))
     compiled.pop("TRITON_INTERPRET", None)

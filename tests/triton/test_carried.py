@@ -96,7 +96,7 @@ for make in (compile.PACKED["int4"][0][1], compile.PACKED["int4_zero"][-1][1]):
 """
 
 
-@pytest.mark.slow
+@pytest.mark.compiled
 @pytest.mark.timeout(900)
 def test_every_form_of_the_suite_compiles_for_hopper_and_fits(tmp_path):
     """Two programs and more share a multiprocessor, but of one form; another is in test_packed.py."""

@@ -1,5 +1,5 @@
 """Halves of norms as the last step of products of few rows, whose source runs by hand. Gates: test_pairs.py; a whole model: cases_fused.py.
-Compiled: here all ends with the marker slow, one of each sort in test_packed.py and test_bulk.py.
+Compiled: here all ends with the marker compiled, one of each sort in test_packed.py and test_bulk.py.
 """
 
 import importlib.util
@@ -110,7 +110,7 @@ def test_one_kernel_has_one_half():
         ended(norming(1, 16), norming(1, 16))
 
 
-@pytest.mark.slow
+@pytest.mark.compiled
 @pytest.mark.timeout(1000)
 @pytest.mark.parametrize("format", ["int4", "q4_k"])
 def test_every_product_with_an_end_fits(tmp_path, format):

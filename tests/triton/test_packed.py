@@ -14,12 +14,11 @@ import torch
 
 from tests.tools.package import environment
 from tests.triton.ptx import bf16, execute
-from tests.triton.test_compiled import SHARED_LIMIT, compile_forms
+from tests.triton.test_compiled import SHARED_LIMIT
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 SPILLED = 200  # bytes: the sums of 64 rows fill the registers, and what else is needed waits in memory at the ends of a loop
 REGISTERS = 1 << 16  # of a multiprocessor, which two programs of tens of rows share
-SLOW_FORMATS = ("int4", "int4_zero", "int8", "q8_0", "q4_k", "q6_k", "fp6")
 
 
 def check(forms: list[dict]) -> None:
@@ -61,28 +60,6 @@ def test_some_layers_fit(tmp_path):
     forms = [json.loads(line) for line in done.stdout.splitlines()]
     check(forms)
     assert all(form["registers"] * form["warps"] * 32 <= REGISTERS // 2 for form in forms if form["kernel"] == "packed_fold")
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3000)
-@pytest.mark.parametrize("format", SLOW_FORMATS)
-def test_every_layer_of_an_8b_model_fits(tmp_path, format):
-    forms = compile_forms(tmp_path, "--shapes", "llama-3.1-8b", "--formats", format, "--kernels", "packed", timeout=2900)
-    usual = {"packed_stream", "packed_fold", "packed_unpack"}
-    assert ({"packed", "packed_unpack"} if format == "fp6" else usual) <= {form["kernel"] for form in forms}
-    check(forms)
-
-
-@pytest.mark.slow
-def test_what_only_families_use_fits(tmp_path):
-    only = ("attention_s", "gelu", "gated_", "layer", "norm_", "softcap", "route", "add_rows", "fp8", "coded", "experts")
-    forms = compile_forms(tmp_path, "--shapes", "tiny", "--families", "--kernels", *only)
-    for form in forms:
-        known = {"attention_softcap": 536, "attention_sinks": 8}.get(form["kernel"], 0)  # heads of 256; see docs/gpu.md
-        assert form["spills"] <= known and form["registers"] <= 255 and form["shared"] <= SHARED_LIMIT, form
-        assert form["mma"] == 0 or "experts" in form["kernel"], form
-        assert form["kernel"] not in ("fp8", "coded") or form["wgmma"] > 0, form
-        assert form["kernel"] != "experts_product" or (form["wgmma"] > 0) == ("rows 64" in form["form"]) == (form["mma"] == 0), form
 
 
 def test_pairs_of_codes_by_machine_instructions():

@@ -32,6 +32,8 @@ class Options:
         max_chunk: rows of one request in one step at most (None: max_step_tokens); a long prompt comes in such chunks.
         target_itl: milliseconds that may pass between two tokens of a text that somebody reads along, while prompts of others come in;
             a step's rows are cut to what is predicted to fit (None: 100 on a CPU, no target on a GPU; 0: no target).
+        overlap: plan the next step while one runs, where its tokens need not be seen for that (None: on a GPU, which works by itself; a
+            CPU has nothing from it).
         prefix_cache: keep the KV of earlier requests for later ones that begin alike.
         policy: order in which requests are served; a file of scheduler/policies.
         speculate: drafter: NAME or NAME:OPTION=VALUE,..., a file of speculate/drafters; or an object with its interface.
@@ -56,6 +58,7 @@ class Options:
     max_step_tokens: int = 512
     max_chunk: int | None = None
     target_itl: float | None = None
+    overlap: bool | None = None
     prefix_cache: bool = True
     policy: str = "fcfs"
     speculate: Any = "auto"
@@ -75,6 +78,7 @@ class Options:
             ("kv", (None, "fp32", "bf16", "int8", "fp8")),
             ("kernels", (None, "triton", "cpu", "reference")),
             ("activations", ("32", "128", "row", "fp8")),
+            ("overlap", (None, True, False)),
         )
         for name, known in choices:
             if getattr(self, name) not in known:

@@ -1,7 +1,7 @@
 """The memory plan: what will be allocated, before anything is. Owns the sum and the refusal; allocates nothing.
 
     weights   `weights_bytes`
-    scratch   activations of the largest step, logits, rotary table, page tables
+    scratch   activations of the largest step, logits, rotary table, page tables; of experts that run all at once what lies between them
     KV        pages * layers * 2 * kv_heads * page_size * head_dim * bytes per number; in int8 and fp8 a scale for each head_dim of them too
     drafter   weights, scratch and KV of a model that drafts, if one does
     total     their sum, at most the limit
@@ -115,6 +115,14 @@ def scratch_bytes(spec: ModelSpec, max_rows: int, max_logit_rows: int, max_len: 
     return FLOAT * (numbers + max_batch * _pages(max_len, page_size))
 
 
+def experts_bytes(spec: ModelSpec, max_rows: int, inner: int) -> int:
+    """What experts that run all at once take besides (ops/triton/mixture.py), as a layer's scratch is the next one's: of each row and
+    expert of it the inner numbers, of `inner` bytes, and what it is to add; and lists of the rows of every expert."""
+    routed = [layer.ffn for layer in spec.layers if layer.ffn.kind == "moe"]
+    pairs = ((ffn.router.chosen * (inner * ffn.width + FLOAT * ffn.hidden), FLOAT * ffn.router.experts) for ffn in routed)
+    return max((max_rows * parts + (max_rows + 1) * lists for parts, lists in pairs), default=0)
+
+
 def pages_that_fit(spec: ModelSpec, kv_type: str, page_size: int, size: int) -> int:
     """How many pages `size` bytes hold; 0 if none (or if there is nothing left)."""
     return max(0, size) // kv_bytes(spec, kv_type, page_size)
@@ -135,6 +143,7 @@ def plan(
     pages: int | None = None,
     stored: str | None = None,
     drafter: tuple[int, int] = (0, 0),
+    inner: int = 0,
 ) -> MemoryPlan:
     """Divides the memory. The KV pool gets what max_batch requests of max_len need, or what is left if that is less, but at least
     one request of max_len must fit.
@@ -151,6 +160,7 @@ def plan(
         pages: exactly this many pages.
         stored: type of the embedding table, see `cost.step.table_type`.
         drafter: bytes of a model that drafts, and what it has beside each page.
+        inner: bytes of a number between the products of experts that run all at once, 0 where none do.
 
     Raises:
         CapacityError: it does not fit; names the sum, the limit and what would fit.
@@ -161,6 +171,7 @@ def plan(
     limit, limit_from = _limit(available, memory)
     weights = weights_bytes(spec, weight_format, stored)
     scratch = scratch_bytes(spec, max_rows, max_logit_rows, max_len, max_batch, page_size)
+    scratch += experts_bytes(spec, max_rows, inner) if inner else 0
     least = _pages(max_len, page_size)
     if pages is not None and pages < least:
         raise CapacityError(f"pages={pages}: a request of max_len={max_len} needs {least} pages of {page_size}; raise it or lower max_len")

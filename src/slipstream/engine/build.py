@@ -99,7 +99,8 @@ def _build(options: Options) -> Engine:
     executor = LocalExecutor(Runner(decoder, pool, Sampler(kernels, config.max_logit_rows), drafter, sizes, rule, slots))
     guess = assumed(config.spec, config.weight_format, config.kv, config.threads, options.device.partition(":")[0])
     pace = Pace(guess)
-    controller = Controller(pace, max(config.scheduler.max_draft, PREDICTED)) if options.control else None
+    most, overlap = max(config.scheduler.max_draft, PREDICTED), config.scheduler.ahead > 0
+    controller = Controller(pace, most, overlap) if options.control else None
     core = Core(
         lambda watch: Scheduler(config.scheduler, watch, pace=pace, controller=controller), executor, Meter(config.spec.windows)
     )

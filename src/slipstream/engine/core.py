@@ -2,6 +2,8 @@
 
     drain inbox -> plan = schedule() -> executor.launch(plan) -> executor.finish() -> events = commit() -> emit
 
+Where the device works by itself, the next plan is made and launched while it does: the left half of this line is a step ahead then.
+
 Owns the order of these and the way from tokens to text. Knows nothing of torch, models or users' interfaces; other
 threads reach it through `submit` and `abort`, which only append to the inbox.
 """
@@ -14,7 +16,7 @@ from dataclasses import dataclass, field
 from slipstream.engine.meter import Meter
 from slipstream.engine.outputs import Delta
 from slipstream.scheduler import Event, Request, Scheduler
-from slipstream.step import Executor
+from slipstream.step import Executor, Plan
 from slipstream.text.stream import NoText, TextStream
 
 Sink = Callable[[Delta], None]
@@ -58,6 +60,8 @@ class Core:
         self.executor = executor
         self.meter = meter
         self._clock = clock
+        self._under_way: deque[tuple[Plan, float]] = deque()  # launched, and when it was begun to plan them
+        self._landed = 0.0  # when the last step was done with
         self._inbox: deque[Ticket | int] = deque()
         self._tickets: dict[int, Ticket] = {}
 
@@ -70,25 +74,37 @@ class Core:
         self._inbox.extend(numbers)
 
     def step(self) -> bool:
-        """Runs one step; False if there was nothing to do."""
+        """Launches a step, if one can be planned by now, and takes in the oldest one's result, unless another may be launched before;
+        False if there was nothing to do."""
         try:
             self._drain()
-            entered = self._clock()
-            plan = self.scheduler.schedule()
-            if not plan.chunks and not plan.released:
-                return False
             began = self._clock()
-            self.executor.launch(plan)
-            result = self.executor.finish()
-            done = self.meter.record(plan, result, self._clock() - began)
-            for event in self.scheduler.commit(plan, result):
-                self._emit(event)
-            if result.steady:
-                self.scheduler.observe(done.work, self._clock() - entered - result.drafting, result.passes)
+            plan = self.scheduler.schedule()
+            if plan.chunks or plan.released:
+                self.executor.launch(plan)
+                self._under_way.append((plan, began))
+                if len(self._under_way) <= self.scheduler.options.ahead:
+                    return True
+            if not self._under_way:
+                return False
+            self._land()
         except BaseException:  # Ctrl-C included, wherever in the step it comes
             self.fail()
             raise
         return True
+
+    def _land(self) -> None:
+        """Waits for the oldest step under way and hands over what it brought. Its time is what has passed since the one before was done
+        with, so that the times of all steps add up, however many there are at a time."""
+        result = self.executor.finish()
+        plan, began = self._under_way.popleft()
+        for event in self.scheduler.commit(plan, result):
+            self._emit(event)
+        now = self._clock()
+        seconds, self._landed = now - max(began, self._landed), now
+        done = self.meter.record(plan, result, seconds)
+        if result.steady:
+            self.scheduler.observe(done.work, seconds - result.drafting, result.passes)
 
     def fail(self) -> None:
         """Ends everything that waits or runs, with "error": what the device knows of the requests is uncertain now."""
@@ -96,6 +112,8 @@ class Core:
         for number in list(self._tickets):
             self.scheduler.abort(number)
             self._close(number, "error")
+        self._under_way.clear()
+        self.scheduler.forget()
         self.executor.reset()
 
     def _drain(self) -> None:

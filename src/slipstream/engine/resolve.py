@@ -8,7 +8,7 @@ from slipstream.base.errors import InputError
 from slipstream.cost import Mix, WeightFormat
 from slipstream.cost.memory import MemoryPlan, plan
 from slipstream.hardware.machine import Machine
-from slipstream.ops.types import CODED, FLOATS, check_activations
+from slipstream.ops.types import AT_ONCE, CODED, FLOATS, check_activations
 from slipstream.scheduler import SchedulerOptions
 
 DEFAULT_MAX_LEN = 8192
@@ -86,13 +86,13 @@ def resolve(
         page_size=options.page_size,
         max_len=max_len,
         max_batch=options.max_batch,
-        max_rows=options.max_step_tokens,
-        max_logit_rows=logit_rows,
+        max_rows=options.max_step_tokens, max_logit_rows=logit_rows,
         available=machine.memory_available,
         memory=options.memory,
         pages=options.kv_tokens and -(-options.kv_tokens // options.page_size),
         stored=stored,
         drafter=drafter,
+        inner=_inner(options, weight_format),
     )
     return Config(
         spec=spec,
@@ -108,7 +108,7 @@ def resolve(
         memory=memory,
         **dict(zip(("verify", "exact"), rule, strict=True)),
         profile=_profile(options, kernels, weight_format, kv, rule[0]),
-        scheduler=_shared_out(options, spec, memory.pages, max_len, max_draft),
+        scheduler=_shared_out(options, spec, memory.pages, max_len, max_draft, logit_rows),
     )
 
 
@@ -116,6 +116,12 @@ def _profile(options: Options, kernels: str, weight_format: WeightFormat, kv: st
     """What a text depends on beside the model and the request, as one word."""
     scales = "" if options.activations == FINE else f"/a-{options.activations}"
     return f"{kernels}/w-{weight_format}{scales}/kv-{kv}" + ("" if rule == "match" else f"/verify-{rule}")
+
+
+def _inner(options: Options, weight_format: WeightFormat) -> int:
+    """Bytes of a number between the products of experts that run all at once; 0 where they do not."""
+    formats = {format for _, format in weight_format.named} if isinstance(weight_format, Mix) else {weight_format}
+    return 0 if options.device == "cpu" else max((AT_ONCE.get(format, 0) for format in formats), default=0)
 
 
 def _weight_format(options: Options, stored: WeightFormat) -> WeightFormat:
@@ -137,7 +143,7 @@ def _weight_format(options: Options, stored: WeightFormat) -> WeightFormat:
     return weight_format
 
 
-def _shared_out(options: Options, spec: ModelSpec, pages: int, max_len: int, max_draft: int) -> SchedulerOptions:
+def _shared_out(options: Options, spec: ModelSpec, pages: int, max_len: int, max_draft: int, logit_rows: int) -> SchedulerOptions:
     return SchedulerOptions(
         page_size=options.page_size,
         pages=pages,
@@ -150,6 +156,8 @@ def _shared_out(options: Options, spec: ModelSpec, pages: int, max_len: int, max
         vocab=spec.vocab,
         max_draft=max_draft,
         target_itl=target_itl(options) / 1000,
+        ahead=int(options.device != "cpu" if options.overlap is None else options.overlap),
+        max_drawn=logit_rows,
     )
 
 

@@ -1,9 +1,12 @@
-"""Staging: numbers that the host writes and the device reads. Owns the way between the two memories.
+"""Staging: numbers that the host writes again and again and the device reads; `send`: such as it writes once; Fetch: numbers that the
+device made, for the host. Owns the way between the two memories, on which nobody waits before he must.
 
 On the CPU both are the same memory. On an accelerator the host side is pinned and `upload` copies it, in the order of the device's work, to
 a buffer whose address never changes. `host` waits until the last upload has been done: what is written next must not reach the device
 in place of what was meant.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -42,3 +45,30 @@ class Staging:
             self._done.record()
             self._waits = True
         return self.device
+
+
+def send(numbers: Sequence, device: str | torch.device) -> Tensor:
+    """Whole numbers as an int32 tensor on the device, in the order of its work."""
+    if torch.device(device).type == "cpu":
+        return torch.tensor(numbers, dtype=torch.int32)
+    return torch.tensor(numbers, dtype=torch.int32, pin_memory=True).to(device, non_blocking=True)
+
+
+class Fetch:
+    """Numbers on their way to the host, in the order of the device's work.
+
+    Args:
+        tensor: the numbers; nobody writes to them any more.
+    """
+
+    def __init__(self, tensor: Tensor):
+        self._host = tensor.to("cpu", non_blocking=True)  # pinned
+        self._done = torch.cuda.Event() if tensor.is_cuda else None
+        if self._done is not None:
+            self._done.record()
+
+    def list(self) -> list:
+        """The numbers, as soon as they are there."""
+        if self._done is not None:
+            self._done.synchronize()
+        return self._host.tolist()

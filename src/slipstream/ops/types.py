@@ -38,6 +38,7 @@ LINEAR_FORMATS = {  # what a linear layer stores: tensor -> (type, how many inpu
     "fp6": {"weight": (torch.uint8, 2), "upper": (torch.uint8, 4), "scale": (torch.float32, 0)},
 }
 FLOATS = ("fp32", "bf16")  # linear formats that leave activations as they are
+AT_ONCE = {"fp32": 4, "bf16": 2, "fp8": 2}  # formats of experts that a GPU runs all at once -> bytes of a number between their products
 E4M3 = ("fp8", "fp8_block")  # linear formats that round activations to e4m3
 GPU_ONLY = (*E4M3, "fp6")  # linear formats that no CPU multiplies
 LANES = 16  # bytes that lie together where several weights share one

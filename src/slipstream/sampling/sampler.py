@@ -16,7 +16,7 @@ from torch import Tensor
 from slipstream.base import registry
 from slipstream.ops.dispatch import Kernels
 from slipstream.ops.replay import Replay
-from slipstream.ops.staging import Staging
+from slipstream.ops.staging import Fetch, Staging, send
 from slipstream.ops.types import SampleRows
 from slipstream.sampling.distribution import Notes
 from slipstream.sampling.processors import Processor
@@ -63,6 +63,48 @@ class SampleRow:
     path: Sequence[int] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """Log-probabilities that are being computed.
+
+    Attributes:
+        facts: tokens, values and ranks [rows], ids and values of the likeliest [rows, most].
+        tops: how many of these each row wants.
+    """
+
+    facts: tuple[Fetch, ...]
+    tops: Sequence[int]
+
+    def result(self) -> list[TokenLogprobs]:
+        """One entry per row."""
+        return [
+            TokenLogprobs(token, value, rank, tuple(zip(likeliest[:top], logprobs[:top], strict=True)))
+            for token, value, rank, likeliest, logprobs, top in zip(*(fact.list() for fact in self.facts), self.tops, strict=True)
+        ]
+
+
+class Drawing:
+    """Tokens that are being drawn.
+
+    Args:
+        tokens: as they will be, on the device. [rows] int32
+        asking, scoring: rows whose log-probabilities are wanted, and these.
+    """
+
+    def __init__(self, tokens: Tensor, asking: Sequence[int], scoring: Scoring | None):
+        self.tokens = tokens
+        self._fetch, self._asking, self._scoring = Fetch(tokens), asking, scoring
+
+    def result(self) -> tuple[list[int], list[TokenLogprobs | None]]:
+        """A token per row, and its log-probability where it was asked for."""
+        tokens = self._fetch.list()
+        chosen: list[TokenLogprobs | None] = [None] * len(tokens)
+        if self._scoring is not None:
+            for index, entry in zip(self._asking, self._scoring.result(), strict=True):
+                chosen[index] = entry
+        return tokens, chosen
+
+
 class Sampler:
     """Draws tokens for up to `max_rows` rows at a time."""
 
@@ -74,8 +116,12 @@ class Sampler:
         self.tokens = torch.zeros(max_rows, dtype=torch.int32, device=kernels.device)
 
     def draw(self, logits: Tensor, rows: Sequence[SampleRow]) -> tuple[list[int], list[TokenLogprobs | None]]:
-        """Samples one token per row; edits `logits` [rows, vocab] in place. Lines of logits past `rows` fill a step up: nobody asks for
-        what is drawn there."""
+        """Samples one token per row, as `start` does, and waits for them."""
+        return self.start(logits, rows).result()
+
+    def start(self, logits: Tensor, rows: Sequence[SampleRow]) -> Drawing:
+        """Begins to sample one token per row; edits `logits` [rows, vocab] in place. Lines of logits past `rows` fill a step up: nobody
+        asks for what is drawn there."""
         count, size = len(rows), len(logits)
         wanted = [row.voice.params.logprobs for row in rows]
         filled, logits = logits, logits[:count]
@@ -86,14 +132,13 @@ class Sampler:
             self.process(logits, rows)
         choices, out = self._arguments(rows, size), self.tokens[:size]
         self._drawing.run(lambda: self.kernels.sample(filled, choices, out), size, (filled,))
-        tokens = out[:count].tolist()
-        chosen: list[TokenLogprobs | None] = [None] * count
+        tokens = out[:count].clone()  # the next call writes to `out`
         asking = [index for index, top in enumerate(wanted) if top is not None]
+        scoring = None
         if asking:
-            tops = [wanted[index] for index in asking]
-            for index, entry in zip(asking, self.score(raw[asking], [tokens[i] for i in asking], tops), strict=True):
-                chosen[index] = entry
-        return tokens, chosen
+            of = slice(None) if len(asking) == count else send(asking, logits.device)
+            scoring = self.start_scores(raw[of], tokens[of], [wanted[index] for index in asking])
+        return Drawing(tokens, asking, scoring)
 
     def process(self, logits: Tensor, rows: Sequence[SampleRow]) -> None:
         """Edits `logits` [rows, vocab] in place, as each row's processors want."""
@@ -103,14 +148,11 @@ class Sampler:
 
     def score(self, logits: Tensor, tokens: Sequence[int], tops: Sequence[int]) -> list[TokenLogprobs]:
         """Log-probabilities of given `tokens` under raw `logits` [rows, vocab], with the `tops` likeliest of each row."""
-        most = max(tops)
-        ids = torch.tensor(tokens, dtype=torch.int32, device=logits.device)
-        values, ranks, top_ids, top_values = self.kernels.logprobs(logits, ids, most)
-        lines = zip(tokens, values.tolist(), ranks.tolist(), top_ids.tolist(), top_values.tolist(), tops, strict=True)
-        return [
-            TokenLogprobs(token, value, rank, tuple(zip(likeliest[:top], logprobs[:top], strict=True)))
-            for token, value, rank, likeliest, logprobs, top in lines
-        ]
+        return self.start_scores(logits, send(tokens, logits.device), tops).result()
+
+    def start_scores(self, logits: Tensor, tokens: Tensor, tops: Sequence[int]) -> Scoring:
+        """Begins to compute them. tokens [rows] int32"""
+        return Scoring(tuple(map(Fetch, (tokens, *self.kernels.logprobs(logits, tokens, max(tops))))), tops)
 
     def _arguments(self, rows: Sequence[SampleRow], size: int) -> SampleRows:
         """What `rows` ask for, on the device; `size` of it, greedy where nobody asks."""

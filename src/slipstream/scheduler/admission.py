@@ -26,6 +26,7 @@ def check_fits(request: Request, options: SchedulerOptions, tables: PageTables) 
         )
     request.prompt_len = length
     request.limit = min(length + params.max_tokens, options.max_len)
+    request.unedited = _unedited(request)
     needed = tables.pages_for(max(length, request.limit - 1))  # nothing is computed on the last token
     if needed > options.pages:
         raise CapacityError(
@@ -37,7 +38,14 @@ def check_fits(request: Request, options: SchedulerOptions, tables: PageTables) 
 def owed(requests: Iterable[Request], tables: PageTables) -> int:
     """Pages that running requests have yet to get for the tokens they have now. They are left for them: a prompt that is
     begun is not stopped half-way by the next."""
-    return sum(max(tables.pages_for(len(request.tokens)) - len(request.table.pages), 0) for request in requests)
+    return sum(max(tables.pages_for(request.length) - len(request.table.pages), 0) for request in requests)
+
+
+def _unedited(request: Request) -> bool:
+    """Whether no processor has a hand in what is drawn."""
+    params = request.params
+    edited = request.banned or params.logit_bias or params.allowed_token_ids is not None or params.min_tokens
+    return not edited and not params.frequency_penalty and not params.presence_penalty and params.repetition_penalty == 1
 
 
 def waits_for_leader(request: Request) -> bool:
@@ -63,6 +71,7 @@ def open_table(request: Request, tables: PageTables, spare: int) -> bool:
     if opened is None:
         return False
     request.table, request.cached = opened
+    request.settle()
     request.origin = None
     return True
 

@@ -48,23 +48,23 @@ class Budget:
 
     def more(self, request: Request, wanted: int) -> int:
         """How many of `wanted` trunk rows beyond its first a running request may have."""
-        return self._fit(request, request.cached + 1, wanted)
+        return self._fit(request, request.next + 1, wanted)
 
     def take(self, request: Request, rows: int) -> None:
         """Gives them."""
-        self._give(request, request.cached + 1, rows)
+        self._give(request, request.next + 1, rows)
 
     def opens(self, request: Request) -> bool:
         """Whether a waiting request may have at least one row, wherever in its tokens it begins."""
         if self.rows < 1 or not self._timed or self._least > 0:
             return self.rows > 0
-        start = len(request.tokens) - 1
+        start = request.length - 1
         return self._pace.predict(self._with(1, start, 1, start)) <= self._limit
 
     def admit(self, request: Request, wanted: int) -> int:
         """Gives a request that was let in as many of `wanted` rows as it may have, at least one."""
-        rows = max(1, self._fit(request, request.cached, wanted, request.cached))
-        self._give(request, request.cached, rows, request.cached)
+        rows = max(1, self._fit(request, request.next, wanted, request.next))
+        self._give(request, request.next, rows, request.next)
         return rows
 
     def drafts(self, requests: Iterable[Request]) -> int:
@@ -73,7 +73,7 @@ class Budget:
         most = min(sum(min(len(request.draft), request.longest_draft(self._longest)) for request in drafting), self.rows)
         if most < 1 or not self._timed:
             return max(most, 0)
-        start = sum(len(request.tokens) for request in drafting) // len(drafting)
+        start = sum(request.length for request in drafting) // len(drafting)
         return self._pace.rows_within(self._limit, lambda rows: self._with(rows, start, rows), most)
 
     def _fit(self, request: Request, start: int, wanted: int, read: int = 0) -> int:
@@ -93,7 +93,7 @@ class Budget:
     def _plain(self) -> Work:
         """The promised rows, counted when first asked for: most steps have nothing else, and need no prediction."""
         sampled = sum(request.owed == 1 for request in self._running)
-        return Work.of(((request.cached, 1, ()) for request in self._running), sampled)
+        return Work.of(((request.next, 1, ()) for request in self._running), sampled)
 
     @cached_property
     def _limit(self) -> float:
@@ -113,4 +113,4 @@ class Budget:
 
 
 def _sampled(request: Request, end: int) -> int:
-    return int(end == len(request.tokens))
+    return int(end == request.length)

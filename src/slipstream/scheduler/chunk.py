@@ -10,6 +10,7 @@ from slipstream.scheduler.options import SchedulerOptions
 from slipstream.scheduler.request import Request
 from slipstream.step import Chunk, DraftTree
 from slipstream.step.draft import EMPTY
+from slipstream.step.plan import UNKNOWN
 
 
 def make_chunks(
@@ -39,7 +40,6 @@ def make_chunks(
         longest = request.longest_draft(options.max_draft) if asks else 0
         chunk = make_chunk(request, rows, most, longest, own, tables, options)
         left -= len(chunk.draft.tokens)
-        request.planned = chunk
         chunks.append(chunk)
     return chunks
 
@@ -50,7 +50,7 @@ def _pay(
     """(nodes of each draft, passes for the next ones) that pay."""
     saying = [request for request, rows in trunks if rows == request.owed]
     drafting = [request for request in saying if request.draft.tokens]
-    context = sum(len(request.tokens) for request, _ in trunks) // len(trunks)
+    context = sum(request.length for request, _ in trunks) // len(trunks)
     shares = controller.share(drafting, len(saying), sum(rows for _, rows in trunks), context, most, queue, several)
     return shares, controller.passes([request.number for request in saying], context) if saying else 0
 
@@ -66,8 +66,8 @@ def make_chunk(
         longest: nodes that the next draft may have.
         passes: of a model, that it may take.
     """
-    tokens, start, end = request.tokens, request.cached, request.cached + rows
-    sample = end == len(tokens) and request.params.max_tokens > 0
+    tokens, start, end = request.tokens, request.next, request.next + rows
+    sample = end == request.length and request.params.max_tokens > 0
     room = request.limit - end - 1 if sample else 0  # tokens that may follow the next one
     draft = EMPTY
     if request.draft.tokens and room > 0 and left > 0:
@@ -75,7 +75,7 @@ def make_chunk(
     return Chunk(
         request.number,
         start,
-        (tokens[start],) if rows == 1 else tuple(tokens[start:end]),
+        tuple(tokens[start:end]) or (UNKNOWN,),
         request.table.ids,
         sample,
         draft,
@@ -98,4 +98,4 @@ def _cut(request: Request, end: int, most: int, room: int, tables: PageTables, v
 def _first_score(request: Request, end: int) -> int | None:
     """First trunk row that scores a prompt token not scored before."""
     wanted = request.scores_wanted and request.scored < end
-    return request.scored - request.cached if wanted else None
+    return request.scored - request.next if wanted else None

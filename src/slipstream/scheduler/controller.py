@@ -13,7 +13,8 @@ and what was never tried, is seen again that way.
 
 Guesses that cost next to nothing are looked for when a step is over, be it of one pass or of several. They still cost the host its time,
 as much as a small model's step has to spare. So where none was worth checking, requests are asked for none for a pass, then for two,
-four, eight; a request for which there was none, for up to four. And a model that has cost more than it saved, whatever was expected of
+four, eight; a request for which there was none, for up to four. Where the next step could be planned meanwhile, which then has to wait for
+what is found, that is four times as long. And a model that has cost more than it saved, whatever was expected of
 it, sleeps (purse.py).
 """
 
@@ -38,6 +39,7 @@ FIRST = 2  # passes of a model of which nothing is known
 SHORT = 4  # passes for which the length of drafts is kept
 PROBE = 32  # passes from a step that goes further to the next
 LOOK, BLANK = 16, 4  # passes at most without a guess for a request where no guesses are worth checking; for one that had none
+LATER = 4  # times as many where a look makes the next step wait
 BREADTH = 8  # requests that are tried together
 SELDOM, NEVER = 512, 4096  # the most where that never brings anything: for nodes, and for a model, which has to read the text first
 
@@ -69,6 +71,11 @@ class Rest:
     pause: int = 0
     due: int = 0
 
+    def grow(self, step: int, most: int) -> None:
+        """Up to twice as long again. All look in the same steps, so that most steps have nothing to decide."""
+        self.pause = min(2 * self.pause or 1, most)
+        self.due = (step + 1) // self.pause * self.pause + self.pause
+
 
 @dataclass(slots=True)
 class Account:
@@ -95,10 +102,11 @@ class Controller:
     Args:
         pace: predicts the time of a step.
         max_draft: nodes of a draft at most.
+        overlap: whether a step is planned while another runs, unless guesses are looked for at the end of that.
     """
 
-    def __init__(self, pace: Pace, max_draft: int):
-        self._pace, self._max = pace, max_draft
+    def __init__(self, pace: Pace, max_draft: int, overlap: bool = False):
+        self._pace, self._max, self._later = pace, max_draft, LATER if overlap else 1
         self._step = 0  # passes so far
         self._several = COUNTS[0]  # passes of a step that decodes without guesses, the last time that there might have been one
         self._more, self._longer = Trial(SELDOM), Trial(NEVER)  # nodes; passes of a model
@@ -180,12 +188,8 @@ class Controller:
         return out
 
     def _rest(self, number: int, most: int) -> None:
-        """Nothing came of looking: the next look has time. All look in the same steps, so that most steps have nothing to decide."""
-        rest = self._rests.get(number)
-        if rest is None:
-            rest = self._rests[number] = Rest()
-        rest.pause = min(2 * rest.pause or 1, most)
-        rest.due = (self._step + 1) // rest.pause * rest.pause + rest.pause
+        """Nothing came of looking: the next look has time."""
+        self._rests.setdefault(number, Rest()).grow(self._step, most * self._later)
 
     def drafts(self, number: int) -> bool:
         """Whether a model may draft for the request, if it may draft at all."""

@@ -1,6 +1,7 @@
 """What the scheduler has to share out, and how it stands. Data only."""
 
 import math
+import sys
 from dataclasses import dataclass
 
 from slipstream.base.errors import InputError
@@ -22,6 +23,8 @@ class SchedulerOptions:
         vocab: token ids go from 0 to vocab - 1; drafts are cut where they leave this range.
         max_draft: nodes per draft; 0 without speculation.
         target_itl: seconds that a step should take at most while somebody reads along; 0: only rows count. Needs a pace.
+        ahead: plans that may be under way when the next is made.
+        max_drawn: requests that draw at a time; a step of more takes one pass.
     """
 
     page_size: int
@@ -35,6 +38,8 @@ class SchedulerOptions:
     vocab: int
     max_draft: int
     target_itl: float = 0.0
+    ahead: int = 0
+    max_drawn: int = sys.maxsize
 
     def __post_init__(self):
         for name in ("page_size", "pages", "max_batch", "max_step_tokens", "max_len", "max_chunk", "vocab"):
@@ -42,6 +47,8 @@ class SchedulerOptions:
                 raise InputError(f"{name}={getattr(self, name)!r}: must be at least 1")
         if self.max_draft < 0:
             raise InputError(f"max_draft={self.max_draft!r}: must not be negative; 0 is no speculation")
+        if self.ahead < 0:
+            raise InputError(f"ahead={self.ahead!r}: must not be negative; 0 plans a step when the one before is over")
         if not 0 <= self.target_itl < math.inf:
             raise InputError(f"target_itl={self.target_itl!r}: must be seconds, not negative; 0 is no target")
 

@@ -20,7 +20,8 @@ class State(Enum):
 class Request:
     """One text in the making.
 
-    Invariant: outside a step, the cache holds exactly tokens[:cached].
+    Invariant: the cache holds exactly tokens[:cached], and what steps under way are adding to it. As far as the next step is concerned they
+    are over: it begins at `next`, in a text of `length` tokens, the last of which may not be known yet (step/plan.py, UNKNOWN).
 
     Attributes:
         number: its name, unique among the living, given by the caller.
@@ -38,11 +39,12 @@ class Request:
     Set by the scheduler:
         prompt_len: how many tokens are prompt.
         limit: length that the text cannot exceed.
-        state, cached: see above; cached is 0 while waiting.
+        unedited: whether tokens are drawn from its logits as they are, so that the host need not see one before the next is drawn.
+        state, cached, next, length: see above; cached and next are 0 while waiting.
         scored: prompt logprobs delivered; the next one wanted is that of tokens[scored + 1].
         table: its pages, while running.
         draft: what may come next, according to the drafter.
-        planned: its chunk in the step under way.
+        planned: its chunks in the steps under way, in order.
         origin: the leader, as long as its pages are waited for.
     """
 
@@ -61,18 +63,49 @@ class Request:
 
     prompt_len: int = field(default=0, init=False)
     limit: int = field(default=0, init=False)
+    unedited: bool = field(default=True, init=False)
     state: State = field(default=State.WAITING, init=False)
     cached: int = field(default=0, init=False)
+    next: int = field(default=0, init=False)
+    length: int = field(default=0, init=False)
     scored: int = field(default=0, init=False)
     table: PageTable | None = field(default=None, init=False)
     draft: DraftTree = field(default=EMPTY, init=False)
-    planned: Chunk | None = field(default=None, init=False)
+    planned: list[Chunk] = field(default_factory=list, init=False)
     origin: "Request | None" = field(default=None, init=False)
 
     @property
     def owed(self) -> int:
-        """Known tokens that are not computed yet: one while it decodes."""
-        return len(self.tokens) - self.cached
+        """Tokens that the next step has to compute: one while it decodes."""
+        return self.length - self.next
+
+    @property
+    def over(self) -> bool:
+        """Whether the steps under way bring it to its end, if it does not end before."""
+        return bool(self.planned) and (self.owed == 0 or self.length >= self.limit > self.prompt_len)
+
+    def begin(self, chunk: Chunk, passes: int) -> bool:
+        """A step with this chunk is under way. Returns whether it is known how many tokens that brings, and that nobody on the host has to
+        see them before the next step."""
+        self.planned.append(chunk)
+        self.draft = EMPTY
+        self.next += len(chunk.trunk)
+        if passes > 1:  # those behind the end of the text write where its last token lies
+            self.next = min(self.next + passes - 1, self.limit - 1)
+        if chunk.sample:
+            self.length = min(self.length + passes, self.limit)
+        return self.unedited and not chunk.draft.tokens and not chunk.draft_budget and chunk.score is None
+
+    def leave(self) -> None:
+        """It gives up its seat and its pages, and what steps under way bring for it."""
+        self.state, self.table, self.cached, self.draft = State.WAITING, None, 0, EMPTY
+        self.planned.clear()
+        self.settle()
+
+    def settle(self) -> None:
+        """The oldest chunk under way is over, or the request is begun anew."""
+        if not self.planned:
+            self.next, self.length = self.cached, len(self.tokens)
 
     def longest_draft(self, most: int) -> int:
         """Nodes that a draft of it may have, if those of the drafter may have `most`."""

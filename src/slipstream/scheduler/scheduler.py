@@ -9,10 +9,13 @@ last of them its draft. How a step is filled:
     2. waiting requests, in policy order, while there are seats, budget and pages for all they bring
     3. drafts, with the budget and the pages that nobody else wanted
     4. where there is nothing but one row each then and nobody who waits has a seat, several passes at a time
+
+A step may be planned while others are under way (options.ahead), if it is certain how many tokens each of these brings: then only their
+values are missing, and the device has them. What needs more than that, a page of another request above all, waits for the results.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from slipstream.base.errors import BackendError, InputError
 from slipstream.base.registry import load
@@ -22,14 +25,14 @@ from slipstream.scheduler.admission import check_fits, introduce, open_table, ow
 from slipstream.scheduler.budget import Budget
 from slipstream.scheduler.chunk import make_chunks
 from slipstream.scheduler.controller import Controller
+from slipstream.scheduler.ending import Watch, append
+from slipstream.scheduler.integrity import check_requests
 from slipstream.scheduler.options import SchedulerOptions, Stats
 from slipstream.scheduler.passes import most_passes, passes
 from slipstream.scheduler.queue import Queue
 from slipstream.scheduler.request import Event, Request, State
 from slipstream.step import Admission, Chunk, Outcome, Plan, Result
-from slipstream.step.draft import EMPTY, PREDICTION
-
-Watch = Callable[[int, int], str | None]
+from slipstream.step.draft import PREDICTION
 
 
 class Scheduler:
@@ -63,6 +66,8 @@ class Scheduler:
         self._running, self._waiting = Queue(policy), Queue(policy)
         self._requests: dict[int, Request] = {}
         self._released: list[int] = []  # running no more, to be said in the next plan
+        self._under_way = 0  # plans that were not committed
+        self._certain = True  # whether it is known how many tokens they bring
         self._seats = min(options.max_batch, options.max_step_tokens)
         self._hits = self._preemptions = self._streams = 0
 
@@ -82,6 +87,7 @@ class Scheduler:
         if request.origin is not None and request.origin.tokens[: request.origin.prompt_len] != request.tokens:
             raise InputError(f"request {request.number}: its prompt is not that of its leader {request.leader}")
         request.state = State.WAITING
+        request.settle()
         self._requests[request.number] = request
         self._waiting.add(request)
         self._streams += request.streamed
@@ -100,8 +106,7 @@ class Scheduler:
         return Event(number, finish_reason=reason)
 
     def preempt(self, number: int) -> None:
-        """Lets a running request wait and compute again what the tree does not remember. Between steps only; ignored unless it
-        runs."""
+        """Lets a running request wait and compute again what the tree does not remember; ignored unless it runs."""
         request = self._requests.get(number)
         if request is not None and request.state is State.RUNNING:
             self._preempt(request)
@@ -119,36 +124,52 @@ class Scheduler:
     # A step is planned
 
     def schedule(self) -> Plan:
-        """The next step. Its pages are reserved when this returns; `commit` must follow before the next call."""
+        """The next step; its pages are reserved when this returns. An empty plan if there is nothing to do, or nothing before the result
+        of a plan under way is committed, as it must be in any case when more than `options.ahead` are."""
+        if self._under_way and not self._certain:
+            return Plan()
         now = self._clock()
         self._running.order(now)
         preemptions = self._preemptions
         budget = Budget(self.options, self._running, self._pace, self._streams > 0)
         trunks = self._continue(budget)
+        if trunks is None:
+            return Plan()
         admitted: list[Admission] = []
         if len(self._waiting) and budget.rows and preemptions == self._preemptions:  # where one has lost his seat, nobody takes one
             self._waiting.order(now)
             admitted = self._admit(trunks, budget)
         queue = len(self._waiting) > 0
-        several = most_passes(trunks, self._pace) if not queue or len(self._running) == self._seats else 1
+        several = 1 if queue and len(self._running) < self._seats else most_passes(trunks, self._pace, self.options)
         chunks = make_chunks(trunks, queue, budget, self._controller, self.tables, self.options, several)
         times = passes(trunks, chunks, several, self.tables, self._pace)
+        if not chunks and (self._under_way or not self._released):
+            return Plan()
+        self._certain = all([request.begin(chunk, times) for (request, _), chunk in zip(trunks, chunks, strict=True)])
+        self._under_way += 1
         released, self._released = tuple(self._released), []
         return Plan(tuple(admitted), tuple(chunks), self.tables.take_copies(), released, times)
 
-    def _continue(self, budget: Budget) -> list[tuple[Request, int]]:
-        """(request, trunk rows) of the running requests, with pages for them."""
+    def _continue(self, budget: Budget) -> list[tuple[Request, int]] | None:
+        """(request, trunk rows) of the running requests, with pages for them. None if that takes a page of another, while a step of it
+        may be under way."""
         tables, running, longest = self.tables, self._running, self.options.max_chunk
         trunks: list[tuple[Request, int]] = []
-        while len(trunks) < len(running):
-            request = running[len(trunks)]
+        at = 0
+        while at < len(running):
+            request = running[at]
             rows = request.owed
             if rows > 1:
                 rows = 1 + budget.more(request, min(rows, longest) - 1)
-            if tables.grow(request.table, request.cached + rows):
+            if request.over:
+                at += 1
+            elif tables.grow(request.table, request.next + rows):
                 trunks.append((request, rows))
+                at += 1
                 if rows > 1:
                     budget.take(request, rows - 1)
+            elif self._under_way:
+                return None
             else:
                 assert len(running) > 1, f"request {request.number} has all pages and needs more"
                 self._preempt(running[-1])
@@ -169,8 +190,7 @@ class Scheduler:
                 break
             self._hits += request.cached
             rows = budget.admit(request, min(request.owed, self.options.max_chunk))
-            grown = self.tables.grow(request.table, request.cached + rows)
-            assert grown, "pages were counted before"
+            assert self.tables.grow(request.table, request.next + rows), "pages were counted before"
             spare += owed((request,), self.tables)
             self._running.add(self._waiting.pop(at))
             request.state = State.RUNNING
@@ -182,8 +202,7 @@ class Scheduler:
         """Takes a running request's pages and lets it wait; it will compute again what the tree does not remember."""
         self._running.remove(request)
         self.tables.close(request.table, request.tokens, request.cached)
-        request.table, request.cached, request.draft = None, 0, EMPTY
-        request.state = State.WAITING
+        request.leave()
         self._waiting.add(request)
         self._released.append(request.number)
         self._preemptions += 1
@@ -197,19 +216,20 @@ class Scheduler:
             self._pace.observe(work, seconds / passes, passes)
 
     def commit(self, plan: Plan, result: Result) -> list[Event]:
-        """Takes in the result of a plan. Requests that ended or were preempted since are passed over.
+        """Takes in the result of the oldest plan under way. Requests that ended or were preempted since are passed over.
 
         Raises:
             BackendError: the result does not answer the plan.
         """
         events = []
+        self._under_way -= 1
         if self._controller is not None:
             self._controller.spent(plan, result)
         if len(plan.chunks) != len(result.outcomes):
             raise BackendError(f"{len(plan.chunks)} chunks were planned, {len(result.outcomes)} outcomes came back")
         for chunk, outcome in zip(plan.chunks, result.outcomes, strict=True):
             request = self._requests.get(chunk.request)
-            if request is None or request.planned is not chunk:
+            if request is None or not request.planned or request.planned[0] is not chunk:
                 continue
             if outcome.request != chunk.request or bool(outcome.tokens) != chunk.sample:
                 raise BackendError(f"the outcome of request {outcome.request} does not answer the chunk of request {chunk.request}")
@@ -223,12 +243,13 @@ class Scheduler:
     def _advance(self, request: Request, chunk: Chunk, outcome: Outcome) -> Event:
         """Appends the new tokens up to the end of the text, if they reach it."""
         new = outcome.tokens
-        taken, reason = self._append(request, new) if new else (0, None)
+        taken, reason = append(request, new, self._watch) if new else (0, None)
         kept = min(taken, len(new) - 1) if new else 0  # the last of them was sampled, those before it were nodes
         request.cached = chunk.start + len(chunk.trunk) + kept
         if new:  # passes behind the end of a text write where its last token lies
             request.cached = min(request.cached, request.limit - 1)
-        request.planned = None
+        request.planned.pop(0)
+        request.settle()
         request.draft = outcome.draft
         if outcome.scores is not None:
             request.scored += len(outcome.scores)
@@ -241,21 +262,6 @@ class Scheduler:
         predicted = (len(chunk.draft), kept) if chunk.draft.kind.startswith(PREDICTION) else (0, 0)
         logprobs = outcome.logprobs if outcome.logprobs is None or taken == len(new) else outcome.logprobs[:taken]
         return Event(request.number, new if taken == len(new) else new[:taken], logprobs, outcome.scores, reason, predicted)
-
-    def _append(self, request: Request, new: Sequence[int]) -> tuple[int, str | None]:
-        """Makes tokens part of the text, up to the one that ends it if one does. Returns how many, and why it ends."""
-        tokens, params, watch = request.tokens, request.params, self._watch
-        ends = params.stop_token_ids if params.ignore_eos else (*request.ends, *params.stop_token_ids)
-        for taken, token in enumerate(new, 1):
-            tokens.append(token)
-            if token in ends and len(tokens) - request.prompt_len >= params.min_tokens:
-                return taken, "stop"  # such a token is not part of the text, so nobody watches it
-            said = watch(request.number, token) if watch is not None else None
-            if said is not None:
-                return taken, said
-            if len(tokens) >= request.limit:
-                return taken, "length"
-        return len(new), None
 
     def _end(self, request: Request) -> None:
         del self._requests[request.number]
@@ -271,14 +277,11 @@ class Scheduler:
             self._waiting.remove(request)
         request.state = State.FINISHED
 
+    def forget(self) -> None:
+        """No plan under way will be committed: the steps failed. To be called when all requests have ended."""
+        self._under_way = 0
+
     def check_integrity(self) -> None:
-        """Raises AssertionError if requests, tables, pages and tree contradict each other. Between steps only."""
-        running, waiting = list(self._running), list(self._waiting)
-        assert sorted(request.number for request in running + waiting) == sorted(self._requests)
-        assert len(running) <= self._seats
-        for request in running:
-            assert request.state is State.RUNNING and 0 <= request.cached < len(request.tokens) <= request.limit
-            assert request.prompt_len <= len(request.tokens)
-        for request in waiting:
-            assert request.state is State.WAITING and request.table is None and request.cached == 0
-        self.tables.check_integrity((request.table, request.cached) for request in running)
+        """Raises AssertionError if requests, tables, pages and tree contradict each other."""
+        check_requests(list(self._running), list(self._waiting), self._requests, self._seats)
+        self.tables.check_integrity((request.table, request.cached) for request in self._running)

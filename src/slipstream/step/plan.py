@@ -14,6 +14,8 @@ from typing import Protocol
 from slipstream.step.draft import EMPTY, DraftTree
 from slipstream.step.params import SamplingParams
 
+UNKNOWN = -1  # a token that is drawn in the step before, which may be under way still
+
 
 @dataclass(frozen=True, slots=True)
 class Admission:
@@ -47,7 +49,7 @@ class Chunk:
     Attributes:
         request: the request's number.
         start: position of the first trunk row = number of cached tokens.
-        trunk: known tokens to compute, at least one. [u]
+        trunk: known tokens to compute, at least one; or (UNKNOWN,), if the last plan was followed before its result was known. [u]
         draft: guessed tokens below the last trunk row.
         pages: page ids that cover positions 0 .. start + u + nodes - 1, in order.
         sample: whether the last trunk row yields a token; False while more of the prompt is to come.
@@ -82,8 +84,8 @@ class Plan:
         released: requests that ended, were aborted or were preempted since the last plan.
         passes: how often it may be run, each pass on the tokens that the one before drew. Above 1 every chunk is one row that samples,
             without a score, and its pages cover as many positions, or all that its text may have: passes behind the last of these mean
-            nothing. Either no chunk has a draft, or all have chains of one length, for as many rounds of which there are pages: a pass
-            then checks what was guessed after the one before; whoever cannot do that runs it once.
+            nothing. Either no chunk has a draft, and it is run exactly so often, or all have chains of one length, for as many rounds of
+            which there are pages: a pass then checks what was guessed after the one before; whoever cannot do that runs it once.
     """
 
     admitted: tuple[Admission, ...] = ()

@@ -1,7 +1,7 @@
 """Ahead: a model beside goes on by itself, several tokens in one call: what it draws in one pass it reads in the next.
 
 Owns the numbers of every pass, which are known beforehand but for the tokens: where rows lie, and with what noise they draw. What passes
-do is recorded (ops/replay.py), and the host waits once, at the end. Must not know who asks or why.
+do is recorded (ops/replay.py), and the host waits for nothing. Must not know who asks or why.
 """
 
 from collections.abc import Sequence
@@ -19,6 +19,7 @@ from slipstream.ops.staging import Staging
 from slipstream.ops.types import AttentionRows, Company, SampleRows
 from slipstream.sampling.sampler import Voice
 from slipstream.worker.company import Companies
+from slipstream.worker.drawn import Drawn
 from slipstream.worker.pool import KVPool
 
 IDS, POSITIONS, SLOTS, REQUEST, LINEAR, NOISE = range(6)  # rows of a pass's table; NOISE: position of the token that is drawn
@@ -50,12 +51,12 @@ class Ahead:
 
     def run(
         self, tokens: Sequence[int], seats: Sequence[int], places: Sequence[int], voices: Sequence[Voice], first: Sequence[int], count: int,
-        last: Sequence[int] | None = None,
-    ) -> list[list[int]]:  # fmt: skip
+        last: Sequence[int] | None = None, drawn: Drawn | None = None,
+    ) -> Tensor:  # fmt: skip
         """Goes on.
 
         Args:
-            tokens: what each request reads first.
+            tokens: what each request reads first; of those that nobody here knows, what `drawn` wrote for them.
             seats: its row of the page tables.
             places: where that token lies; those that follow lie behind it, for which there must be room.
             voices: how it samples; without processors, which only the host can run.
@@ -63,9 +64,10 @@ class Ahead:
             count: tokens to draw, at least one.
             last: the last place of each; passes that would lie behind it stay there, and what they draw means nothing. None: there is
                 room for all.
+            drawn: tokens of a step that may be under way still.
 
         Returns:
-            The tokens drawn, per request. [requests][count]
+            The tokens drawn, on the device. [count, requests] int32
         """
         asked = len(tokens)
         rows = min(self._kernels.padded(asked), self._requests)
@@ -78,6 +80,8 @@ class Ahead:
         seeds[:asked] = [voice.seed for voice in voices]
         for staged in (self._floats, self._ints, self._seeds, *self._passes[: count + 1]):
             staged.upload()
+        if drawn is not None:
+            drawn.fill(self._passes[0].device[IDS, :asked])
         company = None
         if rows <= self._kernels.shares:
             company = self._companies.find(self._table.host, seats, places, [1] * asked, rows)
@@ -87,8 +91,7 @@ class Ahead:
             ops = partial(self._ops, rows, passes, company)
             self._replays[passes].run(ops, rows, (self._pool.tensor, self._table.device), shares=company is not None)
         self._states = [kept[:, :asked] for kept in self._kept[:count]]
-        drawn = torch.stack([staged.device[IDS, :asked] for staged in self._passes[1 : count + 1]]).tolist()  # one wait for all
-        return [list(own) for own in zip(*drawn, strict=True)]
+        return torch.stack([staged.device[IDS, :asked] for staged in self._passes[1 : count + 1]])
 
     def _together(self, count: int) -> Sequence[range]:
         """Passes that are recorded as one: all, with one call for them; on a GPU each, for it begins when the first is launched."""

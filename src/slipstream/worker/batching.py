@@ -22,6 +22,7 @@ from slipstream.ops.staging import Staging
 from slipstream.ops.types import AttentionRows, Company, Few
 from slipstream.step import Chunk
 from slipstream.worker.company import Alone, Companies
+from slipstream.worker.drawn import Drawn
 from slipstream.worker.slots import Slot, Slots
 
 MAX_DRAFT = 64  # nodes of one draft; with their ancestors they bound the tail slots of a step
@@ -56,7 +57,8 @@ class Batcher:
         self._alone = Alone(max_rows, len(slots.table), device)
         self._made: dict[tuple[int, int, bool], Batch] = {}
 
-    def build(self, chunks: Sequence[Chunk]) -> Batch:
+    def build(self, chunks: Sequence[Chunk], drawn: Drawn | None = None) -> Batch:
+        """The batch of these chunks; tokens that the host does not know are among those `drawn` in the step before."""
         slots = [self.slots[chunk.request] for chunk in chunks]
         for slot, chunk in zip(slots, chunks, strict=True):
             self.slots.extend_table(slot, chunk)
@@ -64,7 +66,8 @@ class Batcher:
         total = sum(counts)
         first = [0, *accumulate(counts)]  # index of each chunk's first row, and the end
         ids, positions, cells, request, linear = self.rows.host[:, :total]
-        ids[:] = [token for chunk in chunks for part in (chunk.trunk, chunk.draft.tokens) for token in part]
+        trunks = [chunk.trunk for chunk in chunks] if drawn is None else drawn.trunks(chunks)
+        ids[:] = [token for trunk, chunk in zip(trunks, chunks, strict=True) for part in (trunk, chunk.draft.tokens) for token in part]
         of = np.array([slot.index for slot in slots], np.int32)  # [chunks]
         index = np.array([chunk.start for chunk in chunks])  # [chunks], and then the place in the page table, [rows]
         if total > len(chunks):
@@ -87,7 +90,10 @@ class Batcher:
         self.slots.upload()
         if tails:
             self.tail_slots.upload()
-        return self._views(total, max(tails, 1), company, few)  # never empty: it has an address
+        batch = self._views(total, max(tails, 1), company, few)  # never empty: it has an address
+        if drawn is not None:
+            drawn.fill(batch.ids)
+        return batch
 
     def _pad(self, total: int, tails: int) -> tuple[int, int]:
         """Fills the step up; its rows and tail slots then. Tail slots are all that such a step may have, or none."""

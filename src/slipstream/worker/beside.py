@@ -106,7 +106,7 @@ class Beside(Guessing):
             self._decoder.bring(self._states(feeds))
         tokens, places = [feed.tokens[-1] for feed in feeds], [feed.start for feed in feeds]
         seats, voices = [self._held[feed.request][0] for feed in feeds], [feed.ask.voice for feed in feeds]
-        return self._ahead.run(tokens, seats, places, voices, [feed.ask.position for feed in feeds], count)
+        return self._ahead.run(tokens, seats, places, voices, [feed.ask.position for feed in feeds], count).T.tolist()
 
     def _one_by_one(self, feeds: Sequence[Feed], count: int) -> list[list[int]]:
         """The same, a call for each token: processors act between them, or notes are made."""

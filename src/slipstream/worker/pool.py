@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from slipstream.ops.dispatch import Kernels
+from slipstream.ops.staging import send
 from slipstream.ops.types import scale_bytes
 from slipstream.weights.mapping import LARGE_PAGE
 
@@ -55,7 +56,7 @@ class KVPool:
     def move(self, moves: Sequence[tuple[int, int]]) -> None:
         """Moves token slots (from, to) in all layers, in the order given: a kept branch becomes part of the trunk."""
         if moves:
-            source, target = torch.tensor(moves, dtype=torch.int32, device=self.tensor.device).t().contiguous()  # [moves] each
+            source, target = send(moves, self.tensor.device).t().contiguous()  # [moves] each
             self.kernels.move(self.tensor, source, target)
 
 

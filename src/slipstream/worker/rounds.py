@@ -1,8 +1,8 @@
 """Rounds: the model checks a chain of guesses, the head beside it reads what was kept and guesses on, and so several times in one step.
 
 Owns the numbers of a round, which follow from how many guesses were right, and the three recorded runs of ops (ops/replay.py) of which it
-is made: a check, a reading, the guesses. The numbers lie on the device, where ops work out those of the next round, so the host waits for
-nothing before the last: a step of one round costs it more than a small model's pass; here that is shared by all, as passes share it
+is made: a check, a reading, the guesses. The numbers lie on the device, where ops work out those of the next round, so the host waits once,
+when all rounds are over. A step of one round costs it more than a small model's pass; here that is shared by all, as passes share it
 (ahead.py). Must not know who asks, nor why.
 
 A chain lies where the text itself will lie, so rows of a check are rows of a text: nothing has to be moved, and what was wrong is written
@@ -11,7 +11,8 @@ over by the next round. The head reads all rows of a check likewise, behind whic
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor
 from slipstream.model.batch import Batch
 from slipstream.model.decoder import Decoder
 from slipstream.ops.replay import Replay
-from slipstream.ops.staging import Staging
+from slipstream.ops.staging import Fetch, Staging
 from slipstream.ops.types import AttentionRows, SampleRows
 from slipstream.sampling.sampler import Voice
 from slipstream.worker.beside import Beside
@@ -28,10 +29,10 @@ from slipstream.worker.pool import KVPool
 
 IDS, POSITIONS, SLOTS, REQUEST, LINEAR, NOISE = range(6)  # what the op `lay_out` says of a row
 START, READ, TURN, SEAT, OWN, LAST = range(6)  # of a request; behind its last token lie its guesses
-NOBODY = -1  # the start of a request that only fills a step up
+NOBODY = -1  # where a request starts and is read that only fills a step up
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Going:
     """A request that takes part.
 
@@ -43,7 +44,6 @@ class Going:
         voice: how it samples, without processors.
         last: its last token.
         guesses: that are to be checked first. [length]
-        said: what it says in each round. [rounds][1 ... length + 1]
     """
 
     request: int
@@ -53,7 +53,19 @@ class Going:
     voice: Voice
     last: int
     guesses: Sequence[int]
-    said: list[list[int]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Went:
+    """What came of a request.
+
+    Attributes:
+        said: what it says in each round. [rounds][1 ... length + 1]
+        guesses: the next ones.
+    """
+
+    said: list[list[int]]
+    guesses: list[int]
 
 
 class Rows:
@@ -117,23 +129,24 @@ class Draws:
         return SampleRows(floats[0], ints[0], floats[1], floats[2], seeds, noise, ints[1])
 
 
-class Watch:
-    """How long stretches of a device's work take, without waiting for it before it is asked. Args: device."""
+class Laps:
+    """Seconds between pairs of moments, on the device where that works by itself."""
 
-    def __init__(self, device: str):
-        self._queued, self._marks = device.startswith("cuda"), []
+    def __init__(self, device: torch.device):
+        self._on_device = device.type == "cuda"
+        self._marks: list[Any] = []
 
     def mark(self) -> None:
-        """Begins a stretch, or ends it."""
-        moment = torch.cuda.Event(enable_timing=True) if self._queued else time.perf_counter()
-        if self._queued:
-            moment.record()
-        self._marks.append(moment)
+        if self._on_device:
+            self._marks.append(torch.cuda.Event(enable_timing=True))
+            self._marks[-1].record()
+        else:
+            self._marks.append(time.perf_counter())
 
     def seconds(self) -> float:
-        """Of all stretches together, which are over."""
+        """Of all laps; they are over."""
         pairs = zip(self._marks[::2], self._marks[1::2], strict=True)
-        return sum(begin.elapsed_time(end) / 1e3 if self._queued else end - begin for begin, end in pairs)
+        return sum(begin.elapsed_time(end) / 1e3 if self._on_device else end - begin for begin, end in pairs)
 
 
 class Rounds:
@@ -149,7 +162,7 @@ class Rounds:
     def __init__(self, model: Decoder, pool: KVPool, table: Staging, beside: Beside, most: int, depth: int):
         self.most = most = min(most, beside.max_rows)
         self._model, self._head, self._beside, self._kernels = model, beside.head, beside, pool.kernels
-        device = self._device = pool.kernels.device
+        device, self._device = pool.kernels.device, pool.tensor.device
         self._checks, self._reads = Rows(most, pool, table), Rows(most, beside.pool, beside.table)
         self._passes = Rows(most, beside.pool, beside.table, depth)  # of guesses
         self._checked, self._guessed = Draws(most, device), Draws(most, device)
@@ -161,31 +174,32 @@ class Rounds:
         self._every = torch.arange(most, dtype=torch.int32, device=device)
         self._replays: dict[tuple[str, int], Replay] = {}
 
-    def run(self, going: Sequence[Going], count: int, next_: int) -> float:
-        """Runs.
+    def run(self, going: Sequence[Going], count: int, next_: int) -> Callable[[], tuple[list[Went], float]]:
+        """Launches all rounds.
 
         Args:
-            going: who takes part, all with as many guesses; `said`, `start`, `read`, `last` and `guesses` are brought up to date.
+            going: who takes part, all with as many guesses.
             count: rounds.
             next_: guesses to make in the last one.
 
         Returns:
-            Seconds in which guesses were made.
+            What waits for them and says what came of each request, and the seconds in which guesses were made.
         """
-        each, watch = 1 + len(going[0].guesses), Watch(self._device)
-        size = min(self._kernels.padded(len(going)), self.most // each)
+        each, laps = 1 + len(going[0].guesses), Laps(self._device)
+        size = max(len(going), min(self._kernels.padded(len(going)), self.most // each))
         self._begin(going, each, size, count)
         for number in range(count):
+            guesses = each - 1 if number < count - 1 else next_
             self._run(("check", each), lambda rows: self._check(rows, each), size * each, self._checks)
-            watch.mark()
+            laps.mark()
             if not self._kernels.pads:
                 self._bring(size * each)
             self._run(("read", each), lambda rows: self._read(rows, each), size * each, self._reads)
-            if guesses := each - 1 if number < count - 1 else next_:
+            if guesses:
                 self._run(("guess", guesses), lambda rows, guesses=guesses: self._guess(rows, guesses), size, self._passes)
-            watch.mark()
-        self._end(going, each, count, next_)
-        return watch.seconds()
+            laps.mark()
+        spoken = Fetch(torch.cat([self._history[:count].flatten(), self._going.device[LAST + 1 :].flatten()]))
+        return lambda: (self._told(spoken.list(), len(going), each, count, next_), laps.seconds())
 
     def _begin(self, going: Sequence[Going], each: int, size: int, count: int) -> None:
         """What the host knows, to the device; behind those who take part as many as fill the step up."""
@@ -194,20 +208,21 @@ class Rounds:
         host[: LAST + each, :asked] = np.array(
             [[one.start, one.read, 0, one.seat, self._beside.seat(one.request), one.last, *one.guesses] for one in going]
         ).T
-        host[:, asked:size], host[START, asked:size] = 0, NOBODY
+        host[:, asked:size], host[[START, READ], asked:size] = 0, NOBODY
         self._going.upload()
         self._checked.voice(voices, each, size * each)
         self._guessed.voice(voices, 1, size)
         if len(self._history) < count:
             self._history = torch.zeros(count, 2 * self.most, dtype=torch.int32, device=self._device)
 
-    def _end(self, going: Sequence[Going], each: int, count: int, next_: int) -> None:
-        """What the device found out, to the host, which waits for it here."""
-        spoken = self._history[:count].cpu()[:, : len(going) * (each + 1)].unflatten(1, (len(going), each + 1)).tolist()
-        left = self._going.device.cpu()[:, : len(going)].T.tolist()
-        for number, (one, own) in enumerate(zip(going, left, strict=True)):
-            one.start, one.read, one.last, one.guesses = own[START], own[READ], own[LAST], own[LAST + 1 :][:next_]
-            one.said.extend(said[number][1 : 1 + said[number][0]] for said in spoken)
+    def _told(self, spoken: list[int], asked: int, each: int, count: int, next_: int) -> list[Went]:
+        """What each request said and guessed, from `history` and its guesses."""
+        width, line, went = 2 * self.most, each + 1, []
+        for number in range(asked):
+            begins = [turn * width + number * line for turn in range(count)]
+            said = [spoken[begin + 1 : begin + 1 + spoken[begin]] for begin in begins]
+            went.append(Went(said, spoken[count * width + number :: self.most][:next_]))
+        return went
 
     def _check(self, rows: int, each: int) -> None:
         """What the model says at every token, `each` of a request."""
@@ -251,5 +266,6 @@ class Rounds:
         """Key: of the run of ops, which is the same but for rows."""
         replay = self._replays.get(key)
         if replay is None:
-            replay = self._replays[key] = Replay(self._kernels, self._head.records)
+            records = self._model.records if key[0] == "check" else self._head.records
+            replay = self._replays[key] = Replay(self._kernels, records)
         replay.run(lambda: ops(rows), rows, (read.pool.tensor, read.table.device, self._history))

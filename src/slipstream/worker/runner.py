@@ -1,34 +1,40 @@
 """The runner: one step from Plan to Result.
 
-forward all rows -> draw a token at every row that needs one -> walk each draft -> keep one path -> next drafts. Prefill,
-decode and speculation take the same path through this file; a step of plain decoding, which may take several passes, is
-worker/ahead.py's. Owns the order of these and nothing else: tensors belong to the pool, per-request state to the slots, the
-model to the decoder.
+    launch   forward all rows -> draw a token at every row that needs one
+    finish   wait for these -> walk each draft -> keep one path -> next drafts
+
+Prefill, decode and speculation take the same path through this file; a step of plain decoding, which may take several passes, is
+worker/ahead.py's. The first half waits for nothing that the device makes, so the next step may be launched before the second, if it is
+known where it begins: if nothing was drafted. Owns the order of these and nothing else: tensors belong to the pool, per-request state to
+the slots, the model to the decoder.
 """
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import accumulate, chain
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from slipstream.base.errors import BackendError
 from slipstream.model.decoder import Decoder
-from slipstream.ops.staging import Staging
-from slipstream.sampling.sampler import Sampler, SampleRow
+from slipstream.ops.staging import Fetch, Staging, send
+from slipstream.sampling.sampler import Drawing, Sampler, SampleRow, Scoring
 from slipstream.speculate.choose import Rule
 from slipstream.speculate.drafter import DraftContext, Drafter, States
 from slipstream.speculate.verify.match import match
 from slipstream.step import Chunk, DraftTree, Outcome, Plan, Result, TokenLogprobs
 from slipstream.step.draft import EMPTY
+from slipstream.step.plan import UNKNOWN
 from slipstream.worker.ahead import Ahead
 from slipstream.worker.batching import Batcher, Padding
+from slipstream.worker.drawn import Drawn
 from slipstream.worker.judge import Judge
 from slipstream.worker.pool import KVPool
-from slipstream.worker.rounds import Going, Rounds
-from slipstream.worker.slots import Slots
+from slipstream.worker.rounds import Going, Rounds, Went
+from slipstream.worker.slots import Slot, Slots
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +44,34 @@ class Sizes:
     rows: int
     batch: int
     tokens: int
+
+
+Finish = Callable[[], Result]
+
+
+@dataclass(slots=True)
+class Step:
+    """A step between its launch and its end.
+
+    Attributes:
+        chunks, slots: of its requests.
+        hidden: what the model made; valid until the next step. [rows, hidden]
+        first: row of each chunk's first, and the end.
+        scores: log-probabilities of prompts, by request.
+        drawings: the tokens of all rows that draw, in order.
+    """
+
+    chunks: Sequence[Chunk]
+    slots: Sequence[Slot]
+    hidden: Tensor
+    first: Sequence[int]
+    scores: dict[int, list[Scoring]] = field(default_factory=dict)
+    drawings: list[Drawing] = field(default_factory=list)
+
+    @property
+    def guessed(self) -> bool:
+        """Whether guesses are checked."""
+        return any(chunk.draft.tokens for chunk in self.chunks)
 
 
 class Runner:
@@ -69,43 +103,55 @@ class Runner:
         self._ahead = Ahead(decoder, pool, self.slots.staged, sizes.batch, decoder.levels)
         self._rounding = getattr(drafter, "rounding", None) if self._judge is None and decoder.records else None
         self._rounds: Rounds | None = None
+        self._drawn: Drawn | None = None  # by the last step that was launched
         if self._rounding is not None:
             most = min(sampler.max_rows, sizes.rows)
             self._rounds = Rounds(decoder, pool, self.slots.staged, self._rounding.beside, most, self._rounding.depth)
 
-    def run(self, plan: Plan) -> Result:
+    def launch(self, plan: Plan) -> Finish:
+        """Starts a step. What it returns waits for the end of the step and says what came of it; steps end in the order of their launch."""
         for request in plan.released:
             self._release(request)
         for admission in plan.admitted:
             self.slots.admit(admission)
         if not plan.chunks:
-            return Result()
+            return Result
         before = self._kernels.recordings
-        result = self._step(plan)
-        return result if self._kernels.recordings == before else replace(result, steady=False)
+        finish = self._launch(plan)
+        return finish if self._kernels.recordings == before else lambda: replace(finish(), steady=False)
 
-    def _step(self, plan: Plan) -> Result:
+    def run(self, plan: Plan) -> Result:
+        """A step from its beginning to its end."""
+        return self.launch(plan)()
+
+    def _launch(self, plan: Plan) -> Finish:
         self.pool.copy_pages(plan.copies)
         if self._plain(plan.chunks):
             return self._decode(plan)
-        result = self._go_round(plan) if plan.passes > 1 else None
-        if result is not None:
-            return result
-        hidden = self.decoder.forward(self.batcher.build(plan.chunks), self.pool.tensor)  # [rows, hidden]
-        first = [0]
-        for chunk in plan.chunks:
-            first.append(first[-1] + chunk.rows)
-        scores = self._scores(hidden, plan.chunks, first)
-        drawn = self._draw(hidden, plan.chunks, first)
-        outcomes = [
-            self._keep(chunk, hidden, begin, drawn, scores.get(chunk.request)) for chunk, begin in zip(plan.chunks, first, strict=False)
-        ]
-        if hidden.is_cuda and not any(chunk.sample for chunk in plan.chunks):
-            torch.cuda.synchronize(hidden.device)  # nobody has read what the step made, but it is over when its rows are
+        rounds = self._go_round(plan) if plan.passes > 1 else None
+        if rounds is not None:
+            return rounds
+        chunks, slots = plan.chunks, [self.slots[chunk.request] for chunk in plan.chunks]
+        batch = self.batcher.build(chunks, self._drawn if _unknown(chunks, slots) else None)
+        hidden = self.decoder.forward(batch, self.pool.tensor)  # [rows, hidden]
+        step = Step(chunks, slots, hidden, [0, *accumulate(chunk.rows for chunk in chunks)])
+        step.scores = self._scores(step)
+        step.drawings = self._draw(step)
+        if not step.guessed:  # the next step may be launched before this one is over
+            self._watch(step)
+            self._drawn = Drawn([one.tokens for one in step.drawings], [chunk.request for chunk in chunks if chunk.sample])
+        over = Fetch(hidden[:1, :1].clone()) if not step.drawings else None
+        return partial(self._finish, step, over)
+
+    def _finish(self, step: Step, over: Fetch | None) -> Result:
+        if over is not None:
+            over.list()  # nobody has read what the step made, but it is over when its rows are
+        drawn = chain.from_iterable(zip(*drawing.result(), strict=True) for drawing in step.drawings)
+        outcomes = [self._keep(step, at, drawn) for at in range(len(step.chunks))]
         began = time.perf_counter()
-        if self.decoder.levels:
-            self.drafter.watch(self._states(hidden, plan.chunks, first, outcomes))
-        drafted = self._draft(plan.chunks, outcomes)
+        if step.guessed:
+            self._watch(step, outcomes)
+        drafted = self._draft(step.chunks, step.slots, outcomes)
         return Result(tuple(drafted), time.perf_counter() - began)
 
     def _plain(self, chunks: Sequence[Chunk]) -> bool:
@@ -118,32 +164,41 @@ class Runner:
         voices = (self.slots[chunk.request].voice for chunk in chunks)
         return all(not voice.processors and voice.params.logprobs is None for voice in voices)
 
-    def _decode(self, plan: Plan) -> Result:
+    def _decode(self, plan: Plan) -> Finish:
         """A step of plain decoding, all its passes: ahead.py runs and draws."""
-        slots = [self.slots[chunk.request] for chunk in plan.chunks]
-        for slot, chunk in zip(slots, plan.chunks, strict=True):
+        chunks, slots = plan.chunks, [self.slots[chunk.request] for chunk in plan.chunks]
+        for slot, chunk in zip(slots, chunks, strict=True):
             self.slots.extend_table(slot, chunk)
         self.slots.upload()
-        places = [chunk.start for chunk in plan.chunks]
+        places, drawn = [chunk.start for chunk in chunks], self._drawn if _unknown(chunks, slots) else None
+        trunks = [chunk.trunk for chunk in chunks] if drawn is None else drawn.trunks(chunks)
         size, most = self.pool.page_size, self.decoder.max_len
-        last = [min(len(chunk.pages) * size, most) - 1 for chunk in plan.chunks]
-        drawn = self._ahead.run(
-            [chunk.trunk[0] for chunk in plan.chunks], [slot.index for slot in slots], places, [slot.voice for slot in slots],
-            [place + 1 for place in places], plan.passes, last,
+        last = [min(len(chunk.pages) * size, most) - 1 for chunk in chunks]
+        tokens = self._ahead.run(
+            [trunk[0] for trunk in trunks], [slot.index for slot in slots], places, [slot.voice for slot in slots],
+            [place + 1 for place in places], plan.passes, last, drawn,
         )  # fmt: skip
-        for slot, tokens in zip(slots, drawn, strict=True):
-            slot.tokens.extend(tokens)
-        outcomes = [Outcome(chunk.request, tuple(tokens)) for chunk, tokens in zip(plan.chunks, drawn, strict=True)]
+        self._drawn = Drawn([tokens[-1]], [chunk.request for chunk in chunks])
         began = time.perf_counter()
         if self.decoder.levels:
-            states = zip(plan.chunks, self._ahead.states(), strict=True)
+            states = zip(chunks, self._ahead.states(), strict=True)
             self.drafter.watch([States(chunk.request, chunk.start, own) for chunk, own in states])
-        drafted = self._draft(plan.chunks, outcomes)
-        return Result(tuple(drafted), time.perf_counter() - began, plan.passes)
+        return partial(self._decoded, plan, slots, Fetch(tokens), time.perf_counter() - began)
 
-    def _go_round(self, plan: Plan) -> Result | None:
+    def _decoded(self, plan: Plan, slots: Sequence[Slot], tokens: Fetch, drafting: float) -> Result:
+        outcomes = []
+        for chunk, slot, own in zip(plan.chunks, slots, zip(*tokens.list(), strict=True), strict=True):
+            slot.tokens.extend(own)
+            outcomes.append(Outcome(chunk.request, own))
+        began = time.perf_counter()
+        drafted = self._draft(plan.chunks, slots, outcomes)
+        return Result(tuple(drafted), drafting + time.perf_counter() - began, plan.passes)
+
+    def _go_round(self, plan: Plan) -> Finish | None:
         """A step of several checks, between which the head guesses: rounds.py runs it. None: it cannot be."""
         length = len(plan.chunks[0].draft)
+        if not length:  # it had to be a step of plain decoding
+            raise BackendError(f"passes={plan.passes}: the host has to see what is drawn, or more than {self.sampler.max_rows} rows draw")
         most = max(min(min(chunk.passes, chunk.draft_budget) for chunk in plan.chunks), 0)
         if self._rounds is None or len(plan.chunks) * (length + 1) > self._rounds.most:
             return None
@@ -158,18 +213,21 @@ class Runner:
             Going(chunk.request, slot.index, chunk.start, place, slot.voice, chunk.trunk[0], chunk.draft.tokens)
             for chunk, slot, place in zip(plan.chunks, slots, read, strict=True)
         ]
-        drafting = self._rounds.run(going, plan.passes, next_)
-        outcomes = []
-        for one, chunk, slot in zip(going, plan.chunks, slots, strict=True):
+        return partial(self._went_round, plan, slots, self._rounds.run(going, plan.passes, next_))
+
+    def _went_round(self, plan: Plan, slots: Sequence[Slot], rounds: Callable[[], tuple[list[Went], float]]) -> Result:
+        (went, drafting), outcomes = rounds(), []
+        for one, chunk, slot in zip(went, plan.chunks, slots, strict=True):
             tokens = tuple(token for said in one.said for token in said)
             slot.tokens.extend(tokens)
-            self._rounding.went(one.request, len(tokens))
-            draft = replace(DraftTree.chain(one.guesses, chunk.draft.kind, next_), again=True) if next_ else EMPTY
-            outcomes.append(Outcome(one.request, tokens, draft=draft, rounds=tuple(map(len, one.said))))
+            self._rounding.went(chunk.request, len(tokens))
+            draft = replace(DraftTree.chain(one.guesses, chunk.draft.kind, len(one.guesses)), again=True) if one.guesses else EMPTY
+            outcomes.append(Outcome(chunk.request, tokens, draft=draft, rounds=tuple(map(len, one.said))))
         return Result(tuple(outcomes), drafting, plan.passes)
 
     def reset(self) -> None:
-        """Forgets all requests."""
+        """Forgets all requests, and the steps under way."""
+        self._drawn = None
         for request in self.slots.requests():
             self._release(request)
 
@@ -179,25 +237,17 @@ class Runner:
         if self._judge is not None:
             self._judge.drop(request)
 
-    def _draw(self, hidden: Tensor, chunks: Sequence[Chunk], first: Sequence[int]) -> Iterator[tuple[int, TokenLogprobs | None]]:
-        """A token (with its log-probability, if asked for) for the last trunk row and every node of each sampling chunk, but for drafts
-        that are judged."""
+    def _draw(self, step: Step) -> list[Drawing]:
+        """Draws a token (with its log-probability, if asked for) for the last trunk row and every node of each sampling chunk, but for
+        drafts that are judged."""
         rows: list[int] = []
         asks: list[SampleRow] = []
-        for chunk, begin in zip(chunks, first, strict=False):
+        for chunk, slot, begin in zip(step.chunks, step.slots, step.first, strict=False):
             if chunk.sample and not (self._judge is not None and chunk.draft.tokens):
                 rows.extend(range(begin + len(chunk.trunk) - 1, begin + chunk.rows))
-                asks.extend(self._asks(chunk))
-        for block in _blocks(len(rows), self.sampler.max_rows):
-            logits = self._filled_logits(hidden, rows[block])
-            yield from zip(*self.sampler.draw(logits, asks[block]), strict=True)
-
-    def _asks(self, chunk: Chunk) -> Iterator[SampleRow]:
-        """What is to be drawn at the last trunk row and at every node."""
-        voice, end = self.slots[chunk.request].voice, chunk.start + len(chunk.trunk)  # position of the token that follows the trunk
-        yield SampleRow(voice, end)
-        for node, depth in enumerate(chunk.draft.depths() if chunk.draft.tokens else ()):
-            yield SampleRow(voice, end + depth, [chunk.draft.tokens[n] for n in chunk.draft.path(node)])
+                asks.extend(_asks(chunk, slot))
+        blocks = _blocks(len(rows), self.sampler.max_rows)
+        return [self.sampler.start(self._filled_logits(step.hidden, rows[block]), asks[block]) for block in blocks]
 
     def _logits(self, hidden: Tensor, rows: Sequence[int]) -> Tensor:  # -> [rows, vocab]
         return self._filled_logits(hidden, rows)[: len(rows)]
@@ -208,17 +258,19 @@ class Runner:
         picked[: len(rows)], picked[len(rows) : size] = rows, 0
         return self.decoder.logits(hidden, self._picked.upload()[:size])
 
-    def _keep(self, chunk: Chunk, hidden: Tensor, begin: int, drawn: Iterator[tuple[int, TokenLogprobs | None]], scores) -> Outcome:
+    def _keep(self, step: Step, at: int, drawn: Iterator[tuple[int, TokenLogprobs | None]]) -> Outcome:
         """Verifies one chunk's draft and makes the kept path part of the request."""
+        chunk, slot, begin = step.chunks[at], step.slots[at], step.first[at]
+        scores = step.scores.get(chunk.request)
+        scored = None if scores is None else tuple(entry for part in scores for entry in part.result())
         if not chunk.sample:
-            return Outcome(chunk.request, scores=scores)
-        slot = self.slots[chunk.request]
+            return Outcome(chunk.request, scores=scored)
         if not chunk.draft.tokens:
             token, logprob = next(drawn)
             kept, tokens, chosen = (), (token,), (logprob,)
         elif self._judge is not None:
             rows = range(begin + len(chunk.trunk) - 1, begin + chunk.rows)
-            kept, tokens, chosen = self._judge.judge(chunk, rows, list(self._asks(chunk)), partial(self._logits, hidden))
+            kept, tokens, chosen = self._judge.judge(chunk, rows, list(_asks(chunk, slot)), partial(self._logits, step.hidden))
         else:
             sampled, logprobs = zip(*(next(drawn) for _ in range(1 + len(chunk.draft))), strict=True)
             kept, tokens = match(chunk.draft, sampled)
@@ -229,37 +281,37 @@ class Runner:
             self.pool.move(self.batcher.moves(chunk, slot, kept))
         slot.tokens.extend(tokens)
         slot.voice.append(tokens)
-        return Outcome(chunk.request, tuple(tokens), chosen if slot.voice.params.logprobs is not None else None, scores)
+        return Outcome(chunk.request, tuple(tokens), chosen if slot.voice.params.logprobs is not None else None, scored)
 
-    def _scores(self, hidden: Tensor, chunks: Sequence[Chunk], first: Sequence[int]) -> dict[int, tuple[TokenLogprobs, ...]]:
+    def _scores(self, step: Step) -> dict[int, list[Scoring]]:
         """Prompt log-probabilities: trunk row i scores the prompt's token at start + i + 1."""
         out = {}
-        for chunk, begin in zip(chunks, first, strict=False):
+        for chunk, slot, begin in zip(step.chunks, step.slots, step.first, strict=False):
             if chunk.score is None:
                 continue
-            slot, entries = self.slots[chunk.request], []
-            last = min(len(chunk.trunk), slot.prompt - 1 - chunk.start)
+            last, out[chunk.request] = min(len(chunk.trunk), slot.prompt - 1 - chunk.start), []
             for block in _blocks(last - chunk.score, self.sampler.max_rows):
                 rows = range(chunk.score + block.start, chunk.score + block.stop)
-                logits = self._logits(hidden, [begin + row for row in rows])
-                tokens = [slot.tokens[chunk.start + row + 1] for row in rows]
-                entries.extend(self.sampler.score(logits, tokens, [slot.voice.params.prompt_logprobs] * len(tokens)))
-            out[chunk.request] = tuple(entries)
+                logits = self._logits(step.hidden, [begin + row for row in rows])
+                tokens = send([slot.tokens[chunk.start + row + 1] for row in rows], logits.device)
+                out[chunk.request].append(self.sampler.start_scores(logits, tokens, [slot.voice.params.prompt_logprobs] * len(tokens)))
         return out
 
-    def _states(self, hidden: Tensor, chunks: Sequence[Chunk], first: Sequence[int], outcomes: Sequence[Outcome]) -> list[States]:
-        """Hidden states of all trunk rows and kept nodes; those of nodes that were wrong are nobody's."""
+    def _watch(self, step: Step, outcomes: Sequence[Outcome] | None = None) -> None:
+        """Shows the drafter the hidden states of all trunk rows and kept nodes; those of nodes that were wrong are nobody's."""
+        if not self.decoder.levels:
+            return
         rows, counts = [], []
-        for chunk, begin, outcome in zip(chunks, first, outcomes, strict=False):
-            branch, nodes = begin + len(chunk.trunk), chunk.draft.follow(outcome.tokens[:-1])
+        for at, (chunk, begin) in enumerate(zip(step.chunks, step.first, strict=False)):
+            branch, nodes = begin + len(chunk.trunk), () if outcomes is None else chunk.draft.follow(outcomes[at].tokens[:-1])
             rows += [*range(begin, branch), *(branch + node for node in nodes)]
             counts.append(len(chunk.trunk) + len(nodes))
-        taken = self.decoder.states(hidden, torch.tensor(rows, dtype=torch.int32, device=hidden.device)).split(counts)
-        return [States(chunk.request, chunk.start, part) for chunk, part in zip(chunks, taken, strict=True)]
+        taken = self.decoder.states(step.hidden, send(rows, step.hidden.device)).split(counts)
+        self.drafter.watch([States(chunk.request, chunk.start, part) for chunk, part in zip(step.chunks, taken, strict=True)])
 
-    def _draft(self, chunks: Sequence[Chunk], outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
+    def _draft(self, chunks: Sequence[Chunk], slots: Sequence[Slot], outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
         """Asks the drafter for the next trees of the requests that may have one; only those that said something may."""
-        contexts = [self._context(chunk) for chunk in chunks if chunk.draft_budget]
+        contexts = [self._context(chunk, slot) for chunk, slot in zip(chunks, slots, strict=True) if chunk.draft_budget]
         if not contexts:
             return outcomes
         trees = dict(zip((context.request for context in contexts), self.drafter.propose(contexts), strict=True))
@@ -267,10 +319,29 @@ class Runner:
             replace(outcome, draft=tree) if (tree := trees.get(outcome.request, EMPTY)) is not EMPTY else outcome for outcome in outcomes
         ]
 
-    def _context(self, chunk: Chunk) -> DraftContext:
-        slot = self.slots[chunk.request]
+    def _context(self, chunk: Chunk, slot: Slot) -> DraftContext:
         voice = slot.voice if self._judge is None else self._judge.voice(chunk.request, slot.voice, len(slot.tokens))
         return DraftContext(chunk.request, slot.tokens, chunk.draft_budget, voice, chunk.passes, slot.prediction, slot.prompt)
+
+
+def _unknown(chunks: Sequence[Chunk], slots: Sequence[Slot]) -> bool:
+    """Whether there are tokens that the host does not know.
+
+    Raises:
+        BackendError: somebody here had to see one of them.
+    """
+    unknown = [slot for chunk, slot in zip(chunks, slots, strict=True) if chunk.trunk[0] == UNKNOWN]
+    if any(slot.voice.processors for slot in unknown):
+        raise BackendError("a step was planned before the last token of a request was known, and the request's logits are edited by it")
+    return bool(unknown)
+
+
+def _asks(chunk: Chunk, slot: Slot) -> Iterator[SampleRow]:
+    """What is to be drawn at the last trunk row and at every node."""
+    end = chunk.start + len(chunk.trunk)  # position of the token that follows the trunk
+    yield SampleRow(slot.voice, end)
+    for node, depth in enumerate(chunk.draft.depths() if chunk.draft.tokens else ()):
+        yield SampleRow(slot.voice, end + depth, [chunk.draft.tokens[n] for n in chunk.draft.path(node)])
 
 
 def slots_of(sizes: Sizes, pool: KVPool, vocab: int) -> Slots:

@@ -31,7 +31,7 @@ class Form:
     Attributes:
         query_rows: rows of the step times heads of a group per program; 64 is what wgmma takes, below it is products of single warps.
         block_keys: keys per block; half of it for wide heads in fp32 and for very wide ones, which would not fit.
-        warps: threads of a program / 32.
+        warps: threads of a program / 32; up to 8 and twice as many for very wide heads where their sums would not fit into registers.
         stages: blocks that are computed or on their way at a time.
         fill: programs that keep an H200 busy; with fewer rows their segments go to programs of their own.
         segment: keys of a segment of short rows; a power of two, at least block_keys.
@@ -89,7 +89,9 @@ def variant(
 ) -> Variant:  # fmt: skip
     """The variant for these heads, a cache ("*fp32", "*bf16" or "*fp8e4nv") and results of these types."""
     block_dim = power_of_two(head_dim, 16)
-    wide = block_dim > 64
+    wide, very_wide = block_dim > 64, block_dim > 128
+    full = very_wide and (form.query_rows >= 64 or cache_type == "*fp8e4nv")
+    warps = min(8, 2 * form.warps) if full else form.warps if wide else min(form.warps, 4)
     constants = {
         "heads": heads,
         "kv_heads": kv_heads,
@@ -97,7 +99,7 @@ def variant(
         "block_dim": block_dim,
         "page_size": page_size,
         "query_rows": power_of_two(heads // kv_heads, form.query_rows),
-        "block_keys": form.block_keys // (2 if wide and cache_type == "*fp32" else 1) // (2 if block_dim > 128 else 1),
+        "block_keys": form.block_keys // (2 if wide and cache_type == "*fp32" else 1) // (2 if very_wide else 1),
         "segment_keys": form.segment,
         "most": form.most,
         "by_row": by_row,
@@ -107,7 +109,7 @@ def variant(
         "has_sinks": has_sinks,
     }
     types = ("*fp32", cache_type, cache_type, *["*i32"] * 5, "*fp32", out, "*fp32", "*fp32", *["i32"] * 5, "fp32", "fp32")
-    return Variant(attend._attend, constants, types, warps=form.warps if wide else min(form.warps, 4), stages=form.stages)
+    return Variant(attend._attend, constants, types, warps=warps, stages=form.stages)
 
 
 @cache

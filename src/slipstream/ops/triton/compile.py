@@ -1,6 +1,6 @@
 """Ahead-of-time compilation of the kernels to sm_90, and what each form takes of a multiprocessor. Needs Triton, but no GPU.
 
-    python -m slipstream.ops.triton.compile [--shapes tiny llama-3.1-8b] [--formats int4 int8] [--kernels attention norm] [--json]
+    python -m slipstream.ops.triton.compile [--shapes tiny llama-3.1-8b] [--formats int4 int8] [--fixed] [--kernels attention norm] [--json]
 
 Owns the list of forms that a model shape uses. Must not know what they compute.
 """
@@ -26,11 +26,13 @@ from slipstream.base.errors import BackendError
 from slipstream.ops.triton import (
     attention,
     bulk,
+    carried,
     elementwise,
     embed,
     experts,
     fp8,
     gated,
+    gemm,
     logprobs,
     mixture,
     move,
@@ -45,6 +47,8 @@ from slipstream.ops.triton import (
 from slipstream.ops.triton.fused import MOST, Ending
 from slipstream.ops.triton.launch import Variant
 from slipstream.ops.triton.packing import Form
+from slipstream.ops.triton.pairs import SIDE
+from slipstream.ops.types import LINEAR_FORMATS
 
 TARGET = GPUTarget("cuda", 90, 32)
 SHAPES = ("tiny", "demo", "llama-3.2-1b", "llama-3.1-8b")
@@ -122,8 +126,10 @@ def _of(spec: ModelSpec) -> Iterator[tuple[str, str, Variant]]:
     for out in ("*fp32", "*bf16"):  # bf16 is what linear layers read
         for ffn in ffns:
             yield "gated", out[1:], gated.variant(ffn.width, out=out)
-        for mixer in mixers:
-            yield "attention_merge", out[1:], attention.merge_variant(mixer.heads, mixer.head_dim, out=out)
+        for mixer, kind in product(mixers, CACHES.values()):
+            for form, _ in attention.shipped(kind):
+                merge = attention.merge_variant(mixer.heads, mixer.head_dim, form, out=out)
+                yield "attention_merge", f"{out[1:]} segments of {form.segment}", merge
     for label, kind in TABLES.items():
         yield "embed", f"table {label}", embed.variant(spec.hidden, kind)
     for label, kind in CACHES.items():
@@ -149,6 +155,23 @@ def products(names: Iterable[str], formats: Iterable[str]) -> list[tuple[str, st
                 for kernel, label, variant in whole.variants(make(n, k)):
                     key = (kernel, variant.types, variant.warps, variant.stages, tuple(variant.constants.items()))
                     found.setdefault(key, (kernel, " ".join(filter(None, (name, layer, format, kind, label))), variant))
+                if layer == "head" and LINEAR_FORMATS[format]["scale"][1]:  # it may be the embedding's table, too
+                    gather = packed.gather_variant(make(n, k))
+                    found["gather", name, format, kind] = ("packed_gather", f"{name} {format} {kind}".strip(), gather)
+    return list(found.values())
+
+
+def fixed(names: Iterable[str]) -> list[tuple[str, str, Variant]]:
+    """(kernel, form, variant) of the linear layers of the named shapes in bf16 and fp32 in deterministic settings."""
+    found = {}
+    for name, (kind, tiles) in product(names, (("*bf16", [tile for _, tile in gemm.BY_ROWS]), ("*fp32", [gemm.TILE_FP32]))):
+        for (layer, (n, k)), tile in product(layers(shape(name)).items(), tiles):
+            segments = gemm.segments_of(n, k, tile)[0]
+            for parts in (False, True)[: min(segments, 2)]:
+                label = f"{name} {layer} {kind[1:]} rows {tile.m}{' in parts' if parts else ''}"
+                found[n, k, tile, parts] = ("fixed", label, gemm.variant(n, k, "*fp32", parts, tile, kind))
+            if segments > 1:
+                found[segments] = ("fixed_merge", f"{segments} parts", gemm.merge_variant(segments, "*fp32"))
     return list(found.values())
 
 
@@ -180,45 +203,78 @@ def layers(spec: ModelSpec) -> dict[str, tuple[int, int]]:
 
 def families() -> Iterator[tuple[str, str, Variant]]:
     """(kernel, form, variant) of what only some families use, at measures of real ones, and of products in e4m3."""
-    for label, kind in CACHES.items():
-        yield "attention_softcap", f"gemma-2 kv {label}", attention.variant(16, 8, 256, kind, attention.shipped(kind)[-1][0], has_cap=True)
-        yield "attention_sinks", f"gpt-oss kv {label}", attention.variant(64, 8, 64, kind, attention.shipped(kind)[-1][0], has_sinks=True)
-    yield "attention_together", "kv bf16", attention.together_variant(32, 8, 128, "*bf16", replace(attention.DRAFT, group_rows=64))
-    yield "attention_merge", "sinks", attention.merge_variant(64, 64, has_sinks=True)
+    yield from _attentions()
     for op in ("gelu", "gelu_tanh", "add", "scale", "softcap", "gate_rows", "spread"):
         yield op, "", elementwise.variant(op)
     for reads in (False, True):
         yield "lay_out", "with tokens" if reads else "", rounds.layout_variant(8, reads)
     yield "walk", "", rounds.walk_variant(8)
-    for activation in ("gelu", "gelu_tanh"):
-        yield f"gated_{activation}", "", gated.variant(14336, activation)
-    yield "gated_clamped", "", gated.clamped_variant(2880)
-    for has_residual in (False, True):
-        yield "layer_norm", "residual" if has_residual else "", norm.variant(8192, has_residual, centred=True)
+    for out, has_residual in product(("*fp32", "*bf16", "*fp8e4nv"), (False, True)):
+        label = f"{'residual ' if has_residual else ''}{out[1:]}"
+        yield "layer_norm", label, norm.variant(8192, has_residual, centred=True, out=out)
+    for out in ("*fp32", "*bf16"):
+        for activation in ("gelu", "gelu_tanh"):
+            yield f"gated_{activation}", out[1:], gated.variant(14336, activation, out)
+        yield "gated_clamped", out[1:], gated.clamped_variant(2880, out)
     for size in (64, 128, 256, 5120):
         yield "norm_slices", f"of {size}", norm.parts_variant(size)
-    for (_, tile), (n, parts), (label, by_block) in product(fp8.BY_ROWS, ((28672, False), (4096, True)), (("", False), ("blocks ", True))):
-        yield "fp8", f"{label}rows {tile.m}{' in parts' if parts else ''}", fp8.variant(n, 4096, by_block, parts, tile=tile)
-    for _, form in fp8.FEW:
-        yield "bulk", f"fp8 rows {form.rows}", bulk.variant(False, form, narrow=True)
-    yield "fp8", "a scale per row and group", fp8.variant(4096, 4096, True, False, shared=1)
-    for label, by_block in (("rows", False), ("blocks", True)):
-        yield "fp8_quantise", label, fp8.quantise_variant(14336, by_block)
-    for (format, label), (most, tile) in product((("int4", "groups of 32"), ("int4_zero", "zeros, groups of 128")), packed.BY_ROWS):
-        narrow = packed.variants(PACKED[format][-1][1](4096, 4096), most, False, narrow=True)[0]
-        yield "coded", f"{label} rows {tile.m}", narrow
-    yield "fp8_scaled", "", fp8.scaled_variant(28672, 4096, True)
+    yield from _coded()
     for label, router in ROUTERS.items():
         yield "route", label, experts.route_variant(router, router.correction)
     yield "add_rows", "", experts.add_variant()
     yield "experts_members", "", mixture.members_variant()
+    kinds = (("*fp32", (mixture.TILE_FP32,)), ("*bf16", (mixture.FEW, mixture.MANY)), (mixture.CODES, (mixture.FEW, mixture.MANY)))
     for label, (hidden, width, count, chosen, activation, has_bias) in MIXTURES.items():
-        for tile, kind in product((mixture.FEW, mixture.MANY), ("*bf16", mixture.CODES)):
+        for kind, tile in ((kind, tile) for kind, tiles in kinds for tile in tiles):
             gate_up = mixture.variant(count, width, hidden, kind, tile, activation=activation, per_row=chosen, has_bias=has_bias)
             yield "experts_product", f"{label} {kind[1:]} gate_up rows {tile.m}", gate_up
             down = mixture.variant(count, hidden, width, kind, tile, has_bias=has_bias)
             yield "experts_product", f"{label} {kind[1:]} down rows {tile.m}", down
         yield "experts_sum", label, mixture.sum_variant(hidden, chosen)
+
+
+def _attentions() -> Iterator[tuple[str, str, Variant]]:
+    """Attention with windows, soft caps and sinks: every form once, in the way that the most rows of it take."""
+    yield "attention_merge", "sinks", attention.merge_variant(64, 64, has_sinks=True)
+    for label, kind in CACHES.items():
+        ways = dict(attention.shipped(kind))  # the last way of each form
+        for form, way in ways.items():
+            facts, said = attention.WAYS[way] | {"out": "*bf16"}, f"kv {label} rows {form.query_rows} {way}"
+            yield "attention_window", f"mistral {said}", attention.variant(32, 8, 128, kind, form, **facts, has_window=True)
+            yield "attention_softcap", f"gemma-2 {said}", attention.variant(16, 8, 256, kind, form, **facts, has_window=True, has_cap=True)
+            yield "attention_sinks", f"gpt-oss {said}", attention.variant(64, 8, 64, kind, form, **facts, has_window=True, has_sinks=True)
+
+
+def _coded() -> Iterator[tuple[str, str, Variant]]:
+    """Products of e4m3 activations, and what quantises them."""
+    for (_, tile), (n, parts), (label, by_block) in product(fp8.BY_ROWS, ((28672, False), (4096, True)), (("", False), ("blocks ", True))):
+        yield "fp8", f"{label}rows {tile.m}{' in parts' if parts else ''}", fp8.variant(n, 4096, by_block, parts, tile=tile)
+    for _, form in fp8.FEW:
+        yield "bulk", f"fp8 rows {form.rows}", bulk.variant(False, form, narrow=True)
+    yield "fp8", "a scale per row and group", fp8.variant(4096, 4096, True, False, shared=1)
+    for (label, by_block), x in product((("rows", False), ("blocks", True)), TABLES.values()):
+        yield "fp8_quantise", f"{label} {x[1:]}", fp8.quantise_variant(14336, by_block, x)
+    for has_bias in (False, True):
+        yield "fp8_scaled", "bias" if has_bias else "", fp8.scaled_variant(28672, 4096, has_bias)
+    for (format, label), (most, tile) in product((("int4", "groups of 32"), ("int4_zero", "zeros, groups of 128")), packed.BY_ROWS):
+        narrow = packed.variants(PACKED[format][-1][1](4096, 4096), most, False, narrow=True)
+        for kernel, made in zip(("coded", "packed_merge"), narrow, strict=False):
+            yield kernel, f"{label} rows {tile.m}", made
+
+
+def candidates() -> Iterator[tuple[str, str, Variant]]:
+    """(kernel, form, variant), one of each, of kernels that no table names before a device has timed them."""
+    form = replace(attention.DRAFT, group_rows=64, few_rows=64)
+    yield "attention_together", "kv bf16", attention.together_variant(32, 8, 128, "*bf16", form)
+    yield "attention_mixed", "kv bf16", attention.mixed_variant(32, 8, 128, "*bf16", form)
+    yield "attention_merge", "few", attention.merge_variant(32, 128, form, some=True)
+    yield "gated_pairs", "", gated.variant(14336, out="*bf16", apart=SIDE)
+    yield "packed_carry", "", carried.variant(PACKED["int4"][0][1](4096, 4096), False, carried.Carried(8))
+
+
+def shipped(name: str) -> list[tuple[str, str, Variant]]:
+    """(kernel, form, variant) of everything that serves a model of this shape in any format, or another family."""
+    return [*forms([name]), *products([name], PACKED), *fixed([name]), *families()]
 
 
 def compiled(variant: Variant):
@@ -270,11 +326,13 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", default=SHAPES, help="named model shapes")
     parser.add_argument("--formats", nargs="+", default=(), choices=PACKED, help="also the linear layers of the shapes in these formats")
     parser.add_argument("--families", action="store_true", help="also what only some families use")
+    parser.add_argument("--fixed", action="store_true", help="also the linear layers of deterministic settings in bf16 and fp32")
     parser.add_argument("--ends", nargs="+", default=(), choices=PACKED, help="also products that gate or norm, in these formats")
     parser.add_argument("--kernels", nargs="+", help="only kernels whose name begins with one of these")
     parser.add_argument("--json", action="store_true", help="one JSON object per line")
     arguments = parser.parse_args()
     wanted = [*forms(arguments.shapes), *products(arguments.shapes, arguments.formats), *(families() if arguments.families else ())]
+    wanted += fixed(arguments.shapes) if arguments.fixed else ()
     wanted += ends(arguments.shapes, arguments.ends) if arguments.ends else ()
     for kernel, form, variant in wanted:
         if arguments.kernels and not kernel.startswith(tuple(arguments.kernels)):

@@ -27,7 +27,7 @@ from slipstream.ops.triton.chain import await_turn
 from slipstream.ops.triton.elementary import activated, sigmoid
 from slipstream.ops.triton.gemm import Tile
 from slipstream.ops.triton.launch import NARROW_FROM, Variant, fits, power_of_two, row_facts, type_name
-from slipstream.ops.types import FLOATS, Activation, check_stored
+from slipstream.ops.types import AT_ONCE, Activation, check_stored
 
 FEW, MANY = Tile(16, 32, 128, 4, 4), Tile(64, 64, 64, 4, 3)  # n: outputs of gate and as many of up; down has twice as many
 TILE_FP32 = Tile(16, 32, 32, 4, 2)  # without tensor cores
@@ -240,4 +240,4 @@ class Mixture:
         sum_variant(hidden, chosen).launch((rows, triton.cdiv(hidden, BLOCK)), parts, shares, out)
 
 
-KERNELS = {f"experts_{format}": Mixture(format) for format in (*FLOATS, "fp8")}
+KERNELS = {f"experts_{format}": Mixture(format) for format in AT_ONCE}

@@ -7,6 +7,9 @@ kernel and the next. The rest of a step's wall time is the host's. Profiling slo
 import gc
 import random
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from statistics import median
 
 import torch
@@ -26,6 +29,7 @@ DRY_MODELS = ("dummy:tiny",)
 BATCHES, DRY_BATCHES = (1, 8, 64), (1, 2)
 MANY = {"dummy:llama-3.2-1b": (256,)}  # further batches of a model: what the host needs for many requests
 PROMPT, NEW, DRY_NEW = 128, 48, 6
+MIXED, DRY_MIXED = 96, 3  # requests of mixed lengths
 PROFILED = 17  # new tokens of the profiled run: two steps of eight passes
 PAUSE = 20.0  # microseconds without a kernel in which the host was awaited
 
@@ -45,6 +49,7 @@ def measure(bench: Bench) -> None:
         bench.one(f"{model} load", load)
         points = [(made, model, batch) for batch in _batches(bench, model)]
         bench.each(points, lambda point: f"{point[1]} batch {point[2]}", lambda point: one(bench, limits, *point))
+        bench.one(f"{model} mixed", lambda made=made, model=model: mixed(bench, made, model))
         if made:
             made.pop().close()
             gc.collect()
@@ -63,6 +68,17 @@ def _batches(bench: Bench, model: str) -> tuple[int, ...]:
     return bench.pick(BATCHES + MANY.get(model, ()), DRY_BATCHES)
 
 
+@contextmanager
+def under_way(llm: LLM, steps: int) -> Iterator[None]:
+    """So many steps at a time."""
+    scheduler = llm.engine.core.scheduler
+    before, scheduler.options = scheduler.options, replace(scheduler.options, ahead=steps - 1)
+    try:
+        yield
+    finally:
+        scheduler.options = before
+
+
 def one(bench: Bench, limits: Limits, made: list[LLM], model: str, batch: int) -> None:
     if not made:  # the process was started again after the model had been loaded
         made.append(engine(bench, model))
@@ -71,11 +87,13 @@ def one(bench: Bench, limits: Limits, made: list[LLM], model: str, batch: int) -
     for seed in range(2):  # the first runs every size of step, the second captures it
         generate(bench, llm, batch, new, seed=seed)
     steps = llm.engine.core.meter.steps
-    rates, walls, shares, firsts = [], [], [], []
+    rates, walls, shares, firsts, apart = [], [], [], [], []
     for repetition in range(bench.pick(3, 1)):
-        begin, began = len(steps), time.perf_counter()
-        generate(bench, llm, batch, new, seed=2 + repetition)
-        wall = time.perf_counter() - began
+        with under_way(llm, 1):
+            apart.append(batch * new / generate(bench, llm, batch, new, seed=2 + repetition))
+        begin = len(steps)
+        with under_way(llm, 2):
+            wall = generate(bench, llm, batch, new, seed=2 + repetition)
         mine = steps[begin:]
         decode = [step for step in mine if step.work.rows == batch and step.tokens == batch]
         rates.append(batch * new / wall)
@@ -83,22 +101,49 @@ def one(bench: Bench, limits: Limits, made: list[LLM], model: str, batch: int) -
         if decode:
             walls.append(median(step.seconds for step in decode))
             shares.append(sum(streaming(llm, limits, step) for step in decode) / sum(step.seconds for step in decode))
-    device = on_device(bench, llm, batch)
+    with under_way(llm, 2):
+        device = on_device(bench, llm, batch)
     wall = median(walls) if walls else None
     bench.row(
-        model=model, what="generate", batch=batch, tokens_s=median(rates), decode_tokens_s=wall and batch / wall,
-        step_ms=wall and wall * 1e3, share_of_streaming_limit=median(shares) if shares else None,
+        model=model, what="generate", batch=batch, tokens_s=median(rates), one_at_a_time_tokens_s=median(apart),
+        decode_tokens_s=wall and batch / wall, step_ms=wall and wall * 1e3, share_of_streaming_limit=median(shares) if shares else None,
         device_ms=device and device[0] * 1e3, gaps_ms=device and device[1] * 1e3,
         host_ms=(wall - sum(device)) * 1e3 if wall and device else None, prefill_ms=median(firsts) * 1e3,
-        raw={"rates": rates, "walls": walls},
+        raw={"rates": rates, "apart": apart, "walls": walls},
     )  # fmt: skip
 
 
-def generate(bench: Bench, llm: LLM, batch: int, new: int, seed: int) -> None:
+def generate(bench: Bench, llm: LLM, batch: int, new: int, seed: int) -> float:
+    """Seconds for a batch of equal requests."""
     noise, vocab = random.Random(seed), llm.engine.config.spec.vocab
     prompts = [[noise.randrange(vocab) for _ in range(bench.pick(PROMPT, 5))] for _ in range(batch)]
-    llm.generate(prompts, SamplingParams(max_tokens=new, temperature=0, ignore_eos=True))
+    return _timed(bench, llm, prompts, SamplingParams(max_tokens=new, temperature=0, ignore_eos=True))
+
+
+def mixed(bench: Bench, made: list[LLM], model: str) -> None:
+    """Requests of all lengths, more than there are seats for: prompts come in while others decode, and most steps have one pass."""
+    if not made:
+        made.append(engine(bench, model))
+    noise, llm = random.Random(3), made[0]
+    vocab, most, new = llm.engine.config.spec.vocab, bench.pick(PROMPT, 5), bench.pick(NEW, DRY_NEW)
+    prompts = [[noise.randrange(vocab) for _ in range(noise.randint(1, most))] for _ in range(bench.pick(MIXED, DRY_MIXED))]
+    params = [SamplingParams(max_tokens=noise.randint(1, new), temperature=0, ignore_eos=True) for _ in prompts]
+    tokens, rates = sum(one.max_tokens for one in params), {1: [], 2: []}
+    for repetition in range(bench.pick(5, 2)):
+        for steps in rates:
+            with under_way(llm, steps):
+                seconds = _timed(bench, llm, prompts, params)
+            if repetition > 1 or bench.dry:  # in the first two sizes of steps are run and captured
+                rates[steps].append(tokens / seconds)
+    apart, together = (median(found) for found in rates.values())
+    bench.row(model=model, what="mixed", batch=len(prompts), tokens_s=together, one_at_a_time_tokens_s=apart, raw=rates)
+
+
+def _timed(bench: Bench, llm: LLM, prompts: list[list[int]], params: SamplingParams | list[SamplingParams]) -> float:
+    began = time.perf_counter()
+    llm.generate(prompts, params)
     bench.clock.synchronize()
+    return time.perf_counter() - began
 
 
 def streaming(llm: LLM, limits: Limits, step) -> float:
@@ -157,6 +202,11 @@ def answer(rows: list[dict]) -> list[str]:
         step, share = row["step_ms"] or 0.0, row["share_of_streaming_limit"] or 0.0
         out.append(
             f"{row['model']} batch {row['batch']}: {row['tokens_s']:,.0f} tokens/s, step {step:.2f} ms, of which "
-            f"device {device} ms{between}; {share:.0%} of the streaming limit"
+            f"device {device} ms{between}; {share:.0%} of the streaming limit; {row['one_at_a_time_tokens_s']:,.0f} with one step at a time"
+        )
+    for row in (row for row in rows if row["what"] == "mixed"):
+        out.append(
+            f"{row['model']}, {row['batch']} requests of mixed lengths: {row['tokens_s']:,.0f} tokens/s, "
+            f"{row['one_at_a_time_tokens_s']:,.0f} with one step at a time"
         )
     return out
