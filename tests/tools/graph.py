@@ -1,19 +1,21 @@
-"""A graph without a GPU: what ops/triton/graph.py records, on a CPU. Holds for one number of rows; tensors' own operations are part of it."""
+"""A graph without a GPU: what ops/triton/graph.py records, on a CPU. Holds for one number of rows; torch's copies are part of it."""
 
 from collections.abc import Callable
 
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 
 from slipstream.base import native
 
+COPIES = {"copy_", "cat", "clone"}  # all that torch does in what is captured
+LOOKS = {"item", "tolist", "nonzero", "cpu", "numpy", "__bool__", "__int__", "__float__"}
 
-class Graph(TorchDispatchMode):
-    """One recorded run of ops: kernels on tapes of the native module, what torch does in between by name. As in a capture, nobody may look
-    at a number."""
+
+class Graph(TorchFunctionMode):
+    """One recorded run of ops: kernels on tapes of the native module, copies between them. As in a capture, nobody may look at a number."""
 
     def __init__(self):
         super().__init__()
-        self._parts: list[Callable[[], None]] = []
+        self._parts: list[Callable[[int, int], object]] = []
 
     def begin(self, rows: int) -> None:
         self._parts, self._rows = [], rows
@@ -34,14 +36,12 @@ class Graph(TorchDispatchMode):
         self._tape.begin(self._rows)
         self._parts.append(self._tape.run)
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        out, name = func(*args, **kwargs), func.name()
-        assert "_local_scalar_dense" not in name and "nonzero" not in name, "the host waits for the device within a capture"
-        if func.is_view or "empty" in name:
-            return out
-        self._tape.end()
-        written = any(one.alias_info is not None and one.alias_info.is_write for one in func._schema.arguments)
-        self._parts.append(lambda *_: func(*args, **kwargs) if written else out.copy_(func(*args, **kwargs)))
-        self._next()
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs, name = kwargs or {}, func.__name__
+        assert name not in LOOKS, f"{name}: the host waits for the device within a capture"
+        out = func(*args, **kwargs)
+        if name in COPIES:
+            self._tape.end()
+            self._parts.append(lambda *_: func(*args, **kwargs) if name == "copy_" else out.copy_(func(*args, **kwargs)))
+            self._next()
         return out
