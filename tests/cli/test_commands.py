@@ -4,15 +4,18 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 import slipstream
 from slipstream.cli.main import app
+from slipstream.hardware import gpu, machine
 from slipstream.ops import probe
+from slipstream.ops.triton import tuned
 
-COMMANDS = ("run", "chat", "serve", "models", "plan", "doctor", "verify", "certify", "bench", "train")
+COMMANDS = ("run", "chat", "serve", "models", "plan", "doctor", "verify", "certify", "tune", "bench", "train")
 SCREEN = 40  # lines
 
 
@@ -87,7 +90,8 @@ def test_doctor_json(known_machine):
     done = call("doctor", "--json")
     assert done.exit_code == 0, done.output
     facts = json.loads(done.stdout)
-    assert {"machine", "versions", "native", "numerics", "kernels", "probe", "bandwidth", "peaks", "int8"} == set(facts)
+    assert {"machine", "versions", "native", "numerics", "kernels", "gpu_tables", "probe", "bandwidth", "peaks", "int8"} == set(facts)
+    assert Path(facts["gpu_tables"]).is_file()
     assert facts["versions"]["slipstream"] == slipstream.__version__
     assert {choice["op"] for choice in facts["kernels"]} >= {"attention", "linear_int8", "sample"}
     assert all(row["gb_s"] == 10 * row["threads"] for row in facts["bandwidth"])
@@ -102,6 +106,15 @@ def test_doctor_table(known_machine):
     assert done.exit_code == 0, done.output
     for word in ("cores", "memory", "torch", "numerics", "attention", "GB/s", "fp32 multiply-add", "--quant int8"):
         assert word in done.stdout
+
+
+def test_doctor_names_the_tables_of_a_gpu(known_machine, monkeypatch):
+    for module, name in ((gpu, "read"), (machine, "read_gpus")):
+        monkeypatch.setattr(module, name, lambda: (gpu.Gpu("NVIDIA H200"),))
+    tuned.source.cache_clear()
+    shown = "".join(call("doctor").stdout.split())
+    tuned.source.cache_clear()
+    assert "h200.json(`slipstreamtune`measuresthisGPU" in shown
 
 
 def test_doctor_without_the_native_module_says_why():

@@ -101,7 +101,7 @@ def test_tree_rows_equal_the_same_tokens_laid_out_linearly(monkeypatch, window, 
 def test_drafts_and_short_segments_are_right(monkeypatch):
     """The forms of other situations, by tiles and by rows: the reference's numbers, and whether programs share a row shows nowhere."""
     scene = build_scene(TREE[:6], dtype=torch.bfloat16)
-    results = {form: attend(serving(form), scene) for form in (attention.ALONE, attention.DRAFTS)}
+    results = {form: attend(serving(form), scene) for form in (attention.BY_ROWS.now[0][1], attention.BY_ROWS.now[2][2])}
     monkeypatch.setattr(attention, "BY_TILE", 1)
     monkeypatch.setattr(attention, "splits", ONE_PER_ROW)
     for form, parts in results.items():
@@ -208,7 +208,7 @@ def test_rows_of_few_among_rows_of_many(monkeypatch, few_rows, window):
 def test_splits_follow_from_shapes():
     form = attention.Form(16, 64, 4, 3, fill=528)
     assert [attention.splits(form, rows, 8, 256) for rows in (1, 8, 33, 34, 4096)] == [66, 8, 2, 1, 1]
-    assert attention.segments_of(attention.ALONE, 1024) == 8
+    assert attention.segments_of(replace(form, segment=128), 1024) == 8
     assert attention.splits(form, 1, 8, 3) == 3 and attention.splits(form, 1, 1, 1) == 1
     assert [attention.segments_of(form, keys) for keys in (1, 512, 513, 32768, 131072, 1 << 21, 1 << 22)] == [1, 1, 2, 64, 64, 64, 128]
     assert attention.workspace_bytes(form, 32, 32, 8, 128, 131072) == 32 * 32 * 64 * 130 * 4

@@ -87,7 +87,7 @@ def test_same_text_where_samples_share_the_keys_of_their_prompt(monkeypatch):
     monkeypatch.setattr(attention, "together_variant", lambda *of, **special: shared.append(of) or make(*of, **special))
     texts = []
     for table in ({}, {(attention.ONE, "*bf16"): replace(form, group_rows=64)}):
-        monkeypatch.setattr(attention, "TOGETHER", table)
+        monkeypatch.setattr(attention, "sharing", lambda table=table: table)
         llm, seen = engine(page_size=8, prefix_cache=False), len(shared)
         for logprobs in (None, 1):
             params = SamplingParams(n=2, max_tokens=2, ignore_eos=True, temperature=0.9, seed=3, logprobs=logprobs)

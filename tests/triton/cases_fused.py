@@ -30,12 +30,12 @@ offer_on_cuda = candidate.offer
 
 @pytest.fixture
 def gating(monkeypatch):
-    monkeypatch.setitem(fused.UP_TO, "gate", dict.fromkeys(FORMATS, 64))
+    monkeypatch.setitem(fused.up_to(), "gate", dict.fromkeys(FORMATS, 64))
 
 
 @pytest.fixture
 def norming(monkeypatch):
-    monkeypatch.setitem(fused.UP_TO, "norm", dict.fromkeys(FORMATS, 16))
+    monkeypatch.setitem(fused.up_to(), "norm", dict.fromkeys(FORMATS, 16))
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_gates_change_no_logits(monkeypatch, gating, format):
     """fp32 layers stay apart: their kernel declines."""
     step = [Rows(0, [3, 1, 4, 1])]
     with monkeypatch.context() as without:
-        without.setitem(fused.UP_TO, "gate", {})
+        without.setitem(fused.up_to(), "gate", {})
         wanted = logits(KERNELS, format, step)
     found = logits(KERNELS, format, step)
     assert all(map(equal_bits, found, wanted)) and KERNELS.gate_up("fp32") is None
@@ -104,7 +104,7 @@ def test_norms_in_halves_are_as_near_to_the_reference(monkeypatch, by_hand, gati
     step = [Rows(0, [6]), Rows(1, [3, 1])]
     exact = logits(Kernels(only="reference"), format, step)
     with monkeypatch.context() as without:
-        without.setitem(fused.UP_TO, "norm", {})
+        without.setitem(fused.up_to(), "norm", {})
         apart = logits(KERNELS, format, step)
     for mine, other, wanted in zip(logits(KERNELS, format, step), apart, exact, strict=True):
         assert not equal_bits(mine, other), "nothing was fused"
@@ -117,7 +117,7 @@ def test_who_has_halves_of_norms(monkeypatch, by_hand, format):
     linear, gates = KERNELS.linear(format), GateUp(KERNELS.linear(format))
     prepared, can = linear.prepare(stored(format, 64, fitting(format, 128))), format not in ("fp32", "fp6", *E4M3)
     assert not linear.fuses(1, prepared)
-    monkeypatch.setitem(fused.UP_TO, "norm", dict.fromkeys(LINEAR_FORMATS, 64))
+    monkeypatch.setitem(fused.up_to(), "norm", dict.fromkeys(LINEAR_FORMATS, 64))
     assert [linear.fuses(rows, prepared) for rows in (1, 8, 17)] == [can, can, False]
     assert gates.fuses(1, (prepared, None)) == can
     assert not linear.deterministic().fuses(1, prepared) and not gates.deterministic().fuses(1, (prepared, None))
@@ -178,6 +178,6 @@ def test_text_of_the_engine(monkeypatch, by_hand, gating, norming):
     """Of a model whose best tokens are clear: the same, from other bits."""
     monkeypatch.setattr(candidate, "offer", lambda op, device: offer_on_cuda(op, "cuda"))
     found = texts()
-    monkeypatch.setitem(fused.UP_TO, "norm", {})
+    monkeypatch.setitem(fused.up_to(), "norm", {})
     apart = texts()
     assert [tokens for tokens, _ in apart] == [tokens for tokens, _ in found] and apart != found

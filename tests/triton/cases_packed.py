@@ -64,7 +64,7 @@ def test_many_rows_are_multiplied_by_rounded_weights(format):
 
 @pytest.mark.parametrize("kernel", [KERNELS.linear("int8"), KERNELS.linear("bf16"), KERNELS.linear("int8").deterministic()])
 def test_who_multiplies_follows_from_the_number_of_rows_and_activations_may_be_bf16(kernel):
-    tensors, rows = stored(kernel.format, 3, 256), 130 if kernel.invariant else whole.COARSE[-2][0] + 1
+    tensors, rows = stored(kernel.format, 3, 256), 130 if kernel.invariant else whole.COARSE.now[-2][0] + 1
     x, prepared = random(rows, 256, seed=2), kernel.prepare(tensors)
     out, again, alone = torch.empty(rows, 3), torch.empty(rows, 3), torch.empty(1, 3)
     kernel.run(x, prepared, None, out)

@@ -71,23 +71,24 @@ def test_what_does_not_fit_is_named(bulk, m, k, name):
 def test_who_serves_how_many_rows():
     from slipstream.ops.triton import plain
 
-    for table in (plain.SMALL, plain.LARGE, plain.HUGE):
+    for table in (plain.SMALL.now, plain.LARGE.now, plain.HUGE.now):
         for most, chosen in table:
             assert plain.way(4096, 4096, most, table) == chosen
             assert chosen == plain.CUBLAS or most <= chosen.rows, "more rows than a program takes"
         assert table[-1] == (1 << 31, plain.CUBLAS)
         assert plain.way(4096, 4100, 1, table) == plain.CUBLAS
-    assert [plain.fast(n, 2048) for n in (3072, 8192, 128256)] == [plain.SMALL, plain.LARGE, plain.HUGE]
+    assert [plain.by_size(n * 2048) for n in (3072, 8192, 128256)] == [plain.SMALL, plain.LARGE, plain.HUGE]
 
 
 def test_which_layers_of_codes_it_serves():
-    from slipstream.ops.triton import fp8
+    from slipstream.ops.triton import fp8, plain
 
     codes = torch.zeros(256, 256, dtype=torch.uint8).view(torch.float8_e4m3fn)
     by_output, by_block = ({"weight": codes, "scale": torch.ones(shape)} for shape in ((256,), (256, 2)))
-    for most, form in fp8.FEW:
+    few = [(most, way) for most, way in fp8.CODES.now if isinstance(way, plain.Bulk)]
+    for most, form in few:
         assert fp8.few(most, fp8.pack(by_output)) == form and most <= form.rows
-    most = max((most for most, _ in fp8.FEW), default=0)
+    most = max((most for most, _ in few), default=0)
     assert fp8.few(most + 1, fp8.pack(by_output)) is None and fp8.few(1, fp8.pack(by_block)) is None
 
 

@@ -80,8 +80,8 @@ def test_a_table_that_names_it_is_enough():
     from slipstream.ops.triton.packing import Form
 
     form, chosen = Form(4096, 4096, 4, 128, "*fp16", "zero"), carried.Carried(8)
-    assert whole.way(form, 5, ((8, chosen), *whole.COARSE)) == chosen and carried.serves(form)
-    assert not any(isinstance(way, carried.Carried) for table in (whole.COARSE, whole.FINE, whole.INVARIANT) for _, way in table)
+    assert whole.way(form, 5, ((8, chosen), *whole.COARSE.now)) == chosen and carried.serves(form)
+    assert not any(isinstance(way, carried.Carried) for table in (whole.COARSE.now, whole.FINE.now, whole.INVARIANT) for _, way in table)
 
 
 PROGRAM = """

@@ -1,14 +1,16 @@
-"""`python -m slipstream.bench`: the same as `slipstream bench`; and `gpu-suite`, which needs neither typer nor rich."""
+"""`python -m slipstream.bench`: the same as `slipstream bench`; and `gpu-suite` and `tune`, which need neither typer nor rich."""
 
 import sys
 
 from slipstream.base.errors import SlipstreamError
-from slipstream.bench.gpu import command as gpu
+from slipstream.bench.gpu import command, tune
+
+WITHOUT_TYPER = {command.NAME: command.main, tune.NAME: tune.main}
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == [gpu.NAME]:
+    if sys.argv[1:] and sys.argv[1] in WITHOUT_TYPER:
         try:
-            sys.exit(gpu.main(sys.argv[2:]))
+            sys.exit(WITHOUT_TYPER[sys.argv[1]](sys.argv[2:]))
         except SlipstreamError as error:
             sys.exit(f"error: {error}")
 

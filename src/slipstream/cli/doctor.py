@@ -39,6 +39,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print everythin
         "native": native_module(),
         "numerics": f"{kernels.profile}/w-bf16/kv-bf16",
         "kernels": [asdict(choice) for choice in kernels.choices()],
+        "gpu_tables": gpu_tables(),
         "probe": probe.source,
         "bandwidth": bandwidth(machine),
         "peaks": peaks(machine),
@@ -63,6 +64,13 @@ def native_module() -> dict[str, Any]:
     from slipstream.base import native
 
     return {"loaded": native.module is not None, "reason": native.reason}
+
+
+def gpu_tables() -> str:
+    """Where the tables of fast settings for a GPU are from."""
+    from slipstream.ops.triton import tuned
+
+    return str(tuned.source())
 
 
 def bandwidth(machine: "Machine") -> list[dict[str, Any]]:
@@ -151,6 +159,8 @@ def machine_table(console: "Console", facts: dict[str, Any]) -> None:
         "native": "loaded" if native["loaded"] else f"not loaded: {native['reason']}; the reference kernels serve, slower",
         "numerics": f"{facts['numerics']} (built-in model)",
     }
+    if machine["gpus"]:
+        rows["gpu tables"] = f"{facts['gpu_tables']} (`slipstream tune` measures this GPU and writes its own)"
     for name, value in rows.items():
         table.add_row(f"[bold]{name}", value)
     console.print(table)

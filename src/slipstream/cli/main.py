@@ -20,6 +20,7 @@ from slipstream.cli.plan import plan
 from slipstream.cli.run import run
 from slipstream.cli.serve import serve
 from slipstream.cli.train import train
+from slipstream.cli.tune import tune
 from slipstream.cli.verify import verify
 
 WIDTH = 100  # columns of a help text, where the terminal has as many
@@ -57,6 +58,7 @@ app.command()(plan)
 app.command()(doctor)
 app.command()(verify)
 app.command()(certify)
+app.command()(tune)
 app.add_typer(bench, name="bench")
 app.add_typer(train, name="train")
 

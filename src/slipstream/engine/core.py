@@ -94,17 +94,17 @@ class Core:
         return True
 
     def _land(self) -> None:
-        """Waits for the oldest step under way and hands over what it brought. Its time is what has passed since the one before was done
-        with, so that the times of all steps add up, however many there are at a time."""
+        """Waits for the oldest step under way and hands over what it brought. Its time begins where that of the one before ended."""
         result = self.executor.finish()
         plan, began = self._under_way.popleft()
+        began, over = max(began, self._landed), self._clock()
+        self._landed = over
+        done = self.meter.record(plan, result, over - began)
         for event in self.scheduler.commit(plan, result):
             self._emit(event)
-        now = self._clock()
-        seconds, self._landed = now - max(began, self._landed), now
-        done = self.meter.record(plan, result, seconds)
         if result.steady:
-            self.scheduler.observe(done.work, seconds - result.drafting, result.passes)
+            ended = over if self._under_way else self._clock()  # nobody else worked meanwhile
+            self.scheduler.observe(done.work, ended - began - result.drafting, result.passes)
 
     def fail(self) -> None:
         """Ends everything that waits or runs, with "error": what the device knows of the requests is uncertain now."""

@@ -198,8 +198,9 @@ class Rounds:
             if guesses:
                 self._run(("guess", guesses), lambda rows, guesses=guesses: self._guess(rows, guesses), size, self._passes)
             laps.mark()
-        spoken = Fetch(torch.cat([self._history[:count].flatten(), self._going.device[LAST + 1 :].flatten()]))
-        return lambda: (self._told(spoken.list(), len(going), each, count, next_), laps.seconds())
+        asked, guessed = len(going), self._going.device[LAST + 1 : LAST + 1 + next_]
+        spoken = Fetch(torch.cat([self._history[:count, : asked * (each + 1)].flatten(), guessed[:, :asked].flatten()]))
+        return lambda: (_told(spoken.list(), asked, each, count), laps.seconds())
 
     def _begin(self, going: Sequence[Going], each: int, size: int, count: int) -> None:
         """What the host knows, to the device; behind those who take part as many as fill the step up."""
@@ -214,15 +215,6 @@ class Rounds:
         self._guessed.voice(voices, 1, size)
         if len(self._history) < count:
             self._history = torch.zeros(count, 2 * self.most, dtype=torch.int32, device=self._device)
-
-    def _told(self, spoken: list[int], asked: int, each: int, count: int, next_: int) -> list[Went]:
-        """What each request said and guessed, from `history` and its guesses."""
-        width, line, went = 2 * self.most, each + 1, []
-        for number in range(asked):
-            begins = [turn * width + number * line for turn in range(count)]
-            said = [spoken[begin + 1 : begin + 1 + spoken[begin]] for begin in begins]
-            went.append(Went(said, spoken[count * width + number :: self.most][:next_]))
-        return went
 
     def _check(self, rows: int, each: int) -> None:
         """What the model says at every token, `each` of a request."""
@@ -269,3 +261,13 @@ class Rounds:
             records = self._model.records if key[0] == "check" else self._head.records
             replay = self._replays[key] = Replay(self._kernels, records)
         replay.run(lambda: ops(rows), rows, (read.pool.tensor, read.table.device, self._history))
+
+
+def _told(spoken: list[int], asked: int, each: int, count: int) -> list[Went]:
+    """What each request said and guessed, from the history of `count` rounds and, behind it, guesses. [guesses][asked]"""
+    line, went = each + 1, []
+    for number in range(asked):
+        begins = [(turn * asked + number) * line for turn in range(count)]
+        said = [spoken[begin + 1 : begin + 1 + spoken[begin]] for begin in begins]
+        went.append(Went(said, spoken[count * asked * line + number :: asked]))
+    return went

@@ -51,6 +51,7 @@ class Candidate:
         least, most: rows that it is tried with.
         product: as packed.product.
         variants: (form, rows) -> what it launches, to be compiled before; cuBLAS needs nothing.
+        way: as a table of whole.py has it; "" where none can.
     """
 
     kind: Kind
@@ -59,6 +60,7 @@ class Candidate:
     most: int
     product: Product
     variants: Callable[[Form, int], tuple[Variant, ...]]
+    way: whole.Way = ""
 
     @property
     def name(self) -> str:
@@ -73,12 +75,13 @@ def engine(kind: Kind, suffix: str = "", invariant: bool = False) -> Candidate:
 
 def tiled(kind: Kind, suffix: str, least: int, most: int) -> Candidate:
     """The products of ops/triton/packed.py."""
-    return Candidate(kind, suffix, least, most, packed.product, lambda form, rows: packed.variants(form, rows, False))
+    return Candidate(kind, suffix, least, most, packed.product, lambda form, rows: packed.variants(form, rows, False), whole.TILES)
 
 
 def unpacked(kind: Kind, suffix: str, least: int, scratch: int = widened.SCRATCH) -> Candidate:
     """Unpacked first, then cuBLAS."""
-    return Candidate(kind, suffix, least, 1 << 31, partial(widened.product, most=scratch), lambda form, rows: (widened.variant(form),))
+    product = partial(widened.product, most=scratch)
+    return Candidate(kind, suffix, least, 1 << 31, product, lambda form, rows: (widened.variant(form),), whole.UNPACKED)
 
 
 def coded(kind: Kind) -> Candidate:
@@ -97,7 +100,7 @@ def single(kind: Kind, least: int, most: int, *stream: int) -> Candidate:
     return Candidate(
         kind, f"_stream{chosen.rows}_{chosen.deep}x{chosen.wide}_ahead{chosen.ahead}{fill}", least, most,
         lambda x, layer, bias, out: streamed.product(x, layer, bias, out, streamed.fitting(layer.form, chosen)),
-        lambda form, rows: (streamed.variant(form, False, streamed.fitting(form, chosen)),),
+        lambda form, rows: (streamed.variant(form, False, streamed.fitting(form, chosen)),), chosen,
     )  # fmt: skip
 
 
@@ -108,7 +111,7 @@ def fold(kind: Kind, least: int, most: int, *shape: int) -> Candidate:
     return Candidate(
         kind, name + (f"_fill{chosen.fill}" if chosen.fill != folded.FILL else ""), least, most,
         lambda x, layer, bias, out: folded.product(x, layer, bias, out, folded.fitting(layer.form, chosen)),
-        lambda form, rows: (folded.variant(form, False, folded.fitting(form, chosen)),),
+        lambda form, rows: (folded.variant(form, False, folded.fitting(form, chosen)),), chosen,
     )  # fmt: skip
 
 
@@ -117,7 +120,7 @@ def carry(kind: Kind, chosen: carried.Carried) -> Candidate:
     return Candidate(
         kind, carried_name(chosen), 1 if chosen.rows == 8 else 16, chosen.rows,
         lambda x, layer, bias, out: carried.product(x, layer, bias, out, chosen),
-        lambda form, rows: (carried.variant(form, False, chosen),),
+        lambda form, rows: (carried.variant(form, False, chosen),), chosen,
     )  # fmt: skip
 
 

@@ -53,6 +53,11 @@ def layers(dry: bool, models: tuple[str, ...] = MODELS) -> list[Layer]:
     return out
 
 
+def often(model: str, layer: str) -> int:
+    """How many layers of this name a model has."""
+    return 1 if layer == "head" else len(shape(model).layers)
+
+
 def heads(dry: bool) -> list[Heads]:
     """The attention of the same models."""
     mixers = [(model, shape(model).layers[0].mixer) for model in (DRY_MODELS if dry else MODELS)]

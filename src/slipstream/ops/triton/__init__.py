@@ -7,6 +7,7 @@
     attend       the kernels of attention; together: of rows that share keys; mixed: of few rows among many
     elementary   functions that several kernels use
     launch       one compiled form of a kernel; checks of tensors
+    tuned        tables of fast settings, as data
     graph        runs of ops as CUDA graphs
     compile      ahead-of-time compilation to sm_90 and what each kernel takes of the machine; needs no GPU
     interpreter  repairs of Triton's interpreter, by which the kernels are tested without a GPU
@@ -53,13 +54,13 @@ def padded(rows: int) -> int:
 def shares() -> int:
     """Most rows of a step in which attention reads keys once that several requests share; 0: it never does."""
     attention = importlib.import_module(f"{__name__}.attention")
-    return attention.BY_TILE - 1 if attention.TOGETHER else 0
+    return attention.BY_TILE - 1 if attention.sharing() else 0
 
 
 def mixes() -> int:
     """Least rows of a step in which attention wants to know the rows of requests that have few; 0: it never does."""
     attention = importlib.import_module(f"{__name__}.attention")
-    return attention.BY_TILE if attention.MIXED else 0
+    return attention.BY_TILE if attention.mixing() else 0
 
 
 def offer(op: str, device: str) -> Op | LinearKernel | ExpertsKernel | GateUpKernel | Declined:

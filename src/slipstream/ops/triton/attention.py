@@ -1,7 +1,8 @@
 """Paged attention over ragged rows: the op, its forms and how many programs share a row.
 
-Owns the choice of a form (BY_ROWS, ONE) and the grid, both by shapes only, so that a step may be recorded and replayed; the kernels
-are attend.py's. A form is a size of tiles and blocks; within a form a row's bits depend on that row only (attend.py says why).
+Owns the choice of a form (BY_ROWS, ONE) and the grid, both by shapes only, so that a step may be recorded and replayed; the tables of
+fast settings are data (tuned/), the kernels attend.py's. A form is a size of tiles and blocks; within a form a row's bits depend on that
+row only (attend.py says why).
 
 The fast profile takes the form by the number of rows: few rows are short of bytes in flight, many of tensor cores. Deterministic
 settings take ONE for every call, so that a row has the same bits in prefill and in decode.
@@ -21,6 +22,7 @@ from slipstream.base.errors import InputError
 from slipstream.ops.triton import attend, mixed, together
 from slipstream.ops.triton.attend import LOG2E
 from slipstream.ops.triton.launch import Variant, fits, fitting_cache, power_of_two, row_facts, type_name
+from slipstream.ops.triton.tuned import ByName, Ranges
 from slipstream.ops.types import KV, SEGMENT, AttentionRows
 
 
@@ -54,27 +56,18 @@ class Form:
     merging: int = 1
 
 
-# Forms and tables by `bench gpu-suite --only attention_forms` on an H200.
-FEW = Form(16, 32, 2, 3)
-ALONE = replace(FEW, segment=128)  # one or two rows: what counts is how early every multiprocessor has something to fetch
-DRAFT, DRAFTS = Form(16, 64, 4, 2, 1056), Form(64, 64, 4, 3, 1280)
 MANY = Form(64, 64, 4, 3, 264)
 IN_FP32 = Form(16, 64, 4, 3)  # for caches in fp32, whatever the rows: their products have no tensor cores
 Forms = tuple[tuple[int, Form, Form], ...]
-BY_ROWS = ((2, ALONE, DRAFT), (16, FEW, DRAFT), (256, FEW, DRAFTS), (1 << 31, MANY, MANY))  # fast: (most rows, form, that with tail slots)
+# Fast settings, by `attention_forms`: (most rows, form, that with tail slots); and the same for caches in e4m3, of which a block has half
+# the bytes, and whose codes are widened between memory and products.
+BY_ROWS, CODED = (Ranges(name, ({"form": Form}, {"with_tails": Form})) for name in ("attention", "attention_coded"))
+# cache -> form of steps with rows that share keys (`shared_prefix`), and of steps from BY_TILE rows on in which some stand almost alone
+# (`hybrid_attention`).
+TOGETHER, MIXED = (ByName(name, ("*bf16", "*fp8e4nv"), Form) for name in ("together", "mixed"))
 ONE = ((1 << 31, MANY, MANY),)  # deterministic settings
-# The same for caches in e4m3: a block has half the bytes, and codes are widened between memory and products.
-FEW_CODED, DRAFTS_CODED, MANY_CODED = Form(16, 64, 2, 3), replace(DRAFTS, warps=8), replace(MANY, warps=8)
-CODED = {
-    BY_ROWS: (
-        (2, replace(FEW_CODED, segment=128), DRAFT), (16, FEW_CODED, DRAFT), (256, FEW_CODED, DRAFTS_CODED),
-        (1 << 31, MANY_CODED, MANY_CODED),
-    ),
-    ONE: ((1 << 31, MANY_CODED, MANY_CODED),),
-}  # fmt: skip
-TOGETHER: dict[tuple[Forms, str], Form] = {}  # (table, cache) -> form of steps with rows that share keys; `shared_prefix` is to fill it
+ONE_CODED = ((1 << 31, replace(MANY, warps=8), replace(MANY, warps=8)),)
 MOST_PARTS = 256 << 20  # bytes of scratch for which such steps are worth it
-MIXED: dict[tuple[Forms, str], Form] = {}  # the same of steps from BY_TILE rows on in which some stand almost alone; `hybrid_attention`
 TURNS = 4  # programs that share the segments of such a row
 BY_TILE = 512  # rows from which on programs go by tiles: most rows then are neighbours of one request, and one program each idles
 WAYS = {"by row": {}, "by row in parts": {"in_parts": True}, "by tile": {"by_row": False}}  # in which a form is compiled
@@ -153,22 +146,41 @@ def merge_variant(
     return Variant(attend._merge, constants, types, warps=form.merging)
 
 
+def coded(forms: Forms) -> Forms:
+    """What stands for a table where caches are in e4m3."""
+    if forms is BY_ROWS.now:
+        return CODED.now
+    return ONE_CODED if forms == ONE else forms
+
+
+@cache
+def sharing() -> dict[tuple[Forms, str], Form]:
+    """(table, cache) -> form of steps with rows that share keys."""
+    return {(BY_ROWS.now, kind): form for kind, form in TOGETHER.now.items()}
+
+
+@cache
+def mixing() -> dict[tuple[Forms, str], Form]:
+    """The same of steps from BY_TILE rows on in which some stand almost alone."""
+    return {(BY_ROWS.now, kind): form for kind, form in MIXED.now.items()}
+
+
 def form_of(forms: Forms, rows: int, tails: int, cache_type: str, before: dict[tuple[Forms, str], Form] | None = None) -> Form:
     """The form for this many rows and tail slots; one slot may stand for none, since a tensor must have an address.
 
-    before: what is asked first, TOGETHER or MIXED.
+    before: what is asked first, `sharing` or `mixing`.
     """
     if before and (forms, cache_type) in before:
         return before[forms, cache_type]
     if cache_type == "*fp32":
         return IN_FP32
-    forms = CODED.get(forms, forms) if cache_type == "*fp8e4nv" else forms
+    forms = coded(forms) if cache_type == "*fp8e4nv" else forms
     return next(draft if tails > 1 else plain for most, plain, draft in forms if rows <= most)
 
 
 def shipped(cache_type: str) -> list[tuple[Form, str]]:
     """Every form and way that a cache of this type may ask for."""
-    tables = CODED.values() if cache_type == "*fp8e4nv" else (BY_ROWS, ONE)
+    tables = [coded(forms) if cache_type == "*fp8e4nv" else forms for forms in (BY_ROWS.now, ONE)]
     table = ((1 << 31, IN_FP32, IN_FP32),) if cache_type == "*fp32" else [entry for entries in tables for entry in entries]
     reached = [(form, way) for most, *pair in table for form in pair for way in WAYS if way != "by tile" or most >= BY_TILE]
     return list(dict.fromkeys(reached))
@@ -196,7 +208,7 @@ def parts_bytes(rows: int, heads: int, segments: int, head_dim: int) -> int:
 
 
 def attention(
-    qkv: Tensor, kv: KV, rows: AttentionRows, heads: int, scale: float, window: int, out: Tensor, *, forms: Forms = BY_ROWS
+    qkv: Tensor, kv: KV, rows: AttentionRows, heads: int, scale: float, window: int, out: Tensor, *, forms: Forms | None = None
 ) -> None:
     """out [rows, heads * head_dim] = softmax(scale * q k^T) v over the keys that `rows` names, `window` of them at most (0: all).
 
@@ -206,13 +218,13 @@ def attention(
         qkv: q is the first heads * head_dim columns. [rows, any width]
         scale: factor of the scores, positive.
         out: fp32, or bf16, to which the result is rounded.
-        forms: which form serves how many rows.
+        forms: which form serves how many rows; None: the table of fast settings.
     """
     _run(qkv, kv, rows, heads, scale, window, out, forms)
 
 
 def attention_softcap(
-    qkv: Tensor, kv: KV, rows: AttentionRows, heads: int, scale: float, window: int, out: Tensor, cap: float, *, forms: Forms = BY_ROWS
+    qkv: Tensor, kv: KV, rows: AttentionRows, heads: int, scale: float, window: int, out: Tensor, cap: float, *, forms: Forms | None = None
 ) -> None:
     """`attention` with scores s bounded to cap * tanh(s / cap); cap > 0."""
     if not cap > 0:
@@ -221,14 +233,15 @@ def attention_softcap(
 
 
 def attention_sinks(
-    qkv: Tensor, kv: KV, rows: AttentionRows, heads: int, scale: float, window: int, out: Tensor, sinks: Tensor, *, forms: Forms = BY_ROWS
-) -> None:
+    qkv: Tensor, kv: KV, rows: AttentionRows, heads: int, scale: float, window: int, out: Tensor, sinks: Tensor, *,
+    forms: Forms | None = None,
+) -> None:  # fmt: skip
     """`attention` where each head's softmax has one more score, sinks [heads], that has no value."""
     _run(qkv, kv, rows, heads, scale, window, out, forms, sinks=row_facts("attention_sinks", "sinks", sinks, heads, torch.float32))
 
 
 def _run(
-    qkv: Tensor, kv: KV, rows: AttentionRows, heads: int, scale: float, window: int, out: Tensor, forms: Forms, cap: float = 0.0,
+    qkv: Tensor, kv: KV, rows: AttentionRows, heads: int, scale: float, window: int, out: Tensor, forms: Forms | None, cap: float = 0.0,
     sinks: Tensor | None = None,
 ) -> None:  # fmt: skip
     count, width = qkv.shape
@@ -237,7 +250,8 @@ def _run(
     max_pages = rows.page_table.shape[1]
     by_row = count < BY_TILE
     company, few = rows.company if by_row else None, None if by_row else rows.few
-    form = form_of(forms, count, rows.tail_slots.shape[0], kind, TOGETHER if company else MIXED if few else None)
+    before = sharing() if company else mixing() if few else None
+    form = form_of(BY_ROWS.now if forms is None else forms, count, rows.tail_slots.shape[0], kind, before)
     segments = segments_of(form, max_pages * page_size + rows.tail_slots.shape[0])
     seats = few.members.shape[0] if few else count  # rows that have parts
     fitting = parts_bytes(seats, heads, segments, head_dim) <= MOST_PARTS

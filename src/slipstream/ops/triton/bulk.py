@@ -49,6 +49,11 @@ class Bulk:
     ring: int = 6
     fill: int = 396
 
+    @property
+    def up_to(self) -> int:
+        """Rows that one product takes; see tuned/."""
+        return self.rows
+
 
 @gluon.jit(
     do_not_specialize=["m", "stride", "n", "tiles", "per", "x_stride", "pieces"],

@@ -64,6 +64,11 @@ class Carried:
             raise InputError(f"outputs = wide x each must be up to {OUTPUTS}, and deep x outputs {LINES * PIECE} or more; found {self}")
 
     @property
+    def up_to(self) -> int:
+        """Rows that one product takes; see tuned/."""
+        return self.rows
+
+    @property
     def outputs(self) -> int:
         return self.wide * self.each
 

@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import product
 
 import triton
@@ -181,12 +181,17 @@ def ends(names: Iterable[str], formats: Iterable[str]) -> Iterator[tuple[str, st
         most = min(MOST[fusion] for fusion in ("gate", "norm") if getattr(ending, fusion))
         found = list(plain.variants(ending, most))
         if not ending.norm:
-            found += [("bulk", f"fp8 rows {form.rows}", bulk.variant(False, form, True, ending)) for _, form in fp8.FEW]
+            found += [("bulk", f"fp8 rows {form.rows}", bulk.variant(False, form, True, ending)) for form in few_codes()]
         for name, format in product(names, formats):
             for kind, make in PACKED[format]:
                 made = whole.variants(make(*layers(shape(name))["o" if ending.norm == "begins" else "gate_up"]), ending, most)
                 found += [(kernel, f"{name} {format} {kind} {label}", variant) for kernel, label, variant in made]
         yield from ((kernel, f"{form}, {end}", variant) for kernel, form, variant in found)
+
+
+def few_codes() -> list[bulk.Bulk]:
+    """The forms of few rows of weights in e4m3."""
+    return [way for _, way in fp8.CODES.now if isinstance(way, bulk.Bulk)]
 
 
 def layers(spec: ModelSpec) -> dict[str, tuple[int, int]]:
@@ -223,7 +228,8 @@ def families() -> Iterator[tuple[str, str, Variant]]:
         yield "route", label, experts.route_variant(router, router.correction)
     yield "add_rows", "", experts.add_variant()
     yield "experts_members", "", mixture.members_variant()
-    kinds = (("*fp32", (mixture.TILE_FP32,)), ("*bf16", (mixture.FEW, mixture.MANY)), (mixture.CODES, (mixture.FEW, mixture.MANY)))
+    tiles = tuple(dict.fromkeys((*(tile for _, tile in mixture.FAST.now), mixture.MANY)))
+    kinds = (("*fp32", (mixture.TILE_FP32,)), ("*bf16", tiles), (mixture.CODES, tiles))
     for label, (hidden, width, count, chosen, activation, has_bias) in MIXTURES.items():
         for kind, tile in ((kind, tile) for kind, tiles in kinds for tile in tiles):
             gate_up = mixture.variant(count, width, hidden, kind, tile, activation=activation, per_row=chosen, has_bias=has_bias)
@@ -249,7 +255,7 @@ def _coded() -> Iterator[tuple[str, str, Variant]]:
     """Products of e4m3 activations, and what quantises them."""
     for (_, tile), (n, parts), (label, by_block) in product(fp8.BY_ROWS, ((28672, False), (4096, True)), (("", False), ("blocks ", True))):
         yield "fp8", f"{label}rows {tile.m}{' in parts' if parts else ''}", fp8.variant(n, 4096, by_block, parts, tile=tile)
-    for _, form in fp8.FEW:
+    for form in few_codes():
         yield "bulk", f"fp8 rows {form.rows}", bulk.variant(False, form, narrow=True)
     yield "fp8", "a scale per row and group", fp8.variant(4096, 4096, True, False, shared=1)
     for (label, by_block), x in product((("rows", False), ("blocks", True)), TABLES.values()):
@@ -264,7 +270,7 @@ def _coded() -> Iterator[tuple[str, str, Variant]]:
 
 def candidates() -> Iterator[tuple[str, str, Variant]]:
     """(kernel, form, variant), one of each, of kernels that no table names before a device has timed them."""
-    form = replace(attention.DRAFT, group_rows=64, few_rows=64)
+    form = attention.Form(16, 64, 4, 2, 1056, group_rows=64, few_rows=64)
     yield "attention_together", "kv bf16", attention.together_variant(32, 8, 128, "*bf16", form)
     yield "attention_mixed", "kv bf16", attention.mixed_variant(32, 8, 128, "*bf16", form)
     yield "attention_merge", "few", attention.merge_variant(32, 128, form, some=True)

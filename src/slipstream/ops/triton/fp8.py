@@ -1,6 +1,6 @@
 """Products of e4m3 numbers with scales: activations quantised per row or per row and 128 inputs, weights per output or per 128 x 128.
 
-Owns the kernels, and whose product serves how many rows.
+Owns the kernels, and whose product serves how many rows; in fast settings by a table that is data (tuned/).
 
 Tensor cores sum e4m3 products with few bits, so 128 inputs are summed from zero and added in fp32, whatever the scales: that is
 `total += dot`, or `total = fma(dot, scale of the row's group * scale of the weight's block, total)`. K is cut into segments and
@@ -26,6 +26,7 @@ from slipstream.ops.triton.elementary import e4m3
 from slipstream.ops.triton.fused import End
 from slipstream.ops.triton.gemm import Tile
 from slipstream.ops.triton.launch import Variant, fits, power_of_two, row_facts, type_name
+from slipstream.ops.triton.tuned import Ranges
 from slipstream.ops.types import CODES_ROOM, SCALE_BYTES
 
 GROUP = 128  # inputs that are summed at a time; outputs and inputs of a block that shares a scale
@@ -34,10 +35,8 @@ BY_ROWS = (  # (up to how many rows, tile): of as many outputs and inputs, so th
     (1 << 31, Tile(128, 128, GROUP, 8, 3)),
 )
 E4M3 = torch.float8_e4m3fn
-OWN_UP_TO = {"fp8": 64, "fp8_block": 1 << 31}  # rows to which the own product is faster than torch's (decode_gemm on an H200)
-FEW = (  # (up to how many rows, form of bulk.py), by dense_forms on an H200
-    (8, Bulk(8, 64, 12, 264)), (16, Bulk(16, 64, 6, 396)), (32, Bulk(32, 64, 6, 396)),
-)  # fmt: skip
+TILES, TORCH = "tiles", "torch"
+CODES = Ranges("codes", ({"bulk": Bulk},), (TILES, TORCH))  # of layers with a scale per output, by dense_forms and decode_gemm
 UNIT = 16  # outputs and inputs that torch's product takes multiples of
 BLOCK = 1024  # numbers of a row per program that scales sums
 
@@ -74,7 +73,13 @@ def few(rows: int, packed: Packed) -> Bulk | None:
     """The form that serves so many rows of a layer in fast settings, if there is one and the layer has a scale per output."""
     if packed.scale.shape[1] > 1 or len(packed.scale) < len(packed.codes) or not bulk.serves(*packed.codes.shape):
         return None
-    return next((form for most, form in FEW if rows <= most), None)
+    chosen = fast(rows)
+    return chosen if isinstance(chosen, Bulk) else None
+
+
+def fast(rows: int) -> Bulk | str:
+    """What the table of fast settings has for so many rows."""
+    return next(way for most, way in CODES.now if rows <= most)
 
 
 def product_of_few(x: Tensor, packed: Packed, bias: Tensor | None, out: Tensor, form: Bulk, gate: str = "") -> None:

@@ -1,6 +1,6 @@
 """Fused: which linear layers do what stands beside them too (ends.py), so that it needs no kernel of its own, and for how many rows.
 
-Owns the table, and what a launch is told of its end. Must not know a kernel.
+Owns what a launch is told of its end; who does it for how many rows is data (tuned/). Must not know a kernel.
 """
 
 from dataclasses import dataclass
@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from slipstream.base.errors import InputError
-from slipstream.ops.types import Norming
+from slipstream.ops.triton.tuned import ByName
+from slipstream.ops.types import LINEAR_FORMATS, Norming
 
-# fusion -> format -> rows up to which it pays. Nothing stands here that was not measured: `bench gpu-suite --only layer_chain` says what
-# to write down (docs/gpu.md).
-UP_TO: dict[str, dict[str, int]] = {"gate": {}, "norm": {}}
+GATE, NORM = (ByName(fusion, tuple(LINEAR_FORMATS), int) for fusion in ("gate", "norm"))  # format -> rows up to which it pays
 MOST = {"gate": 64, "norm": 16}  # rows: with more, what a product does besides does not fit into the registers beside its sums
 NEVER = {  # formats whose gates are kernels of their own
     "fp32": "cuBLAS multiplies them, which gates nothing",
@@ -92,9 +91,15 @@ def ended(x: Tensor | Norming, out: Tensor | Norming, gate: str = "") -> tuple[T
     return (x, out.stream, End(gate, "begins", out)) if isinstance(out, Norming) else (x, out, End(gate))
 
 
+@cache
+def up_to() -> dict[str, dict[str, int]]:
+    """Fusion -> format -> rows up to which it pays."""
+    return {table.name: table.now for table in (GATE, NORM)}
+
+
 def serves(fusion: str, format: str, rows: int) -> bool:
     """Whether the table has it for so many rows."""
-    return rows <= min(MOST[fusion], UP_TO[fusion].get(format, 0))
+    return rows <= min(MOST[fusion], up_to()[fusion].get(format, 0))
 
 
 @cache

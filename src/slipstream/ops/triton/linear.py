@@ -22,7 +22,7 @@ from torch import Tensor
 
 from slipstream.base.errors import BackendError, InputError
 from slipstream.ops.triton import fp8, gated, gemm, packed, plain, whole
-from slipstream.ops.triton.fused import NEVER, UP_TO, ended, serves
+from slipstream.ops.triton.fused import NEVER, ended, serves, up_to
 from slipstream.ops.triton.launch import FLOATS, fits, has_groups
 from slipstream.ops.triton.packing import Form, Packed, pack
 from slipstream.ops.triton.pairs import SIDE, paired
@@ -209,7 +209,7 @@ class NarrowLinear:
         else:
             _check(self.name, x, (rows, k), out, n)
             codes, scale = fp8.quantise(x, by_block=self.format == "fp8_block")
-        if not self.invariant and rows > fp8.OWN_UP_TO[self.format] and n % fp8.UNIT == 0:
+        if not self.invariant and self.format == "fp8" and fp8.fast(rows) == fp8.TORCH and n % fp8.UNIT == 0:
             fp8.product_by_torch(codes, scale, prepared, bias, out)
         else:
             _finished(self.name, lambda whole: fp8.product(codes, scale, prepared.codes, prepared.scale, whole), bias, out)
@@ -273,7 +273,7 @@ def gate_up(op: str) -> GateUp | Declined:
     format = op.removeprefix("gate_up_")
     if format in NEVER:
         return Declined(f"no gates within products of {format}: {NEVER[format]}")
-    if format not in UP_TO["gate"]:
+    if format not in up_to()["gate"]:
         return Declined(f"nobody has measured gates within products of {format}; they are kernels of their own")
     return GateUp(KERNELS[f"linear_{format}"])
 

@@ -9,7 +9,7 @@ Owns the kernels and their forms. A *pair* is a row and one of its experts, numb
     _sum       a row's parts, each times its share, in the order of the experts' numbers
 
 So a row's bits do not depend on its company: K goes from first to last from zero, rows of a tile do not mix, and sums of parts follow the
-row's own list. Tiles are of two sizes, chosen by the number of rows in fast settings; deterministic settings have one.
+row's own list. Tiles follow from the number of rows in fast settings; deterministic settings have one.
 Codes in e4m3 are widened to bf16, which is exact, and meet rows in bf16; the scale of an output is multiplied to its sum.
 """
 
@@ -27,9 +27,11 @@ from slipstream.ops.triton.chain import await_turn
 from slipstream.ops.triton.elementary import activated, sigmoid
 from slipstream.ops.triton.gemm import Tile
 from slipstream.ops.triton.launch import NARROW_FROM, Variant, fits, power_of_two, row_facts, type_name
+from slipstream.ops.triton.tuned import Ranges
 from slipstream.ops.types import AT_ONCE, Activation, check_stored
 
-FEW, MANY = Tile(16, 32, 128, 4, 4), Tile(64, 64, 64, 4, 3)  # n: outputs of gate and as many of up; down has twice as many
+MANY = Tile(64, 64, 64, 4, 3)  # n: outputs of gate and as many of up; down has twice as many
+FAST = Ranges("experts", ({"tile": Tile},))  # fast settings, by the rows of an expert if all had as many (`experts`)
 TILE_FP32 = Tile(16, 32, 32, 4, 2)  # without tensor cores
 CODES = "*fp8e4nv"
 SEARCH, BLOCK = 1024, 1024  # pairs that are looked at together; numbers of a row that one program sums
@@ -148,10 +150,10 @@ def sum_variant(width: int, chosen: int) -> Variant:
 
 
 def tile_of(pairs: int, experts: int, kind: str, invariant: bool) -> Tile:
-    """The tile for so many pairs: few where an expert has no more rows than it takes, if the experts share them evenly."""
+    """The tile for so many pairs; in fast settings by the rows of an expert, if the experts share them evenly."""
     if kind == "*fp32":
         return TILE_FP32
-    return MANY if invariant or pairs > FEW.m * experts else FEW
+    return MANY if invariant else next(tile for most, tile in FAST.now if pairs <= most * experts)
 
 
 def tiles_of(pairs: int, experts: int, tile: Tile) -> int:

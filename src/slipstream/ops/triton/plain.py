@@ -1,4 +1,4 @@
-"""Which product of bf16 weights serves how many rows. Owns the tables, nothing else.
+"""Which product of bf16 weights serves how many rows. Owns the choice; the tables are data (tuned/).
 
     Bulk       bulk.py: few rows, weights by bulk copies through shared memory, wgmma
     CUBLAS     cublas.py: more rows, and layers whose inputs the other does not take
@@ -17,17 +17,14 @@ from slipstream.ops.triton.bulk import Bulk
 from slipstream.ops.triton.cublas import cublas
 from slipstream.ops.triton.fused import AS_IT_IS, PLAIN, End, Ending
 from slipstream.ops.triton.launch import Variant, has_groups, row_facts
+from slipstream.ops.triton.tuned import Ranges
 
 CUBLAS = "cublas"
 Way = Bulk | str
 Table = tuple[tuple[int, Way], ...]
 
-# (up to how many rows, way), by `bench gpu-suite --only dense_forms` on an H200, the layers of Llama-3.2-1B and 3.1-8B, by their size.
-SMALL: Table = ((8, Bulk(8, 64, 12, 264)), (1 << 31, CUBLAS))
-LARGE: Table = ((8, Bulk(8, 64, 12, 264)), (16, Bulk(16, 64, 8, 264)), (1 << 31, CUBLAS))
-HUGE: Table = (
-    (8, Bulk(8, 64, 6, 528)), (16, Bulk(16, 64, 4, 660)), (32, Bulk(32, 64, 4, 528)), (64, Bulk(64, 64, 6, 264)), (1 << 31, CUBLAS),
-)  # fmt: skip
+# By `bench gpu-suite --only dense_forms`: layers by their size.
+SMALL, LARGE, HUGE = (Ranges(name, ({"bulk": Bulk},), (CUBLAS,)) for name in ("small", "large", "huge"))
 MOST_SMALL, LEAST_HUGE = 1 << 23, 1 << 26  # weights of a layer
 
 
@@ -51,7 +48,12 @@ def plain(weight: Tensor) -> Plain:
 
 def fast(n: int, k: int) -> Table:
     """The table of fast settings for a layer [n, k]."""
-    return SMALL if n * k <= MOST_SMALL else LARGE if n * k < LEAST_HUGE else HUGE
+    return by_size(n * k).now
+
+
+def by_size(weights: int) -> Ranges:
+    """The table of layers of so many weights."""
+    return SMALL if weights <= MOST_SMALL else LARGE if weights < LEAST_HUGE else HUGE
 
 
 def way(n: int, k: int, rows: int, table: Table) -> Way:
@@ -81,7 +83,7 @@ def product(x: Tensor, layer: Plain, bias: Tensor | None, out: Tensor, table: Ta
 
 def variants(ending: Ending = AS_IT_IS, most: int = 1 << 31) -> Iterator[tuple[str, str, Variant]]:
     """(kernel, what for, variant) of all that the tables launch, with such an end; or of those for up to `most` rows."""
-    ends = ((table, min(rows, most)) for table in (SMALL, LARGE, HUGE) for rows, _ in table)
+    ends = ((table.now, min(rows, most)) for table in (SMALL, LARGE, HUGE) for rows, _ in table.now)
     for chosen in dict.fromkeys(way(0, 0, rows, table) for table, rows in ends):
         if isinstance(chosen, Bulk):
             yield "bulk", f"rows {chosen.rows} ring {chosen.ring}", bulk.variant(False, chosen, False, ending)

@@ -1,8 +1,9 @@
-"""Which product of whole-number weights, and of floats of 6 bits, serves how many rows. Owns the tables, nothing else.
+"""Which product of whole-number weights, and of floats of 6 bits, serves how many rows. Owns the choice; the
+tables of fast settings are data (tuned/).
 
     Stream     streamed.py: few rows, weights from memory straight into registers, mma.sync
     Folded     folded.py: tens to hundreds, the same with wgmma; scales go into the weight, which is for fast settings only
-    Carried    carried.py: few rows, by bulk copies through shared memory, mma.sync; in no table before a device has timed it
+    Carried    carried.py: few rows, by bulk copies through shared memory, mma.sync; in no table that ships before a device has timed it
     TILES      packed.py: plain Triton, for weights that the first three do not know
     UNPACKED   widened.py: many rows, the layer unpacked to bf16 and multiplied by cuBLAS
 
@@ -21,24 +22,27 @@ from slipstream.ops.triton.fused import AS_IT_IS, PLAIN, End, Ending
 from slipstream.ops.triton.launch import Variant, has_groups
 from slipstream.ops.triton.packing import Form, Packed
 from slipstream.ops.triton.streamed import Stream
+from slipstream.ops.triton.tuned import Ranges
 
 UNPACKED, TILES = "unpacked", "tiles"
 Way = Stream | Folded | Carried | str
 Table = tuple[tuple[int, Way], ...]
 
-# (up to how many rows, way), by `bench gpu-suite --only packed_forms` on an H200, the layers of Llama-3.1-8B and 70B: 4 bits in groups
-# of up to 32 inputs, and all others.
-_TENS: Table = ((32, Folded(32)), (64, Folded(64)), (256, Folded(128, depth=64, registers=128)), (1 << 31, UNPACKED))
-COARSE: Table = ((8, Stream(8)), (16, Folded(16, 4)), *_TENS)
-FINE: Table = ((8, Stream(8)), (16, Folded(16, 4, 32)), *_TENS)
+# By `bench gpu-suite --only packed_forms dense_forms`: 4 bits in groups of up to 32 inputs, all others, and floats of 6 bits.
+_WAYS = ({"stream": Stream, "folded": Folded, "carried": Carried},)
+FINE, COARSE, SIX = (Ranges(name, _WAYS, (UNPACKED, TILES)) for name in ("fine", "coarse", "six"))
 # For deterministic settings one order of sums: streams of one depth, `each` and `fill`.
 INVARIANT: Table = ((8, Stream(8)), (16, Stream(16, 4, 2)), (32, Stream(32, 4, 2)), (1 << 31, Stream(64, 4, 2)))
-SIX: Table = ((64, TILES), (1 << 31, UNPACKED))  # floats of 6 bits, fast; that many rows by what tiles of 4 bits took, not timed
 SIX_INVARIANT: Table = ((1 << 31, TILES),)
 
 
 def fast(form: Form) -> Table:
     """The table of fast settings for such weights."""
+    return of_fast(form).now
+
+
+def of_fast(form: Form) -> Ranges:
+    """Which table that is."""
     if form.bits == 6:
         return SIX
     return FINE if form.bits == 4 and 0 < form.group <= 32 else COARSE
@@ -56,6 +60,8 @@ def _table(form: Form, deterministic: bool) -> Table:
 def way(form: Form, rows: int, table: Table) -> Way:
     """What serves so many rows of such a layer."""
     found = next(way for most, way in table if rows <= most)
+    if isinstance(found, Carried) and not carried.serves(form):
+        found = Stream(found.rows)
     if isinstance(found, Folded):
         return folded.fitting(form, found)
     return streamed.fitting(form, found) if isinstance(found, Stream) else found

@@ -1,8 +1,9 @@
 """Sizes of the attention kernel side by side: decode, speculative rows, prefill. Decides the tables of ops/triton/attention.py."""
 
+import re
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from slipstream.bench.gpu import attention_sweep
 from slipstream.bench.gpu.ahead import compile_ahead
 from slipstream.bench.gpu.bench import Bench
+from slipstream.bench.gpu.deciding import Sample
 from slipstream.bench.gpu.limits import Limits
 from slipstream.bench.gpu.shapes import Heads, heads
 from slipstream.ops.types import AttentionRows
@@ -58,6 +60,7 @@ class Point:
 
 
 SHORT_POINTS = [Point(8, 1, 1024), Point(1, 1, 8192), Point(1, 1, 8192, large=True), Point(8, 1, 1024, large=True)]
+SHORT_POINTS += [Point(8, 1, 8192), Point(1, 1, 1024), Point(1, 1, 32768)]  # whether what serves these rows loses elsewhere
 CODED_POINTS = [Point(64, 1, 4096), Point(8, 1, 8192), Point(1, 1, 1024), Point(1, 1, 32768), Point(8, 5, 2048, True), Point(1, 2048, 2048)]
 POINTS = [replace(point, short=True) for point in SHORT_POINTS] + [replace(point, coded=True) for point in CODED_POINTS]  # never timed
 POINTS += [Point(1, 1, 1024), Point(8, 1, 8192), Point(64, 1, 1024), Point(128, 1, 4096), Point(1, 1, 32768), Point(1, 1, 256)]
@@ -115,7 +118,7 @@ def one(bench: Bench, limits: Limits, shape: Heads, point: Point, forms: list) -
             name += f" most {form.most}/{form.merging}" if point.short else ""
             if name not in calls and (splits == 1 or point.new < 64):
                 calls[name] = [partial(_call, attention.attention, qkv, kv, rows, shape, form) for kv in paged]
-                facts_of[name] = check(calls[name][0], wanted)
+                facts_of[name] = check(calls[name][0], wanted) | {"fields": asdict(form)}
     found = bench.clock.compare(calls, seconds=SECONDS_EACH)
     first = point.context - point.new
     pairs = point.batch * (point.new * first + point.new * (point.new + 1) // 2)
@@ -205,4 +208,25 @@ def answer(rows: list[dict]) -> list[str]:
         for row in here:
             classes.setdefault(row["bits"], []).append(row["form"])
         out.append(f"  bits: {' | '.join(' = '.join(names) for names in classes.values())}")
+    return out
+
+
+def samples(rows: list[dict]) -> list[Sample]:
+    """For BY_ROWS and CODED of ops/triton/attention.py: contexts count alike. One time is that of every `fill` that gives a row as many
+    programs."""
+    from slipstream.ops.triton import attention
+
+    out, of = [], {shape.model: shape for shape in (*heads(False), *heads(True))}
+    for row in rows:
+        asked, count = re.match(r"(\d+)/(\d+)/(\d+)/(\d+) (\d+)x(\d+)(?: most (\d+)/(\d+))?", row["form"]), row["batch"] * row["new"]
+        *size, segment, programs, most, merging = (int(number) for number in asked.groups("0"))
+        more = {"most": most, "merging": merging} if most else {}
+        form = attention.Form(**row["fields"]) if "fields" in row else attention.Form(*size, segment=segment, **more)
+        table, column = attention.CODED if row.get("coded") else attention.BY_ROWS, int(row["tails"])
+        for fill in dict.fromkeys((*FILLS, *(entry[1 + column].fill for entry in table.now))):
+            one = replace(form, fill=fill)
+            found = attention.splits(one, count, of[row["model"]].kv_heads, attention.segments_of(one, row["context"]))
+            if found == programs:
+                among = "short" if row.get("short") else ""
+                out.append(Sample(table.name, count, one, row["us"], row["point"], column=column, among=among, right=row["right"]))
     return out

@@ -13,10 +13,12 @@ from torch import Tensor
 
 from slipstream.bench.gpu.ahead import compile_ahead
 from slipstream.bench.gpu.bench import Bench
+from slipstream.bench.gpu.deciding import TABLE, Sample
 from slipstream.bench.gpu.dense_forms import FOUR_BITS, KINDS, Chain, multiply, name, random, variants, ways
 from slipstream.bench.gpu.gemm_sweep import COLD, MOST_COPIES
 from slipstream.bench.gpu.limits import Limits
-from slipstream.bench.gpu.shapes import Layer, layers
+from slipstream.bench.gpu.shapes import Layer, layers, often
+from slipstream.ops.triton import fp8, plain, whole
 
 QUESTION = "Up to how many rows is the own product of bf16 or e4m3 weights the fastest, alone and between the kernels of a step?"
 ORDER, SECONDS = 71, 60
@@ -86,10 +88,34 @@ def error(x: Tensor, weight: Tensor, out: Tensor) -> float:
 
 def answer(rows: list[dict]) -> list[str]:
     """What is far from fp64 first, further than activations rounded to e4m3 with weights in it; then per point the ways by time."""
-    wrong = [row for row in rows if (row["error"] or 0) > (5e-2 if row["weights"] == "fp8" else 1e-5)]
+    wrong = [row for row in rows if not right(row)]
     out = [f"WRONG: {r['weights']} {r['form']} {r['model']} {r['layer']} m={r['m']}: error {r['error']:.1e}" for r in wrong]
     for point in dict.fromkeys((row["weights"], row["model"], row["layer"], row["m"]) for row in rows):
         here = sorted((r for r in rows if (r["weights"], r["model"], r["layer"], r["m"]) == point), key=lambda row: row["us"])
         shown = ", ".join(f"{row['form']} {row['us']:.1f} ({row['roof']:.0%})" for row in here)
         out.append("{} {} {} m={}, us and share of the roof: ".format(*point) + shown)
+    return out
+
+
+def right(row: dict) -> bool:
+    """Whether what it is away from fp64 is rounding; chains are not compared."""
+    return (row["error"] or 0) <= (5e-2 if row["weights"] == "fp8" else 1e-5)
+
+
+def samples(rows: list[dict]) -> list[Sample]:
+    """For the tables of ops/triton/plain.py by the layers alone, since a chain has layers of all sizes; for those of fp8.py and whole.py
+    in the chain too."""
+    out = []
+    for row in rows:
+        kind, model, layer = row["weights"], row["model"], row["layer"]
+        ways = {name(form): form for form in KINDS[kind][0]} | {KINDS[kind][2]: TABLE if kind in FOUR_BITS else KINDS[kind][2]}
+        in_step = layer == "chain"
+        if row["form"] not in ways or in_step and kind == "bf16":
+            continue
+        named = {one.name: one for one in layers(False, (model,))}
+        n, k = (named[layer].n, named[layer].k) if layer in named else (128, 128)
+        four = kind in FOUR_BITS and whole.of_fast(FOUR_BITS[kind].form(n, k))
+        table = four or (fp8.CODES if kind == "fp8" else plain.by_size(n * k))
+        facts = {"times": 1 if in_step else often(model, layer), "right": right(row), "in_step": in_step}
+        out.append(Sample(table.name, row["m"], ways[row["form"]], row["us"], f"{kind} {model}", layer, **facts))
     return out

@@ -7,6 +7,8 @@ import torch
 from slipstream.base import registry
 from slipstream.bench.gpu import scenes
 from slipstream.bench.gpu.bench import Bench
+from slipstream.bench.gpu.deciding import TABLE, Sample
+from slipstream.ops.triton import mixture
 from slipstream.ops.types import Activation
 
 QUESTION = "How near is a layer of experts to reading the chosen ones once, and what does one order for all numbers of rows cost?"
@@ -72,3 +74,14 @@ def answer(rows: list[dict]) -> list[str]:
         f"{row['model']}, {row['rows']} rows, {row['settings']}: {row['us']:.1f} us for {row['used']:.0f} experts ({row['roof']:.0%})"
         for row in rows
     ]
+
+
+def samples(rows: list[dict]) -> list[Sample]:
+    """For FAST of ops/triton/mixture.py: its tile where an expert has so many rows, and the tile of deterministic settings."""
+    ways, out = {"fast": TABLE, "deterministic": mixture.MANY}, []
+    for row in rows:
+        *_, count, chosen = (SHAPES | DRY_SHAPES)[row["model"]]
+        if row["settings"] in ways:
+            of_expert = -(-row["rows"] * chosen // count)
+            out.append(Sample("experts", of_expert, ways[row["settings"]], row["us"], row["point"]))
+    return out

@@ -13,6 +13,7 @@ from slipstream.bench.gpu.ahead import compile_ahead
 from slipstream.bench.gpu.bench import Bench
 from slipstream.bench.gpu.cases import attention_forms
 from slipstream.bench.gpu.cases.shared_prefix import call
+from slipstream.bench.gpu.deciding import Sample
 from slipstream.bench.gpu.limits import Limits
 from slipstream.bench.gpu.shapes import Heads, heads
 from slipstream.ops.types import AttentionRows, Few
@@ -25,6 +26,7 @@ FORMS = (  # query rows of the chunk's tiles and of the others', keys per block,
 FORMS_CODED = ((64, 16, 64, 8, 3), (64, 64, 64, 8, 3))
 DRY_FORMS = ((64, 16, 64, 4, 3),)
 TABLE, APART = "one launch, by the table", "two launches, by the table"
+FILL = 264
 SECONDS_EACH = 0.01
 
 
@@ -59,7 +61,7 @@ def _forms(bench: Bench, point: Point) -> list:
     from slipstream.ops.triton import attention
 
     sizes = bench.pick(FORMS_CODED if point.coded else FORMS, DRY_FORMS)
-    return [attention.Form(rows, *rest, fill=264, few_rows=few_rows) for rows, few_rows, *rest in sizes]
+    return [attention.Form(rows, *rest, fill=FILL, few_rows=few_rows) for rows, few_rows, *rest in sizes]
 
 
 def _variant(shape: Heads, point: Point, form):
@@ -85,7 +87,7 @@ def one(bench: Bench, limits: Limits, shape: Heads, point: Point) -> None:
     halves = list(zip(qkv.split([point.batch, point.chunk]), parts, strict=True))
     points = (attention_forms.Point(point.batch, 1, point.context), attention_forms.Point(1, point.chunk, point.past + point.chunk))
     wanted = torch.cat([attention_forms.expected(q, paged[0], own, shape, of) for (q, own), of in zip(halves, points, strict=True)])
-    forms, plain = attention.BY_ROWS, replace(rows, few=None)
+    forms, plain = attention.BY_ROWS.now, replace(rows, few=None)
 
     def apart(kv) -> Tensor:
         return torch.cat([call(q, kv, own, shape, forms) for q, own in halves])
@@ -93,8 +95,7 @@ def one(bench: Bench, limits: Limits, shape: Heads, point: Point) -> None:
     calls: dict[str, list[Callable]] = {APART: [partial(apart, kv) for kv in paged]}
     calls[TABLE] = [partial(call, qkv, kv, plain, shape, forms) for kv in paged]
     for form in _forms(bench, point):
-        name = f"{form.query_rows}+{form.few_rows}/{form.block_keys}/{form.warps}/{form.stages}"
-        calls[name] = [partial(call, qkv, kv, rows, shape, ((1 << 31, form, form),)) for kv in paged]
+        calls[named(form)] = [partial(call, qkv, kv, rows, shape, ((1 << 31, form, form),)) for kv in paged]
     facts_of = {name: attention_forms.check(own[0], wanted) for name, own in calls.items()}
     for name, (q, own) in zip(("decode rows alone", "chunk alone"), halves, strict=True):
         calls[name] = [partial(call, q, kv, own, shape, forms) for kv in paged]
@@ -111,6 +112,10 @@ def one(bench: Bench, limits: Limits, shape: Heads, point: Point) -> None:
             us=timing.median * 1e6, spread=timing.spread, roof=least / timing.median, **facts_of.get(name, {}), timed=timing.way,
             raw=timing.samples,
         )  # fmt: skip
+
+
+def named(form) -> str:
+    return f"{form.query_rows}+{form.few_rows}/{form.block_keys}/{form.warps}/{form.stages}"
 
 
 def facts(bench: Bench, point: Point) -> tuple[AttentionRows, list[AttentionRows]]:
@@ -142,3 +147,19 @@ def answer(rows: list[dict]) -> list[str]:
         if wrong:
             out.append(f"  WRONG: {', '.join(wrong)}")
     return out
+
+
+def samples(rows: list[dict]) -> list[Sample]:
+    """For MIXED of ops/triton/attention.py: one form for all such steps, so what counts is all points."""
+    from slipstream.ops.triton import attention
+
+    ways = {TABLE: None}
+    for size in (*FORMS, *FORMS_CODED, *DRY_FORMS):
+        form = attention.Form(size[0], *size[2:], fill=FILL, few_rows=size[1])
+        ways[named(form)] = form
+    caches = {True: "*fp8e4nv", False: "*bf16"}
+    return [
+        Sample("mixed", 1, ways[row["form"]], row["us"], row["point"], column=caches[row["coded"]], right=row["right"])
+        for row in rows
+        if row["form"] in ways
+    ]

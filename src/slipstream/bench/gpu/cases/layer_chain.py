@@ -21,6 +21,7 @@ from slipstream.base import registry
 from slipstream.bench.gpu.ahead import compile_ahead
 from slipstream.bench.gpu.bench import Bench
 from slipstream.bench.gpu.cases.decode_step import Step, build
+from slipstream.bench.gpu.deciding import Sample
 from slipstream.bench.gpu.limits import Limits
 from slipstream.bench.gpu.scenes import triton_kernels
 from slipstream.model.decoder import Decoder
@@ -98,8 +99,8 @@ def chains(bench: Bench, limits: Limits, format: str, made: dict[bool, Decoder],
 @contextmanager
 def fusing(way: str) -> Iterator[None]:
     """With the fusions of `way` and no others, for all formats and numbers of rows for which there are kernels."""
-    table = {name: dict.fromkeys(FORMATS, 1 << 31) if name in WAYS[way] else {} for name in fused.UP_TO}
-    with mock.patch.dict(fused.UP_TO, table):
+    table = {name: dict.fromkeys(FORMATS, 1 << 31) if name in WAYS[way] else {} for name in fused.up_to()}
+    with mock.patch.dict(fused.up_to(), table):
         yield
 
 
@@ -171,3 +172,17 @@ def answer(rows: list[dict]) -> list[str]:
         shown = ", ".join(f"{row['way']} {row['us']:.1f} ({row['roof']:.0%})" for row in here)
         out.append("{} rows {}, us a layer and share of streaming: ".format(*point) + shown)
     return sorted(out, key=lambda line: not line.startswith("WRONG"))
+
+
+def samples(rows: list[dict]) -> list[Sample]:
+    """For the tables of ops/triton/fused.py: what a fusion takes at best with it, and at best without."""
+    out = []
+    for format, m in dict.fromkeys((row["weights"], row["m"]) for row in rows):
+        here = [row for row in rows if (row["weights"], row["m"]) == (format, m)]
+        apart = next((row["error"] for row in here if row["way"] == "apart"), 0.0)
+        right = [row for row in here if row["error"] <= WORSE * apart]
+        for fusion in fused.up_to():
+            for done in (True, False):
+                times = [row["us"] for row in right if (fusion in WAYS[row["way"]]) == done]
+                out += [Sample(fusion, m, done, min(times), MODEL, column=format, in_step=True)] if times else []
+    return out

@@ -12,10 +12,13 @@ from torch import Tensor
 from slipstream.bench.gpu import designs
 from slipstream.bench.gpu.ahead import compile_ahead
 from slipstream.bench.gpu.bench import Bench
+from slipstream.bench.gpu.deciding import Sample
 from slipstream.bench.gpu.gemm_sweep import COLD, MOST_COPIES
 from slipstream.bench.gpu.limits import Limits
 from slipstream.bench.gpu.packed_forms import CANDIDATES, DRY_CANDIDATES, Candidate, Kind, multiply, stored
-from slipstream.bench.gpu.shapes import Layer, layers
+from slipstream.bench.gpu.shapes import Layer, layers, often
+from slipstream.ops.triton import whole
+from slipstream.ops.triton.carried import Carried
 from slipstream.ops.triton.packing import Packed, pack
 from slipstream.ops.types import Declined
 
@@ -125,3 +128,20 @@ def bound(row: dict) -> float:
     if row["form"].endswith("_codes"):
         return 5e-2
     return 5e-3 if "_unpacked" in row["form"] or "_folded" in row["form"] else 2e-5
+
+
+def samples(rows: list[dict]) -> list[Sample]:
+    """For the tables of ops/triton/whole.py. Carried forms win or lose in the chain (dense_forms): only there they read while another
+    kernel ends."""
+    known = {one.name: one for one in (*CANDIDATES, *DRY_CANDIDATES) if one.way}
+    out = []
+    for row in rows:
+        if row["form"] in known:
+            kind, way = known[row["form"]].kind, known[row["form"]].way
+            out.append(
+                Sample(
+                    whole.of_fast(kind.form(row["n"], row["k"])).name, row["m"], way, row["us"], f"{row['model']} {kind}", row["layer"],
+                    times=often(row["model"], row["layer"]), right=row["error"] <= bound(row), decides=not isinstance(way, Carried),
+                )
+            )  # fmt: skip
+    return out

@@ -12,6 +12,7 @@ from slipstream.bench.gpu import attention_sweep
 from slipstream.bench.gpu.ahead import compile_ahead
 from slipstream.bench.gpu.bench import Bench
 from slipstream.bench.gpu.cases import attention_forms
+from slipstream.bench.gpu.deciding import Sample
 from slipstream.bench.gpu.limits import Limits
 from slipstream.bench.gpu.shapes import Heads, heads
 from slipstream.ops.types import AttentionRows
@@ -84,9 +85,9 @@ def one(bench: Bench, limits: Limits, shape: Heads, point: Point) -> None:
     wanted = attention_forms.expected(qkv, paged[0], rows, shape, attention_forms.Point(point.batch, 1, context))
     calls: dict[str, list[Callable]] = {}
     if not bench.dry:
-        calls[TABLE] = [partial(call, qkv, kv, apart, shape, attention.BY_ROWS) for kv in paged]
+        calls[TABLE] = [partial(call, qkv, kv, apart, shape, attention.BY_ROWS.now) for kv in paged]
     for form in _forms(bench, point):
-        name = f"{form.query_rows}+{form.group_rows}/{form.block_keys}/{form.warps}/{form.stages} {form.fill}"
+        name = named(form)
         for way, which in (("together", rows), ("apart", apart)):
             calls[f"{way} {name}"] = [partial(call, qkv, kv, which, shape, ((1 << 31, form, form),)) for kv in paged]
     facts_of = {name: attention_forms.check(own[0], wanted) for name, own in calls.items()}
@@ -102,6 +103,10 @@ def one(bench: Bench, limits: Limits, shape: Heads, point: Point) -> None:
             us=timing.median * 1e6, spread=timing.spread, roof=least / timing.median, **facts_of[name], timed=timing.way,
             raw=timing.samples,
         )  # fmt: skip
+
+
+def named(form) -> str:
+    return f"{form.query_rows}+{form.group_rows}/{form.block_keys}/{form.warps}/{form.stages} {form.fill}"
 
 
 def call(qkv: Tensor, kv, rows: AttentionRows, shape: Heads, forms: tuple) -> Tensor:
@@ -141,3 +146,19 @@ def answer(rows: list[dict]) -> list[str]:
         other = [name for name in bits if name.startswith("together") and bits[name] != bits.get(name.replace("together", "apart"))]
         out.append(f"  other bits than apart: {', '.join(other) or 'none'}")
     return out
+
+
+def samples(rows: list[dict]) -> list[Sample]:
+    """For TOGETHER of ops/triton/attention.py: one form for all steps whose rows share keys, so what counts is all points."""
+    from slipstream.ops.triton import attention
+
+    ways = {TABLE: None}
+    for size in (*FORMS, *FORMS_CODED, *DRY_FORMS):
+        form = attention.Form(size[0], *size[2:], group_rows=size[1])
+        ways[f"together {named(form)}"] = form
+    caches = {True: "*fp8e4nv", False: "*bf16"}
+    return [
+        Sample("together", 1, ways[row["form"]], row["us"], row["point"], column=caches[row["coded"]], right=row["right"])
+        for row in rows
+        if row["form"] in ways
+    ]
