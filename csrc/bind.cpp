@@ -1,5 +1,6 @@
 // Owns: the Python face of the module, of its row-wise ops and of sampling.
 #include "bind.h"
+#include "rounds.h"
 #include "threads.h"
 
 namespace nb = nanobind;
@@ -88,6 +89,24 @@ NB_MODULE(_native, m) {
         "spread",
         [](Address some, Address places, Address out, i64 rows, i64 count, i64 width) {
             submit({rows}, [=](const Step& s) { spread(at<float>(some), at<int32_t>(places), at<float>(out), s.rows, count, width); });
+        },
+        free);
+    m.def(
+        "lay_out",
+        [](i64 rows, Address places, Address noises, Address seats, Address table, i64 table_rows, i64 pages, i64 page_size, i64 spare,
+           i64 each, i64 offset, i64 passes, Address out, i64 most, Address tokens, i64 tokens_most) {
+            const LayOut a{at<int32_t>(places), at<int32_t>(noises), at<int32_t>(seats), at<int32_t>(table), table_rows, pages, page_size,
+                           spare, each, offset, passes, at<int32_t>(out), most, at<int32_t>(tokens), tokens_most};
+            submit({rows}, [a](const Step& s) { lay_out(a, s.rows); });
+        },
+        free);
+    m.def(
+        "walk",
+        [](i64 rows, Address said, Address tokens, i64 tokens_most, Address starts, Address read, Address turns, Address picked, i64 each,
+           Address history, i64 rounds, i64 width) {
+            const Walk a{at<int32_t>(said), at<int32_t>(tokens), tokens_most, at<int32_t>(starts), at<int32_t>(read), at<int32_t>(turns),
+                         at<int32_t>(picked), each, at<int32_t>(history), rounds, width};
+            submit({rows}, [a](const Step& s) { walk(a, s.rows); });
         },
         free);
     bind_linear(m);

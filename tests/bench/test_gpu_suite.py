@@ -63,12 +63,12 @@ class TestDryRun:
                     assert row["raw"] and row["timed"] == "wall", case["name"]
 
     def test_every_op_and_every_design_was_asked(self, dry):
-        from slipstream.ops.types import FAMILY_OPS, OPS
+        from slipstream.ops.types import FAMILY_OPS, OPS, ROUND_OPS
 
         cases = {case["name"]: case for case in json.loads((dry / "suite.json").read_text())["cases"]}
         correctness = cases["op_correctness"]["rows"]
         layers = {f"linear_{name}" for name in ("fp32", "bf16", "int8", "q8_0", "int4")}
-        assert {row["op"] for row in correctness} >= {*OPS, *FAMILY_OPS, *layers}
+        assert {row["op"] for row in correctness} >= {*OPS, *ROUND_OPS, *FAMILY_OPS, *layers}
         assert all(row["right"] and row["repeats"] for row in correctness)
         invariance = cases["row_invariance"]
         tiled = [row for row in invariance["rows"] if row["what"].startswith(("tiled", "designs"))]

@@ -11,7 +11,7 @@ import torch
 from slipstream.base import native
 from slipstream.base.errors import BackendError, InputError
 from slipstream.ops import Choice, Declined, Kernels, dispatch, reference
-from slipstream.ops.types import FAMILY_OPS, LINEAR_OPS, OPS
+from slipstream.ops.types import FAMILY_OPS, LINEAR_OPS, OPS, ROUND_OPS
 
 
 def candidates(monkeypatch, **offers) -> None:
@@ -22,8 +22,8 @@ def candidates(monkeypatch, **offers) -> None:
 
 def test_the_reference_serves_every_op():
     kernels = Kernels(only="reference")
-    assert kernels.choices() == [Choice(op, "reference") for op in OPS + FAMILY_OPS + LINEAR_OPS]
-    assert all(getattr(kernels, op) is reference.OFFERED[op] for op in OPS + FAMILY_OPS)
+    assert kernels.choices() == [Choice(op, "reference") for op in OPS + ROUND_OPS + FAMILY_OPS + LINEAR_OPS]
+    assert all(getattr(kernels, op) is reference.OFFERED[op] for op in OPS + ROUND_OPS + FAMILY_OPS)
     assert kernels.profile == f"reference.{reference.VERSION}"
 
 

@@ -10,6 +10,7 @@ from slipstream import LLM, SamplingParams
 from slipstream.scheduler import passes
 from tests.promises import oracles
 from tests.promises.scenarios import AXES, MODELS, MORE, SAMPLING, Scenario, every, pairwise, params, prompts
+from tests.tools.steps import watch_steps
 
 VOCAB, NEW = 512, 14
 LONGEST = 90 + NEW
@@ -105,6 +106,21 @@ def test_the_scarce_pool_preempts():
 def test_same_text_on_a_gpu(scenario):
     """Whole-number activations and caches are the CPU's; where the CPU has a cache in int8, it is one in fp8 here."""
     check(scenario, device="cuda", deterministic=True, kv="fp8" if MODELS[scenario.weights].get("kv") == "int8" else None)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("heat", [0.0, 0.8])
+def test_same_text_in_rounds_on_a_gpu(heat):
+    """The built-in model and its head: several checks in a step, between which the host waits for nothing (worker/rounds.py)."""
+    asked = ["The old man looked at the sea", "She said", "In the beginning of the year there was a great deal of"]
+    wanted, texts, rounds = SamplingParams(max_tokens=45, temperature=heat, seed=7, ignore_eos=True), [], []
+    for kind in ("none", "eagle:nodes=3,depth=3"):
+        llm = LLM(None, device="cuda", deterministic=True, speculate=kind, max_batch=4, max_len=160, page_size=5, control=False)
+        note = lambda plan, result: rounds.extend(outcome.rounds for outcome in result.outcomes if outcome.rounds)  # noqa: E731
+        watch_steps(llm.engine.core.executor.runner, note)
+        texts.append([output.outputs[0].token_ids for output in llm.generate(asked, wanted)])
+        llm.close()
+    assert texts[0] == texts[1] and rounds and max(map(max, rounds)) > 1, "some guesses are right"
 
 
 MIXTURES = [replace(scenario, weights="mixture") for scenario in pairwise() if scenario.drafter in ("none", "Perfect", "RandomTree")]

@@ -1,7 +1,7 @@
 """The kernels under test, as the tests of ops/ take them. Only for processes with TRITON_INTERPRET=1, set before triton is imported."""
 
 from slipstream.ops import triton as candidate
-from slipstream.ops.types import FAMILY_OPS, OPS, Declined, ExpertsKernel, GateUpKernel, LinearKernel
+from slipstream.ops.types import FAMILY_OPS, OPS, ROUND_OPS, Declined, ExpertsKernel, GateUpKernel, LinearKernel
 
 
 class Interpreted:
@@ -10,7 +10,7 @@ class Interpreted:
     device, pads = "cpu", False
 
     def __init__(self):
-        for op in OPS + FAMILY_OPS:
+        for op in OPS + ROUND_OPS + FAMILY_OPS:
             setattr(self, op, candidate.offer(op, "cuda"))
 
     def linear(self, format: str) -> LinearKernel:

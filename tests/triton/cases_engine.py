@@ -11,10 +11,12 @@ from slipstream import LLM, SamplingParams
 from slipstream.model import load_model
 from slipstream.ops import triton as candidate
 from slipstream.ops.triton import attention
+from slipstream.scheduler import passes
 from slipstream.worker import company
 from tests.model.paged import Paged, Rows
 from tests.promises.oracles import RandomTree
 from tests.promises.scenarios import prompts
+from tests.tools.steps import watch_steps
 
 NEW = 3
 offer_on_cuda = candidate.offer
@@ -59,6 +61,20 @@ def test_same_text_in_four_bits_over_a_cache_in_fp8():
         return [(sample.token_ids, sample.logprobs) for sample in outputs]
 
     assert texts([asked], max_chunk=5) == texts([[prompt] for prompt in asked])
+
+
+@pytest.mark.slow  # 12 s
+def test_same_text_in_rounds(monkeypatch):
+    """Two checks of a guess in one step, between which the device alone works out where rows lie, filled up to a size of steps."""
+    params, rounds, texts = SamplingParams(max_tokens=6, ignore_eos=True, temperature=0), [], []
+    asked = [[7], [8], [9]]
+    monkeypatch.setattr(passes, "WHOLE", 1e9)  # the interpreter is slow
+    for options in (dict(), dict(speculate="eagle:path=dummy,nodes=1,depth=1", control=False)):
+        llm = engine(prefix_cache=False, **options)
+        note = lambda plan, result: rounds.extend(outcome.rounds for outcome in result.outcomes if outcome.rounds)  # noqa: E731
+        watch_steps(llm.engine.core.executor.runner, note)
+        texts.append([output.outputs[0].token_ids for output in llm.generate(asked, params)])
+    assert texts[0] == texts[1] and rounds
 
 
 def test_same_text_where_samples_share_the_keys_of_their_prompt(monkeypatch):

@@ -1,6 +1,7 @@
-"""In the interpreter: norm, rope_write, gated, embed, move and linear against the reference, and that a row depends on itself only."""
+"""In the interpreter: norm, rope_write, gated, embed, move, rounds, linear against the reference, and that a row depends on itself only."""
 
 import pytest
+import test_rounds as rounds
 import torch
 import triton
 from candidate import KERNELS
@@ -180,3 +181,17 @@ def test_a_decoder_runs_on_these_kernels(dtype, tolerance):
         hidden = decoder.forward(Batch(positions * 7, positions, positions + 16, rows), pool)
         results.append(decoder.logits(hidden, torch.tensor([19, 3], dtype=torch.int32)).clone())
     torch.testing.assert_close(results[1], results[0], atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize("each", [1, 3, 4])
+def test_numbers_of_rounds(each):
+    """Where rows lie and which guesses were right: whole numbers, so those of the reference; with requests that only fill a step up."""
+    starts, seats, said = [6, -1, 0], [1, 0, 1], torch.tensor([[1, 0, 0, 1], [1, 1, 1, 1], [0, 1, 1, 0]], dtype=torch.int32)[:, :each]
+    guesses = torch.tensor([[1, 0, 1], [1, 1, 1], [0, 1, 1]], dtype=torch.int32)[:, : each - 1]
+    found, wanted = (rounds.walked(kernels, said, guesses, starts) for kernels in (KERNELS, Kernels(only="reference")))
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    for passes, offset, tokens in ((1, 0, torch.arange(40, dtype=torch.int32).view(5, 8)), (3, -1, None)):
+        found, wanted = (
+            rounds.laid_out(kernels, [6, -1, 10], seats, each, passes, offset, tokens) for kernels in (KERNELS, Kernels(only="reference"))
+        )
+        assert torch.equal(found, wanted)

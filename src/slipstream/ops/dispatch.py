@@ -19,6 +19,7 @@ from slipstream.ops.types import (
     LINEAR_FORMATS,
     LINEAR_OPS,
     OPS,
+    ROUND_OPS,
     SPANS,
     Declined,
     ExpertsKernel,
@@ -75,6 +76,8 @@ class Kernels:
     sample: Op
     logprobs: Op
     move: Op
+    lay_out: Op
+    walk: Op
 
     def __init__(self, device: str = "cpu", *, only: str | None = None, deterministic: bool = False, activations: str = "32"):
         if only is not None and only not in CANDIDATES:
@@ -89,7 +92,7 @@ class Kernels:
         self.device, self.activations, self.recordings = device, activations, 0
         self._choices: list[Choice] = []
         self._linear: dict[str, LinearKernel] = {}
-        for op in OPS:
+        for op in OPS + ROUND_OPS:
             setattr(self, op, self._choose(op, candidates))
         self._missing: dict[str, BackendError] = {}
         for op in FAMILY_OPS:
@@ -183,4 +186,4 @@ class Kernels:
     def __getattr__(self, name: str) -> Any:
         if name in self.__dict__.get("_missing", {}):  # reached only for names that are no attribute
             raise self._missing[name]
-        raise AttributeError(str(unknown("op", name, OPS + FAMILY_OPS)))
+        raise AttributeError(str(unknown("op", name, OPS + ROUND_OPS + FAMILY_OPS)))

@@ -14,6 +14,7 @@ from torch import Tensor
 from slipstream.base.errors import InputError
 
 OPS = ("embed", "norm", "rope_write", "attention", "gated", "sample", "logprobs", "move")
+ROUND_OPS = ("lay_out", "walk")  # the numbers of rounds (worker/rounds.py), which no host must wait for
 FAMILY_OPS = (  # asked for by some families only: a device may lack them
     *("layer_norm", "norm_slices", "attention_softcap", "gated_gelu", "gated_gelu_tanh", "gelu", "gelu_tanh", "add", "scale", "softcap"),
     *("route", "routed", "gate_rows", "gated_clamped", "attention_sinks", "spread"),

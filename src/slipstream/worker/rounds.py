@@ -1,15 +1,12 @@
 """Rounds: the model checks a chain of guesses, the head beside it reads what was kept and guesses on, and so several times in one step.
 
-Owns the numbers of a round, which follow from how many guesses were right, and the three recorded lists that it runs (ops/replay.py): a
-check, a reading, the guesses. A step of one round costs the host more than a small model's pass; here that is shared by all rounds, as
-passes share it (ahead.py). Must not know who asks, nor why.
+Owns the numbers of a round, which follow from how many guesses were right, and the three recorded runs of ops (ops/replay.py) of which it
+is made: a check, a reading, the guesses. The numbers lie on the device, where ops work out those of the next round, so the host waits once,
+when all rounds are over. A step of one round costs it more than a small model's pass; here that is shared by all, as passes share it
+(ahead.py). Must not know who asks, nor why.
 
 A chain lies where the text itself will lie, so rows of a check are rows of a text: nothing has to be moved, and what was wrong is written
 over by the next round. The head reads all rows of a check likewise, behind which it goes on from the last that was right.
-
-The numbers live where the device sees them. On a CPU they are numpy's, over the memory of tensors, and worked out between the lists. A GPU
-works them out itself: the same lines then act on tensors and are part of what is captured, and the host waits once, when all rounds are
-over. What they make is written in place, since a graph reads and writes where it was captured.
 """
 
 import time
@@ -30,8 +27,9 @@ from slipstream.sampling.sampler import Voice
 from slipstream.worker.beside import Beside
 from slipstream.worker.pool import KVPool
 
-IDS, POSITIONS, SLOTS, REQUEST, LINEAR = range(5)
-Numbers = Any  # a numpy array on a CPU, a tensor on a GPU: what is done with them here means the same to both
+IDS, POSITIONS, SLOTS, REQUEST, LINEAR, NOISE = range(6)  # what the op `lay_out` says of a row
+START, READ, TURN, SEAT, OWN, LAST = range(6)  # of a request; behind its last token lie its guesses
+NOBODY = -1  # where a request starts and is read that only fills a step up
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,17 +68,6 @@ class Went:
     guesses: list[int]
 
 
-def worked(tensor: Tensor) -> Numbers:
-    """The same numbers as they are worked with: on a CPU numpy is the faster for few."""
-    return tensor.numpy() if tensor.device.type == "cpu" else tensor
-
-
-def numbers(shape: tuple[int, ...], device: torch.device) -> tuple[Numbers, Tensor]:
-    """Zeros as they are worked with and as ops read them, the same memory. int32"""
-    tensor = torch.zeros(shape, dtype=torch.int32, device=device)
-    return worked(tensor), tensor
-
-
 class Rows:
     """Rows of some passes of one model: where they lie, and how they are read by its ops.
 
@@ -88,68 +75,58 @@ class Rows:
         most: rows at most.
         pool, table: pages of that model, and who has them.
         passes: how many, one after the other.
-
-    Attributes:
-        ids: what each pass reads. [passes, most]
     """
 
     def __init__(self, most: int, pool: KVPool, table: Staging, passes: int = 1):
-        self.pool, self.table, device = pool, table, pool.tensor.device
-        self._numbers, self._tensor = numbers((passes, 5, most), device)
-        self._pages = worked(table.device)
-        self._starts = torch.zeros(most + 1, dtype=torch.int32, device=device)  # no row has tail slots
-        self.ids = self._numbers[:, IDS]
+        self.pool, self.table, self._kernels = pool, table, pool.kernels
+        self._facts = torch.zeros(passes, 6, most, dtype=torch.int32, device=pool.kernels.device)
+        self._starts = torch.zeros(most + 1, dtype=torch.int32, device=pool.kernels.device)  # no row has tail slots
 
-    def lay_out(self, seats: Numbers, places: Numbers, real: Numbers | None, first: int = 0) -> None:
-        """Passes from `first` on: places [passes, rows] of seats [rows]. `real`: 0 for rows that fill a step up, which stand at position 0
-        and write to a slot that is nobody's, 1 for others. [rows]"""
-        if real is not None:
-            places = places * real
-        page, now = self.pool.page_size, self._numbers[first : first + len(places), :, : places.shape[1]]
-        slots = self._pages[seats, places // page] * page + places % page
-        now[:, POSITIONS], now[:, REQUEST], now[:, LINEAR] = places, seats, places + 1
-        now[:, SLOTS] = slots if real is None else slots * real + self.pool.spare * (1 - real)
+    def lay_out(
+        self, places: Tensor, noises: Tensor, seats: Tensor, each: int, passes: int = 1, offset: int = 0, tokens: Tensor | None = None
+    ) -> None:  # fmt: skip
+        """See ops/reference/rounds.py."""
+        size, spare, out = self.pool.page_size, self.pool.spare, self._facts[:passes]
+        self._kernels.lay_out(places, noises, seats, self.table.device, size, spare, each, out, offset, tokens)
 
-    def tokens(self, number: int, rows: int) -> Tensor:
-        return self._tensor[number, IDS, :rows]
+    def ids(self, rows: int) -> Tensor:
+        """What the rows of the first pass read, if that was laid out."""
+        return self._facts[0, IDS, :rows]
 
-    def batch(self, number: int, rows: int) -> Batch:
-        now = self._tensor[number, :, :rows]
+    def noise(self, number: int, rows: int) -> Tensor:
+        """Positions of the tokens that a pass draws."""
+        return self._facts[number, NOISE, :rows]
+
+    def batch(self, ids: Tensor, number: int = 0) -> Batch:
+        rows = len(ids)
+        now = self._facts[number, :, :rows]
         keys = AttentionRows(now[REQUEST], now[POSITIONS], now[LINEAR], self._starts[: rows + 1], self._starts[:1], self.table.device)
-        return Batch(now[IDS], now[POSITIONS], now[SLOTS], keys)
+        return Batch(ids, now[POSITIONS], now[SLOTS], keys)
 
 
 class Draws:
-    """How the rows of some passes draw.
+    """How rows draw. Args: rows at most; device."""
 
-    Args:
-        most: rows at most.
-        device: where.
-        passes: how many.
+    def __init__(self, most: int, device: str):
+        self._floats, self._ints = Staging((3, most), np.float32, device), Staging((2, most), np.int32, device)  # see SampleRows
+        self._seeds = Staging((most,), np.int64, device)
 
-    Attributes:
-        positions: of the tokens that are drawn. [passes, most]
-    """
-
-    def __init__(self, most: int, device: torch.device, passes: int = 1):
-        self._floats = Staging((3, most), np.float32, str(device))  # see SampleRows
-        self._ints, self._seeds = Staging((2, most), np.int32, str(device)), Staging((most,), np.int64, str(device))
-        self.positions, self._positions = numbers((passes, most), device)
-
-    def voice(self, voices: Sequence[Voice], each: int, rows: int) -> None:
-        """Whose they are: `each` rows of every voice, and greedy ones up to `rows`."""
-        count, params = len(voices) * each, [voice.params for voice in voices]
-        floats, ints, seeds = self._floats.host, self._ints.host, self._seeds.host
-        floats[:, :count] = np.repeat([[one.temperature, one.top_p, one.min_p] for one in params], each, 0).T
-        floats[0, count:rows] = 0
-        ints[:, :count] = np.repeat([[one.top_k, voice.sample] for one, voice in zip(params, voices, strict=True)], each, 0).T
-        seeds[:count] = np.repeat([voice.seed for voice in voices], each)
+    def voice(self, voices: Sequence[Voice], each: int, size: int) -> None:
+        """Whose they are: `each` rows of every voice, `size` of them in all with those that only fill up."""
+        floats, ints, seeds, params = self._floats.host, self._ints.host, self._seeds.host, [voice.params for voice in voices]
+        rows = len(voices) * each
+        floats[:, :rows] = np.repeat([[one.temperature, one.top_p, one.min_p] for one in params], each, 0).T
+        floats[0, rows:size] = 0
+        ints[:, :rows] = np.repeat([[one.top_k, voice.sample] for one, voice in zip(params, voices, strict=True)], each, 0).T
+        seeds[:rows] = np.repeat([voice.seed for voice in voices], each)
         for staged in (self._floats, self._ints, self._seeds):
             staged.upload()
 
-    def of(self, number: int, rows: int) -> SampleRows:
-        floats, ints, seeds = (one.device[..., :rows] for one in (self._floats, self._ints, self._seeds))
-        return SampleRows(floats[0], ints[0], floats[1], floats[2], seeds, self._positions[number, :rows], ints[1])
+    def of(self, noise: Tensor) -> SampleRows:
+        """The first rows, drawing at these positions. [rows]"""
+        rows = len(noise)
+        floats, ints, seeds = (staged.device[..., :rows] for staged in (self._floats, self._ints, self._seeds))
+        return SampleRows(floats[0], ints[0], floats[1], floats[2], seeds, noise, ints[1])
 
 
 class Laps:
@@ -185,19 +162,17 @@ class Rounds:
     def __init__(self, model: Decoder, pool: KVPool, table: Staging, beside: Beside, most: int, depth: int):
         self.most = most = min(most, beside.max_rows)
         self._model, self._head, self._beside, self._kernels = model, beside.head, beside, pool.kernels
-        self._device = device = pool.tensor.device
+        device, self._device = pool.kernels.device, pool.tensor.device
         self._checks, self._reads = Rows(most, pool, table), Rows(most, beside.pool, beside.table)
-        self._passes, self._drawn = Rows(most, beside.pool, beside.table, depth + 1), Draws(most, device, depth)  # of guesses
-        self._checked = Draws(most, device)
-        self._said, self._said_tensor = numbers((most,), device)
+        self._passes = Rows(most, beside.pool, beside.table, depth)  # of guesses
+        self._checked, self._guessed = Draws(most, device), Draws(most, device)
+        self._going = Staging((LAST + 1 + depth, most), np.int32, device)  # of each request
+        self._said = torch.zeros(most, dtype=torch.int32, device=device)
+        self._picked = torch.zeros(most, dtype=torch.int32, device=device)  # of each request the last row of its check that was right
+        self._history = torch.zeros(0, 2 * most, dtype=torch.int32, device=device)  # of each round, see the op `walk`
         self._kept = torch.empty(len(model.levels), most, model.spec.hidden, device=device)
         self._every = torch.arange(most, dtype=torch.int32, device=device)
-        self._steps = worked(self._every)
-        # Of requests: where the model goes on, and the head; their last tokens; guesses that were right; the row of the last of these.
-        self._state, self._state_tensor = numbers((5, most), device)
-        self._first = Staging((3 + depth, most), np.int32, str(device))  # the first three of these, and guesses
-        self._seats = Staging((5, most), np.int32, str(device))  # of rows: the model's, the head's, real ones; of requests: the last two
-        self._replays: dict[tuple, Replay] = {}
+        self._replays: dict[tuple[str, int], Replay] = {}
 
     def run(self, going: Sequence[Going], count: int, next_: int) -> Callable[[], tuple[list[Went], float]]:
         """Launches all rounds.
@@ -210,123 +185,89 @@ class Rounds:
         Returns:
             What waits for them and says what came of each request, and the seconds in which guesses were made.
         """
-        length, laps, log = len(going[0].guesses), Laps(self._device), []
-        size = self._begin(going, length)
+        each, laps = 1 + len(going[0].guesses), Laps(self._device)
+        size = max(len(going), min(self._kernels.padded(len(going)), self.most // each))
+        self._begin(going, each, size, count)
         for number in range(count):
-            guesses = length if number < count - 1 else next_
-            self._run(("check", length), self._ready_check, self._check, size * (length + 1), self._checks, size, length)
+            guesses = each - 1 if number < count - 1 else next_
+            self._run(("check", each), lambda rows: self._check(rows, each), size * each, self._checks)
             laps.mark()
-            self._run(("read", length), self._ready_read, self._read, size * (length + 1), self._reads, size, length)
+            if not self._kernels.pads:
+                self._bring(size * each)
+            self._run(("read", each), lambda rows: self._read(rows, each), size * each, self._reads)
             if guesses:
-                self._run(("guess", length, guesses), self._ready_guesses, self._guess, size, self._passes, size, length, guesses)
+                self._run(("guess", guesses), lambda rows, guesses=guesses: self._guess(rows, guesses), size, self._passes)
             laps.mark()
-            log += [self._said_tensor[: size * (length + 1)].clone(), self._state_tensor[3, :size].clone()]
-        log += [self._passes.tokens(number + 1, size).clone() for number in range(next_)]
-        fetch = Fetch(torch.cat(log))
-        return lambda: (_told(fetch.list(), len(going), size, length, count, next_), laps.seconds())
+        asked, guessed = len(going), self._going.device[LAST + 1 : LAST + 1 + next_]
+        spoken = Fetch(torch.cat([self._history[:count, : asked * (each + 1)].flatten(), guessed[:, :asked].flatten()]))
+        return lambda: (_told(spoken.list(), asked, each, count), laps.seconds())
 
-    def _begin(self, going: Sequence[Going], length: int) -> int:
-        """Brings what the rounds begin with to the device. Returns how many requests they are run with."""
-        asked, each = len(going), length + 1
-        size = max(asked, min(self._kernels.padded(asked), self.most // each))
-        first, seats = self._first.host, self._seats.host
-        own = [self._beside.seat(one.request) for one in going]
-        first[: 3 + length, :size] = 0
-        first[: 3 + length, :asked] = np.array([(one.start, one.read, one.last, *one.guesses) for one in going]).T
-        for row, values in enumerate((np.repeat([one.seat for one in going], each), np.repeat(own, each), 1, own, 1)):
-            seats[row, : size * each] = 0
-            seats[row, : asked * each if row < 3 else asked] = values
-        self._first.upload()
-        self._seats.upload()
-        voices = [one.voice for one in going]
+    def _begin(self, going: Sequence[Going], each: int, size: int, count: int) -> None:
+        """What the host knows, to the device; behind those who take part as many as fill the step up."""
+        asked, voices, host = len(going), [one.voice for one in going], self._going.host
+        host[:, :asked] = 0
+        host[: LAST + each, :asked] = np.array(
+            [[one.start, one.read, 0, one.seat, self._beside.seat(one.request), one.last, *one.guesses] for one in going]
+        ).T
+        host[:, asked:size], host[[START, READ], asked:size] = 0, NOBODY
+        self._going.upload()
         self._checked.voice(voices, each, size * each)
-        self._drawn.voice(voices, 1, size)
-        began = worked(self._first.device)
-        self._state[:3, :size] = began[:3, :size]
-        self._passes.ids[1:each, :size] = began[3 : 3 + length, :size]
-        return size
+        self._guessed.voice(voices, 1, size)
+        if len(self._history) < count:
+            self._history = torch.zeros(count, 2 * self.most, dtype=torch.int32, device=self._device)
 
-    def _of_rows(self, row: int, count: int) -> Numbers:
-        """One of `_seats`; which rows are real only where some are not."""
-        if row in (2, 4) and not self._kernels.pads:
-            return None
-        return worked(self._seats.device)[row, :count]
-
-    def _ready_check(self, size: int, length: int) -> None:
-        """The rows of a check: the last token of each request and its guesses."""
-        rows = size * (length + 1)
-        places = (self._state[0, :size, None] + self._steps[: length + 1]).reshape(1, rows)
-        tokens = self._checks.ids[0, :rows].reshape(size, length + 1)
-        tokens[:, 0], tokens[:, 1:] = self._state[2, :size], self._passes.ids[1 : length + 1, :size].T
-        self._checks.lay_out(self._of_rows(0, rows), places, self._of_rows(2, rows))
-        self._checked.positions[:, :rows] = places + 1
-
-    def _check(self, rows: int) -> None:
-        every, pool = self._every[:rows], self._checks.pool
-        logits = self._model.ops(self._checks.batch(0, rows), pool.tensor, every, None)
+    def _check(self, rows: int, each: int) -> None:
+        """What the model says at every token, `each` of a request."""
+        start, seat, tokens = self._of(START, rows // each), self._of(SEAT, rows // each), self._going.device[LAST:]
+        every, pool, ids = self._every[:rows], self._checks.pool.tensor, self._checks.ids(rows)
+        self._checks.lay_out(start, start, seat, each, tokens=tokens)
+        logits = self._model.ops(self._checks.batch(ids), pool, every, None)
         self._model.keep(every, [part[:rows] for part in self._kept])
-        self._kernels.sample(logits, self._checked.of(0, rows), self._said_tensor[:rows])
+        self._kernels.sample(logits, self._checked.of(self._checks.noise(0, rows)), self._said[:rows])
 
-    def _ready_read(self, size: int, length: int) -> None:
-        """The head reads what was said, with the states that it was said from; what follows a wrong guess is written over later."""
-        rows = size * (length + 1)
-        tokens, said = (one[:rows].reshape(size, length + 1) for one in (self._checks.ids[0], self._said))
-        starts, read, last, right, row = self._state[:, :size]
-        places = (read[:, None] + self._steps[: length + 1]).reshape(1, rows)
-        self._reads.lay_out(self._of_rows(1, rows), places, self._of_rows(2, rows))
-        self._reads.ids[0, :rows] = self._said[:rows]
+    def _bring(self, rows: int) -> None:
+        """To the head the states that everything was said from. Copies, which a graph holds and a CPU's tape does not."""
         self._head.bring(self._model.joined([part[:rows] for part in self._kept]))
-        right[:] = (said[:, :-1] == tokens[:, 1:]).cumprod(1).sum(1)
-        row[:] = self._steps[:size] * (length + 1) + right
-        last[:] = said[self._steps[:size], right]
-        starts += right + 1
-        read += right + 1
 
-    def _read(self, rows: int) -> None:
-        self._head.read(self._reads.batch(0, rows), self._reads.pool.tensor)
-
-    def _ready_guesses(self, size: int, length: int, count: int) -> None:
-        """Where the head's guesses lie, and the noise of those that will be checked there."""
-        depths = self._steps[:count, None]
-        self._drawn.positions[:count, :size] = self._state[0, :size] + 1 + depths
-        if count > 1:
-            self._passes.lay_out(self._of_rows(3, size), self._state[1, :size] + depths[:-1], self._of_rows(4, size), 1)
+    def _read(self, rows: int, each: int) -> None:
+        """The head reads what was said, with those states; what follows a wrong guess is written over later. Then the texts go on."""
+        asked, said = rows // each, self._said[:rows]
+        start, read = self._of(START, asked), self._of(READ, asked)
+        if self._kernels.pads:
+            self._bring(rows)
+        self._reads.lay_out(read, start, self._of(OWN, asked), each)
+        self._head.read(self._reads.batch(said), self._reads.pool.tensor)
+        self._kernels.walk(said, self._going.device[LAST:], start, read, self._of(TURN, asked), self._picked[:asked], self._history, each)
 
     def _guess(self, rows: int, count: int) -> None:
-        """The first is drawn where the head has read what was right; each pass reads what the one before drew."""
-        picked, every, pool = self._state_tensor[4, :rows], self._every[:rows], self._passes.pool.tensor
+        """The head's next guesses. The first is drawn where it has read what was right; each pass reads what the one before drew."""
+        picked, every, pool, passes = self._picked[:rows], self._every[:rows], self._passes.pool.tensor, self._passes
+        passes.lay_out(self._of(READ, rows), self._of(START, rows), self._of(OWN, rows), 1, count, offset=-1)
         logits = self._head.drawn(picked)
         for number in range(count):
             if number:
-                logits = self._head.ops(self._passes.batch(number, rows), pool, every, picked if number == 1 else every)
-            self._kernels.sample(logits, self._drawn.of(number, rows), self._passes.tokens(number + 1, rows))
+                batch = passes.batch(self._of(LAST + number, rows), number)
+                logits = self._head.ops(batch, pool, every, picked if number == 1 else every)
+            self._kernels.sample(logits, self._guessed.of(passes.noise(number, rows)), self._of(LAST + 1 + number, rows))
 
-    def _run(self, key: tuple, ready: Callable, ops: Callable, rows: int, read: Rows, size: int, length: int, *count: int) -> None:
-        """Makes a list's numbers and runs it; on a GPU both are what is captured."""
+    def _of(self, fact: int, requests: int) -> Tensor:
+        """What is known of the first requests."""
+        return self._going.device[fact, :requests]
+
+    def _run(self, key: tuple[str, int], ops: Callable[[int], None], rows: int, read: Rows) -> None:
+        """Key: of the run of ops, which is the same but for rows."""
         replay = self._replays.get(key)
         if replay is None:
             records = self._model.records if key[0] == "check" else self._head.records
             replay = self._replays[key] = Replay(self._kernels, records)
-
-        def all_() -> None:
-            if self._kernels.pads:
-                ready(size, length, *count)
-            ops(rows, *count)
-
-        if not self._kernels.pads:
-            ready(size, length, *count)
-        replay.run(all_, rows, (read.pool.tensor, read.table.device))
+        replay.run(lambda: ops(rows), rows, (read.pool.tensor, read.table.device, self._history))
 
 
-def _told(log: list[int], asked: int, size: int, length: int, count: int, next_: int) -> list[Went]:
-    """What each request said and guessed, from what was noted of every round."""
-    each = length + 1
-    round_ = size * (each + 1)  # numbers noted: what was said, and how many guesses were right
-    said: list[list[list[int]]] = [[] for _ in range(asked)]
-    for begin in range(0, count * round_, round_):
-        right = log[begin + size * each : begin + round_]
-        for at, lines in enumerate(said):
-            first = begin + at * each
-            lines.append(log[first : first + right[at] + 1])
-    guesses = log[count * round_ :]
-    return [Went(lines, guesses[at::size]) for at, lines in enumerate(said)]
+def _told(spoken: list[int], asked: int, each: int, count: int) -> list[Went]:
+    """What each request said and guessed, from the history of `count` rounds and, behind it, guesses. [guesses][asked]"""
+    line, went = each + 1, []
+    for number in range(asked):
+        begins = [(turn * asked + number) * line for turn in range(count)]
+        said = [spoken[begin + 1 : begin + 1 + spoken[begin]] for begin in begins]
+        went.append(Went(said, spoken[count * asked * line + number :: asked]))
+    return went

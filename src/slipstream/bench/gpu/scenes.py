@@ -18,7 +18,7 @@ from slipstream.bench.gpu.shapes import Heads
 from slipstream.ops import triton as candidate
 from slipstream.ops import triton_deterministic
 from slipstream.ops.reference.cached import coded
-from slipstream.ops.types import FAMILY_OPS, KV, OPS, AttentionRows, Declined, SampleRows, coded_pages, scale_bytes
+from slipstream.ops.types import FAMILY_OPS, KV, OPS, ROUND_OPS, AttentionRows, Declined, SampleRows, coded_pages, scale_bytes
 
 EXACT = 0.0
 Compute = Callable[[Any, dict[str, Tensor], Tensor], list[Tensor]]  # kernels, tensors, index [n] int64
@@ -66,7 +66,7 @@ def triton_kernels(deterministic: bool = False) -> SimpleNamespace:
     settings if asked for. An op that it does not have is None."""
     linear = triton_deterministic if deterministic else candidate
     fixed = triton_deterministic.ATTENTION if deterministic else ()
-    ops = {op: (linear if op in fixed else candidate).offer(op, "cuda") for op in OPS + FAMILY_OPS}
+    ops = {op: (linear if op in fixed else candidate).offer(op, "cuda") for op in OPS + ROUND_OPS + FAMILY_OPS}
     served = {op: None if isinstance(answer, Declined) else answer for op, answer in ops.items()}
     by_format = {name: lambda format, name=name: linear.offer(f"{name}_{format}", "cuda") for name in ("linear", "experts")}
     return SimpleNamespace(**served, **by_format)
@@ -247,6 +247,37 @@ def move(pairs: int, heads: Heads, dtype: torch.dtype, layers: int = 2, page_siz
         "target": whole(pages * page_size, pairs, 3),
     }
     return Scene("move", f"{heads.kv_heads}x{heads.head_dim} {_name(dtype)}", 1, tensors, run, EXACT)
+
+
+def lay_out(requests: int, each: int, page_size: int = 16, pages: int = 40) -> Scene:
+    """Not by rows: all that is laid out is the one output. Every third request only fills up."""
+
+    def run(kernels, t, index):
+        out = torch.zeros(2, 6, requests * each, dtype=torch.int32, device=t["places"].device)
+        kernels.lay_out(t["places"], t["noises"], t["seats"], t["table"], page_size, 7, each, out, -1, t["tokens"])
+        return [out]
+
+    places = whole(page_size * pages, requests, 1)
+    places[::3] = -1
+    tensors = {"places": places, "noises": whole(1000, requests, 2), "seats": whole(5, requests, 3)}
+    tensors |= {"table": whole(99, 5 * pages, 4).view(5, pages), "tokens": whole(50, each * requests, 5).view(each, requests)}
+    return Scene("lay_out", f"{requests}x{each}", 1, tensors, run, EXACT)
+
+
+def walk(requests: int, each: int) -> Scene:
+    """Not by rows: the numbers of all requests are the outputs. Few tokens, so that many guesses are right; every third only fills up."""
+
+    def run(kernels, t, index):
+        tokens, starts, read, turns = (t[name].clone() for name in ("tokens", "starts", "read", "turns"))
+        picked, history = torch.zeros_like(starts), torch.zeros(3, requests * (each + 1), dtype=torch.int32, device=starts.device)
+        kernels.walk(t["said"], tokens, starts, read, turns, picked, history, each)
+        return [tokens, starts, read, turns, picked, history]
+
+    starts = whole(1000, requests, 1)
+    starts[::3] = -1
+    tensors = {"said": whole(2, requests * each, 2), "tokens": whole(2, each * requests, 3).view(each, requests), "starts": starts}
+    tensors |= {"read": whole(1000, requests, 4), "turns": whole(3, requests, 5)}
+    return Scene("walk", f"{requests}x{each}", 1, tensors, run, EXACT)
 
 
 def _name(dtype: torch.dtype) -> str:

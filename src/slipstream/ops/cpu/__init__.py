@@ -11,6 +11,7 @@ from slipstream.base import native
 from slipstream.ops.cpu.cached import attention, attention_sinks, attention_softcap, move, rope_write
 from slipstream.ops.cpu.experts import gate_rows, gated_clamped, route, routed
 from slipstream.ops.cpu.linear import Linear
+from slipstream.ops.cpu.rounds import lay_out, walk
 from slipstream.ops.cpu.rows import (
     add,
     embed,
@@ -37,7 +38,7 @@ PROFILE = f"cpu-{_native.isa()}.{VERSION}" if _native else ""  # every instructi
 _OPS = {
     function.__name__: function
     for function in (
-        *(embed, norm, rope_write, attention, gated, sample, logprobs, move),
+        *(embed, norm, rope_write, attention, gated, sample, logprobs, move, lay_out, walk),
         *(layer_norm, norm_slices, attention_softcap, attention_sinks, gated_gelu, gated_gelu_tanh, gelu, gelu_tanh, add, scale, softcap),
         *(route, routed, gate_rows, gated_clamped, spread),
     )

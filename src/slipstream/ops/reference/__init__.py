@@ -14,6 +14,7 @@ shape, and by the thread that meets an element. So only this is used here:
 from slipstream.ops.reference.cached import attention, attention_sinks, attention_softcap, move, rope_write
 from slipstream.ops.reference.experts import gate_rows, gated_clamped, route, routed
 from slipstream.ops.reference.linear import linear
+from slipstream.ops.reference.rounds import lay_out, walk
 from slipstream.ops.reference.rows import (
     add,
     embed,
@@ -45,6 +46,8 @@ OFFERED: dict[str, Op | LinearKernel] = {
     "sample": sample,
     "logprobs": logprobs,
     "move": move,
+    "lay_out": lay_out,
+    "walk": walk,
     "layer_norm": layer_norm,
     "norm_slices": norm_slices,
     "attention_softcap": attention_softcap,

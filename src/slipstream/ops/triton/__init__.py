@@ -1,6 +1,6 @@
 """Candidate "triton": plain Triton kernels for one CUDA device, linear layers by torch or by kernels of their own.
 
-    norm rope attention gated elementwise experts sample logprobs embed move linear    one file per family of kernels
+    norm rope attention gated elementwise experts sample logprobs embed move rounds linear    one file per family of kernels
     mixture      experts of a layer all at once
     gemm packed widened fp8 cublas  the products that a linear layer may use; packing: how weights of few bits lie; bits: their codes
                  as what tensor cores multiply
@@ -25,7 +25,7 @@ import importlib
 import importlib.util
 from typing import Any
 
-from slipstream.ops.types import OPS, Declined, ExpertsKernel, GateUpKernel, LinearKernel, Op
+from slipstream.ops.types import OPS, ROUND_OPS, Declined, ExpertsKernel, GateUpKernel, LinearKernel, Op
 
 NAME = "triton"
 VERSION = 4
@@ -37,6 +37,7 @@ _FILES = {op: op for op in OPS} | {  # op -> its file
     **dict.fromkeys(("gated_gelu", "gated_gelu_tanh", "gated_clamped"), "gated"),
     **dict.fromkeys(("gelu", "gelu_tanh", "add", "scale", "softcap", "gate_rows", "spread"), "elementwise"),
     **dict.fromkeys(("route", "routed"), "experts"),
+    **dict.fromkeys(ROUND_OPS, "rounds"),
 }
 
 

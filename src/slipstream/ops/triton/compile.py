@@ -40,6 +40,7 @@ from slipstream.ops.triton import (
     packed,
     plain,
     rope,
+    rounds,
     sample,
     whole,
 )
@@ -210,6 +211,9 @@ def families() -> Iterator[tuple[str, str, Variant]]:
     yield from _attentions()
     for op in ("gelu", "gelu_tanh", "add", "scale", "softcap", "gate_rows", "spread"):
         yield op, "", elementwise.variant(op)
+    for reads in (False, True):
+        yield "lay_out", "with tokens" if reads else "", rounds.layout_variant(8, reads)
+    yield "walk", "", rounds.walk_variant(8)
     for out, has_residual in product(("*fp32", "*bf16", "*fp8e4nv"), (False, True)):
         label = f"{'residual ' if has_residual else ''}{out[1:]}"
         yield "layer_norm", label, norm.variant(8192, has_residual, centred=True, out=out)

@@ -20,7 +20,7 @@ from slipstream.bench.gpu.limits import Limits
 from slipstream.cost import step_cost
 
 QUESTION = "How fast is the engine as it is, and how much of a step is the host?"
-ORDER, SECONDS = 90, 145
+ORDER, SECONDS = 90, 165
 MODELS = (  # and `quant`, if any
     *("dummy:llama-3.2-1b", "dummy:llama-3.1-8b", "dummy:llama-3.1-8b int4", "dummy:llama-3.1-8b fp8", "dummy:qwen3-30b-a3b"),
     "dummy:qwen3-30b-a3b fp8",
@@ -28,6 +28,8 @@ MODELS = (  # and `quant`, if any
 DRY_MODELS = ("dummy:tiny",)
 BATCHES, DRY_BATCHES = (1, 8, 64), (1, 2)
 MANY = {"dummy:llama-3.2-1b": (256,)}  # further batches of a model: what the host needs for many requests
+ROUNDS = "eagle:path=dummy,nodes=3,depth=3"  # a random head, hardly ever right: a round says one token and takes as long as any
+ROUND_MODELS = MODELS[:1]
 PROMPT, NEW, DRY_NEW = 128, 48, 6
 MIXED, DRY_MIXED = 96, 3  # requests of mixed lengths
 PROFILED = 17  # new tokens of the profiled run: two steps of eight passes
@@ -53,6 +55,8 @@ def measure(bench: Bench) -> None:
         if made:
             made.pop().close()
             gc.collect()
+        if model in bench.pick(ROUND_MODELS, DRY_MODELS):
+            bench.one(f"{model} rounds", lambda model=model: in_rounds(bench, model))
 
 
 def engine(bench: Bench, model: str, **options) -> LLM:
@@ -139,6 +143,25 @@ def mixed(bench: Bench, made: list[LLM], model: str) -> None:
     bench.row(model=model, what="mixed", batch=len(prompts), tokens_s=together, one_at_a_time_tokens_s=apart, raw=rates)
 
 
+def in_rounds(bench: Bench, model: str) -> None:
+    """A check of three guesses, the head's reading and three guesses more, several times in a step, beside plain passes of the same rows:
+    what a round takes of the device and of the host says how many guesses must be right."""
+    llm, new = engine(bench, model, speculate=ROUNDS, control=False), bench.pick(NEW, 12)
+    for batch in bench.pick((1, 8), DRY_BATCHES):
+        for seed in range(2):  # as in `one`
+            generate(bench, llm, batch, new, seed=seed)
+        begin = len(llm.engine.core.meter.steps)
+        wall = generate(bench, llm, batch, new, seed=2)
+        rounds = [step for step in llm.engine.core.meter.steps[begin:] if step.work.rows > batch and step.drafting]
+        bench.row(
+            model=model, what="rounds", batch=batch, tokens_s=batch * new / wall, rounds=len(rounds),
+            round_ms=1e3 * median(step.seconds for step in rounds) if rounds else None,
+            guesses_ms=1e3 * median(step.drafting for step in rounds) if rounds else None,
+        )  # fmt: skip
+    llm.close()
+    gc.collect()
+
+
 def _timed(bench: Bench, llm: LLM, prompts: list[list[int]], params: SamplingParams | list[SamplingParams]) -> float:
     began = time.perf_counter()
     llm.generate(prompts, params)
@@ -203,6 +226,11 @@ def answer(rows: list[dict]) -> list[str]:
         out.append(
             f"{row['model']} batch {row['batch']}: {row['tokens_s']:,.0f} tokens/s, step {step:.2f} ms, of which "
             f"device {device} ms{between}; {share:.0%} of the streaming limit; {row['one_at_a_time_tokens_s']:,.0f} with one step at a time"
+        )
+    for row in (row for row in rows if row["what"] == "rounds" and row["round_ms"]):
+        out.append(
+            f"{row['model']} batch {row['batch']} in rounds of three guesses: {row['round_ms']:.2f} ms a round, of which the head's part "
+            f"{row['guesses_ms']:.2f} ms"
         )
     for row in (row for row in rows if row["what"] == "mixed"):
         out.append(

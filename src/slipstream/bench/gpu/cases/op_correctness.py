@@ -36,6 +36,8 @@ def makers(dry: bool) -> list[tuple[str, callable]]:
         ("sample", lambda: scenes.sample(6 if dry else 60, 203)),
         ("logprobs", lambda: scenes.logprobs(few, 203)),
         ("move", lambda: scenes.move(9, SMALL, BF16)),
+        ("lay_out", lambda: scenes.lay_out(few, 4)),
+        ("walk", lambda: scenes.walk(few, 4)),
         *((f"linear {format}", lambda format=format: scenes.linear(few, 96, 64, format)) for format in FORMATS),
         *((f"deterministic linear {format}", lambda format=format: scenes.linear(few, 96, 64, format)) for format in ("fp32", "bf16")),
         *((f"linear {format}", lambda format=format: scenes.linear(few, 96, 256, format)) for format in E4M3),
