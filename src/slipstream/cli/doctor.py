@@ -138,7 +138,8 @@ def machine_table(console: "Console", facts: dict[str, Any]) -> None:
     from slipstream.cost.memory import human
 
     machine, native = facts["machine"], facts["native"]
-    table = Table(show_header=False, box=None)
+    table = Table("", "", show_header=False, box=None)
+    table.columns[1].overflow = "fold"  # a path is of no use without its end
     caches = ", ".join(
         f"L{c['level']} {human(c['size'])}" + (f" x {c['instances']}" if c["instances"] > 1 else "") for c in machine["caches"] or ()
     )
