@@ -30,7 +30,7 @@ AXES = {
 MORE = (
     *("staged:path=dummy:tiny:bf16", "early_exit:layers=1", "redrafter:path=dummy", "lookahead", "cascade:of=eagle(path=dummy)"),
     *("firp:path=dummy", "streaming:path=dummy,nodes=12"),
-    "eagle:path=dummy,nodes=3,depth=3",  # in rounds
+    "eagle:path=dummy,nodes=3,depth=3",  # a chain; in rounds, where nobody asks for log-probabilities: tests/worker/test_rounds.py
     *("eagle:path=dummy,nodes=12,tree=true", "draft_model:path=dummy:tiny:bf16,nodes=10,tree=true"),
 )
 
