@@ -9,6 +9,7 @@ from slipstream import LLM, SamplingParams
 from slipstream.base.errors import BackendError, InputError
 from slipstream.engine.core import Core, Ticket
 from slipstream.engine.meter import Meter
+from slipstream.ops.staging import Staging
 from slipstream.scheduler import Request, Scheduler, SchedulerOptions
 from slipstream.scheduler import passes as planned
 from slipstream.step import Chunk, Outcome, Plan, Result
@@ -186,3 +187,27 @@ def test_overlap_is_yes_no_or_decided_by_the_device():
         LLM(**TINY, overlap="maybe")
     with pytest.raises(InputError, match="ahead=-1"):
         replace(LLM(**TINY).engine.config.scheduler, ahead=-1)
+
+
+@pytest.mark.parametrize("params", [{}, {"logprobs": 1}], ids=["several passes", "one pass"])
+def test_a_launch_waits_for_nothing_that_it_sent_itself(params, monkeypatch):
+    """What a launch sends comes behind the step that runs: whoever waits for it waits for that step."""
+    launches = []
+
+    class Sent:
+        def __init__(self):
+            self.launch = len(launches)
+
+        def synchronize(self):
+            assert self.launch < len(launches), "a launch waits for what it sent"
+
+    def sent(staging: Staging):
+        staging._done, staging._waits = Sent(), True
+        return staging.device
+
+    llm = LLM(**TINY, overlap=True)
+    launch = llm.engine.executor.launch
+    monkeypatch.setattr(llm.engine.executor, "launch", lambda plan: (launches.append(follows(plan)), launch(plan))[1])
+    monkeypatch.setattr(Staging, "upload", sent)
+    llm.generate(PROMPTS, SamplingParams(max_tokens=30, temperature=0.8, seed=1, ignore_eos=True, **params))
+    assert sum(launches) > 5

@@ -84,7 +84,7 @@ class Ahead:
             drawn.fill(self._passes[0].device[IDS, :asked])
         company = None
         if rows <= self._kernels.shares:
-            company = self._companies.find(self._table.host, seats, places, [1] * asked, rows)
+            company = self._companies.find(self._table.written, seats, places, [1] * asked, rows)
         for passes in self._together(count):
             if passes not in self._replays:
                 self._replays[passes] = Replay(self._kernels, self._model.records)
@@ -114,7 +114,7 @@ class Ahead:
         for number, staged in enumerate(self._passes[:count]):
             at, rows = np.minimum(places + number, last), staged.host[:, : len(tokens)]
             rows[POSITIONS], rows[REQUEST], rows[LINEAR], rows[NOISE] = at, seats, at + 1, first + number
-            rows[SLOTS] = self._table.host[seats, at // page] * page + at % page
+            rows[SLOTS] = self._table.written[seats, at // page] * page + at % page
             staged.host[:, len(tokens) : size] = [[0], [0], [self._pool.spare], [0], [1], [0]]  # see worker/batching.py
 
     def _ops(self, rows: int, passes: range, company: Company | None) -> None:
