@@ -57,7 +57,8 @@ def test_what_is_said_is_what_one_step_at_a_time_says(params):
     plain, none = said(False, params)
     text, ahead = said(True, params)
     assert text == plain and none == 0
-    assert ahead > (5 if params.max_tokens > 5 else -1), "hardly any step was planned ahead"
+    if params.max_tokens > 5:  # shorter texts are hardly more than their prompts
+        assert ahead > 5, "hardly any step was planned ahead"
 
 
 def test_stop_strings_end_texts_of_the_built_in_model_between_two_steps():

@@ -39,7 +39,7 @@ class Scheduler:
     """Owns every request from `add` to its last event.
 
     Args:
-        options: what there is to share out; `self.options` may be replaced between steps, by one with another target_itl.
+        options: what there is to share out; `self.options` may be replaced between steps, by one with another target_itl or `ahead`.
         watch: called with (number, token) for every new token that is part of the text, in order; may return a reason to end there.
         clock: seconds, for policies that look at the time.
         pace: predicts the time of a step; None where options.target_itl is 0.
@@ -153,9 +153,8 @@ class Scheduler:
     def _continue(self, budget: Budget) -> list[tuple[Request, int]] | None:
         """(request, trunk rows) of the running requests, with pages for them. None if that takes a page of another, while a step of it
         may be under way."""
-        tables, running, longest = self.tables, self._running, self.options.max_chunk
+        tables, running, longest, at = self.tables, self._running, self.options.max_chunk, 0
         trunks: list[tuple[Request, int]] = []
-        at = 0
         while at < len(running):
             request = running[at]
             rows = request.owed
@@ -190,7 +189,8 @@ class Scheduler:
                 break
             self._hits += request.cached
             rows = budget.admit(request, min(request.owed, self.options.max_chunk))
-            assert self.tables.grow(request.table, request.next + rows), "pages were counted before"
+            grown = self.tables.grow(request.table, request.next + rows)  # not within the assertion, which `python -O` leaves out
+            assert grown, "pages were counted before"
             spare += owed((request,), self.tables)
             self._running.add(self._waiting.pop(at))
             request.state = State.RUNNING

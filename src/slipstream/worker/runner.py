@@ -57,6 +57,7 @@ class Step:
         chunks, slots: of its requests.
         hidden: what the model made; valid until the next step. [rows, hidden]
         first: row of each chunk's first, and the end.
+        guessed: whether guesses are checked.
         scores: log-probabilities of prompts, by request.
         drawings: the tokens of all rows that draw, in order.
     """
@@ -65,13 +66,9 @@ class Step:
     slots: Sequence[Slot]
     hidden: Tensor
     first: Sequence[int]
+    guessed: bool
     scores: dict[int, list[Scoring]] = field(default_factory=dict)
     drawings: list[Drawing] = field(default_factory=list)
-
-    @property
-    def guessed(self) -> bool:
-        """Whether guesses are checked."""
-        return any(chunk.draft.tokens for chunk in self.chunks)
 
 
 class Runner:
@@ -134,7 +131,8 @@ class Runner:
         chunks, slots = plan.chunks, [self.slots[chunk.request] for chunk in plan.chunks]
         batch = self.batcher.build(chunks, self._drawn if _unknown(chunks, slots) else None)
         hidden = self.decoder.forward(batch, self.pool.tensor)  # [rows, hidden]
-        step = Step(chunks, slots, hidden, [0, *accumulate(chunk.rows for chunk in chunks)])
+        first, guessed = [0, *accumulate(chunk.rows for chunk in chunks)], any(chunk.draft.tokens for chunk in chunks)
+        step = Step(chunks, slots, hidden, first, guessed)
         step.scores = self._scores(step)
         step.drawings = self._draw(step)
         if not step.guessed:  # the next step may be launched before this one is over
