@@ -31,7 +31,6 @@ MANY = {"dummy:llama-3.2-1b": (256,)}  # further batches of a model: what the ho
 ROUNDS = "eagle:path=dummy,nodes=3,depth=3"  # a random head, hardly ever right: a round says one token and takes as long as any
 ROUND_MODELS = MODELS[:1]
 PROMPT, NEW, DRY_NEW = 128, 48, 6
-MIXED, DRY_MIXED = 96, 3  # requests of mixed lengths
 PROFILED = 17  # new tokens of the profiled run: two steps of eight passes
 PAUSE = 20.0  # microseconds without a kernel in which the host was awaited
 
@@ -125,12 +124,13 @@ def generate(bench: Bench, llm: LLM, batch: int, new: int, seed: int) -> float:
 
 
 def mixed(bench: Bench, made: list[LLM], model: str) -> None:
-    """Requests of all lengths, more than there are seats for: prompts come in while others decode, and most steps have one pass."""
+    """Requests of all lengths, half as many again as there are seats: prompts come in while others decode, and most steps have one pass."""
     if not made:
         made.append(engine(bench, model))
     noise, llm = random.Random(3), made[0]
-    vocab, most, new = llm.engine.config.spec.vocab, bench.pick(PROMPT, 5), bench.pick(NEW, DRY_NEW)
-    prompts = [[noise.randrange(vocab) for _ in range(noise.randint(1, most))] for _ in range(bench.pick(MIXED, DRY_MIXED))]
+    config, most, new = llm.engine.config, bench.pick(PROMPT, 5), bench.pick(NEW, DRY_NEW)
+    count = config.max_batch * 3 // 2
+    prompts = [[noise.randrange(config.spec.vocab) for _ in range(noise.randint(1, most))] for _ in range(count)]
     params = [SamplingParams(max_tokens=noise.randint(1, new), temperature=0, ignore_eos=True) for _ in prompts]
     tokens, rates = sum(one.max_tokens for one in params), {1: [], 2: []}
     for repetition in range(bench.pick(5, 2)):
@@ -140,7 +140,7 @@ def mixed(bench: Bench, made: list[LLM], model: str) -> None:
             if repetition > 1 or bench.dry:  # in the first two sizes of steps are run and captured
                 rates[steps].append(tokens / seconds)
     apart, together = (median(found) for found in rates.values())
-    bench.row(model=model, what="mixed", batch=len(prompts), tokens_s=together, one_at_a_time_tokens_s=apart, raw=rates)
+    bench.row(model=model, what="mixed", batch=count, tokens_s=together, one_at_a_time_tokens_s=apart, raw=rates)
 
 
 def in_rounds(bench: Bench, model: str) -> None:
